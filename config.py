@@ -1,0 +1,253 @@
+"""The settings of a run: one dataclass per stage; command line and config file are made from them.
+
+    python main.py --help
+    python main.py --stage all --config recipe.json --seed 1
+
+A config file is a flat JSON or TOML table of the same names (`{"backbone": "resnet50"}`); the
+`config.json` that every run writes is one. The command line wins over the config file.
+"""
+
+import difflib
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+StageName = Literal["extract", "split", "train", "index", "retrieve", "evaluate"]
+STAGES: tuple[StageName, ...] = ("extract", "split", "train", "index", "retrieve", "evaluate")
+
+
+class UserError(Exception):
+    """A mistake that a person can act on: printed as a sentence, without a traceback; exit 1."""
+
+
+@dataclass
+class RunSettings:
+    """What to run, on which data, and where the results go."""
+
+    stage: tuple[Literal["all"] | StageName, ...] = ("all",)
+    """Stages, in order; `all` is every one of them. A single stage goes on with the settings that
+    the run folder remembers; `all` starts from the defaults."""
+    data: Path | None = None
+    """Folder of the data set. Default: the one in data/; none there: the built-in demo."""
+    run: Path | None = None
+    """Run folder, for all that the run makes. Default: runs/<name of the data set>."""
+    seed: int = 0
+    """Seed of every random choice: layout, split, training."""
+    cache: Path = Path("cache")
+    """Folder of the embedding cache, shared by all runs."""
+    config: Path | None = None
+    """File with settings, JSON or TOML; the command line wins over it."""
+    force: bool = False
+    """Redo the stages even where their inputs have not changed."""
+
+
+@dataclass
+class ExtractSettings:
+    """extract: gets a competition into --data."""
+
+    source: Literal["competition", "archive", "folder", "lfw", "demo"] | None = None
+    """Where the data come from: the Drive archive, any zip or tar, a folder of class folders,
+    Labeled Faces in the Wild, or the built-in demo. None: --data is used as it lies."""
+    source_path: str | None = None
+    """Path or URL for `archive`, path for `folder`."""
+    protocol: Literal["report", "disjoint"] = "report"
+    """How class folders become a competition: `report` shares each identity's pictures among
+    training (50 %), validation (20 %) and test; `disjoint` puts 30 % of the identities, whole,
+    into the test."""
+    drive_id: str = "19e1sgLQHIV4ck5SIsfOQI2cz4V5eJqHh"
+    """Google Drive id for `competition`."""
+    keep_archive: bool = False
+    """Keep the downloaded archive after it is unpacked."""
+    lfw_home: Path | None = None
+    """Folder that holds LFW already, for `lfw`. Default: scikit-learn's cache, downloaded once."""
+
+
+@dataclass
+class SplitSettings:
+    """split: divides the training pictures into training and validation."""
+
+    split: Literal["auto", "folder", "disjoint", "stratified"] = "auto"
+    """`folder` is the data set's own validation/; `disjoint` keeps a fifth of the identities for
+    validation (predicts a leaderboard of unseen people); `stratified` a fifth of each identity's
+    pictures; `auto` is `folder` where there is one, else `disjoint`."""
+    domain_pattern: str | None = None
+    """Regular expression on a training picture's path with a group named `domain`. Default: what
+    the data set's layout.json says, else domains are unknown."""
+    query_domain: str = "photo"
+    """The domain that validation queries come from; all others are gallery."""
+
+
+@dataclass
+class TrainSettings:
+    """train: a head on a frozen backbone."""
+
+    backbone: str = "efficientnet_lite0"
+    """efficientnet_lite0 to lite2 and mobilenet_v2 (no model hub needed), efficientnet_b0,
+    resnet50, vit_b16, any timm name, or torchvision:NAME."""
+    weights: str | None = None
+    """File with the backbone's weights (safetensors or a PyTorch state dict), or `none` for random
+    ones. Default: the backbone's pretrained weights."""
+    embed_dim: int | None = None
+    """Width of a linear projection, trained before the classifier: it is then the embedding."""
+    epochs: int = 3
+    """Passes over the training pictures."""
+    lr: float = 1e-3
+    """Learning rate of Adam."""
+    batch_size: int = 32
+    """Pictures in a training step."""
+    patience: int = 2
+    """Epochs without a lower held-out loss before training stops early."""
+    train_views: int = 0
+    """Augmented views of each training picture, embedded once and cached; 0 trains without."""
+
+
+@dataclass
+class RetrieveSettings:
+    """retrieve: ranks the gallery for every query."""
+
+    format: Literal["mapping", "list", "csv"] = "mapping"
+    """Form of the submission: {query: [names]}, the report's list of {filename, gallery_images},
+    or, beside the mapping, Kaggle's submission.csv."""
+
+
+@dataclass
+class EvaluateSettings:
+    """evaluate: scores the submission and the validation."""
+
+    labels: Path | None = None
+    """Labels of the test. Default: labels.json in the data set, where there is one."""
+
+
+@dataclass
+class Settings:
+    """Everything that can be set. The groups only order the help page: every name is unique."""
+
+    general: RunSettings = field(default_factory=RunSettings)
+    extract: ExtractSettings = field(default_factory=ExtractSettings)
+    split: SplitSettings = field(default_factory=SplitSettings)
+    train: TrainSettings = field(default_factory=TrainSettings)
+    retrieve: RetrieveSettings = field(default_factory=RetrieveSettings)
+    evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
+
+    def flat(self) -> dict[str, Any]:
+        """All settings by name, in the order of the help page; paths as strings.
+
+        >>> Settings().flat()["backbone"]
+        'efficientnet_lite0'
+        """
+        merged = {name: value for group in asdict(self).values() for name, value in group.items()}
+        return {k: str(v) if isinstance(v, Path) else v for k, v in merged.items()}
+
+
+# What a recipe does not hold: which stages to run now is the command's business.
+NOT_REMEMBERED = ("stage", "config", "force")
+
+
+def recipe(settings: Settings) -> dict[str, Any]:
+    """The settings that `config.json` keeps; a file of them can be handed to --config."""
+    return {k: v for k, v in settings.flat().items() if k not in NOT_REMEMBERED}
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The flat table of settings in a JSON or TOML file.
+
+    Raises:
+        UserError: no such file, not a table, or an unknown name (the nearest known one is named).
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        table = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON or TOML ({error})") from error
+    if not isinstance(table, dict):
+        raise UserError(f"{path}: must hold a table of settings, like {{'seed': 1}}")
+    known = Settings().flat()
+    for name in table:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+            raise UserError(f"{path}: unknown setting '{name}'; did you mean '{near}'?")
+    return table
+
+
+def as_arguments(table: Mapping[str, Any]) -> list[str]:
+    """A table of settings as the words of a command line, so that one parser checks both.
+
+    >>> as_arguments({"lr": 0.1, "force": True, "stage": ["split", "train"], "embed_dim": None})
+    ['--lr=0.1', '--force', '--stage', 'split', 'train']
+    """
+    words: list[str] = []
+    for name, value in table.items():
+        option = "--" + name.replace("_", "-")
+        if isinstance(value, bool):
+            words += [option] if value else []
+        elif isinstance(value, list | tuple):
+            words += [option, *map(str, value)]
+        elif value is not None:
+            words += [f"{option}={value}"]
+    return words
+
+
+def parse(arguments: Sequence[str], program: str, cls: type, description: str = "") -> Any:
+    """Reads a command line into dataclass `cls`; groups inside it do not show in the names.
+
+    Raises:
+        SystemExit: 2 on an unknown option (the nearest is named) or a bad value, 0 on --help.
+    """
+    flat = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
+    return tyro.cli(cls, args=list(arguments), prog=program, description=description, config=flat)
+
+
+def parse_settings(arguments: Sequence[str], remembered: Path | None = None) -> Settings:
+    """Settings from defaults, `remembered`, --config and the command line, later ones winning.
+
+    remembered: the config.json of a run that goes on.
+
+    Raises:
+        UserError: a config file that cannot be used, or a value outside its range.
+        SystemExit: see `parse`.
+    """
+    what = "From an archive to a scored submission."
+    settings: Settings = parse(arguments, "main.py", Settings, what)
+    files = [path for path in (remembered, settings.general.config) if path is not None]
+    if files:
+        words = [word for path in files for word in as_arguments(read_config(path))]
+        settings = parse([*words, *arguments], "main.py", Settings, what)
+    check(settings)
+    return settings
+
+
+def check(settings: Settings) -> None:
+    """Raises UserError for a value that has the right type but no meaning."""
+    train = settings.train
+    least = {"epochs": 0, "batch_size": 1, "train_views": 0, "patience": 1, "embed_dim": 1}
+    for name, low in least.items():
+        value = getattr(train, name)
+        if value is not None and value < low:
+            raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {low}")
+    if not 0 < train.lr < float("inf"):
+        raise UserError(f"--lr {train.lr}: must be a positive number")
+    if settings.general.seed < 0:
+        raise UserError(f"--seed {settings.general.seed}: must not be negative")
+
+
+def announce(settings: Settings) -> str:
+    """One line per origin: what was set, and which defaults fill the rest."""
+    default, given = Settings().flat(), settings.flat()
+    chosen = {k: v for k, v in given.items() if v != default[k]}
+    filled = {k: v for k, v in given.items() if v == default[k] and k not in NOT_REMEMBERED}
+
+    def show(table: Mapping[str, Any]) -> str:
+        return ", ".join(f"{k}={_words(v)}" for k, v in table.items() if v is not None) or "nothing"
+
+    return f"settings: {show(chosen)}\ndefaults: {show(filled)}"
+
+
+def _words(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

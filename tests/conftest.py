@@ -1,0 +1,90 @@
+"""A tiny competition that every test can afford, and the way to run the programs on it."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from runs import log
+
+ROOT = Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared" / "data"
+# A backbone of a few thousand weights: random ones do, where only the way is tested.
+FAST = ("--backbone", "test_efficientnet", "--weights", "none")
+
+
+def draw(path: Path, person: int, picture: int, drawn: bool = False, side: int = 48) -> None:
+    """A picture of a `person`: blobs that are the person's own, with the picture's noise."""
+    blobs = np.random.default_rng(person).integers(0, 255, (4, 4, 3))
+    noise = np.random.default_rng([person, picture]).normal(0, 25, (4, 4, 3))
+    pixels = np.clip(blobs + noise, 0, 255).astype(np.uint8)
+    image = Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (image.quantize(4).convert("RGB") if drawn else image).save(path, quality=95)
+
+
+def draw_classes(root: Path, people: int = 4, pictures: int = 10) -> Path:
+    """A folder of class folders whose pictures have names of their own."""
+    for person in range(people):
+        for number in range(pictures):
+            name = f"person_{person:02}"
+            draw(root / name / f"{name}_{number:04}.jpg", person, number)
+    return root
+
+
+def draw_competition(root: Path, labels: bool = True) -> Path:
+    """10 people in training (3 photographs, 3 drawings each), 4 others in the test."""
+    for person in range(10):
+        for number in range(3):
+            folder = root / "training" / f"person_{person:02}"
+            draw(folder / f"photo_{number}.jpg", person, number)
+            draw(folder / f"drawing_{number}.jpg", person, 10 + number, drawn=True)
+    known: dict[str, dict[str, str]] = {"query": {}, "gallery": {}}
+    for person in range(10, 14):
+        for number in range(5):
+            part = "query" if number < 2 else "gallery"
+            name = f"{person * 31 % 17:02}{number}.jpg"
+            draw(root / "test" / part / name, person, number, drawn=part == "gallery")
+            known[part][name] = f"person_{person:02}"
+    if labels:
+        (root / "labels.json").write_text(json.dumps(known))
+    return root
+
+
+@pytest.fixture
+def classes(tmp_path: Path) -> Path:
+    return draw_classes(tmp_path / "classes")
+
+
+@pytest.fixture
+def competition(tmp_path: Path) -> Path:
+    return draw_competition(tmp_path / "tiny")
+
+
+@pytest.fixture(autouse=True)
+def _work_in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Default folders (data/, runs/, cache/) are relative: keep them out of the project."""
+    monkeypatch.chdir(tmp_path)
+    yield
+    for handler in list(log.handlers):
+        handler.close()
+    log.handlers.clear()
+
+
+Program = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def run_program(tmp_path: Path) -> Program:
+    """Runs one of the project's programs as a user does, in `tmp_path`."""
+
+    def run(program: str, *words: str | Path) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(ROOT / program), *map(str, words)]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    return run
