@@ -1,0 +1,433 @@
+"""The scorer: a submission and labels -> Recall@k, mAP, score, with 95 % intervals.
+
+    python evaluate.py runs/demo/submission.json
+    python evaluate.py submission.csv --labels labels.json --json
+
+For a query q with N_q relevant gallery pictures and the ranked list that was handed in:
+
+    recall@k     1 if any of the first k is relevant, else 0 (what others call hit rate, success@k)
+    score        600 recall@1 + 300 recall@5 + 100 recall@10: 0 to 1000
+    map          1/N_q * the sum of precision@i over the ranks i of the hits in the list
+    map@k        the same over the first k, with min(N_q, k) for N_q
+    map@k_hits   the same over the first k, with the number of hits among them for N_q: the report's
+                 figures, and those of some libraries; it calls a lucky single hit perfect
+
+and the mean over queries. A query without a relevant picture in the gallery is left out; a query
+that the submission lacks counts as 0. Intervals come from a bootstrap over identities.
+"""
+
+import csv
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tyro
+from tabulate import tabulate
+
+from config import UserError, parse
+from data_extraction import find_layout
+from runs import Run, file_hash, log, log_to, read_json, report_each, write_json
+
+Ranked = dict[str, list[str]]  # query -> gallery names, best first
+SCORE_WEIGHTS = {1: 600, 5: 300, 10: 100}
+RESAMPLES = 1000
+
+
+class Labels(NamedTuple):
+    """The identities of a test: {name: identity} of its queries and of its gallery."""
+
+    query: dict[str, str]
+    gallery: dict[str, str]
+
+
+# ---- reading ------------------------------------------------------------------------------------
+
+
+def read_submission(path: Path) -> Ranked:
+    """A submission in any form found in the wild, as {query: [gallery names]}.
+
+    Forms: {query: [names]}; {"groupname": ..., "images": {query: [names]}}; a list of
+    {"filename": query, "gallery_images": [names]}, of {"filename", "samples"} or of {"query",
+    "neighbors"}; CSV with the columns id,images (names separated by spaces).
+
+    Raises:
+        UserError: no such file, none of these forms, or a query that stands there twice.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from error
+    pairs = _pairs_of_csv(path, text) if path.suffix == ".csv" else _pairs_of_json(path, text)
+    ranked: Ranked = {}
+    for query, names in pairs:
+        if query in ranked:
+            raise UserError(f"{path}: query {query!r} stands there twice")
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise UserError(f"{path}: query {query!r} has no list of gallery names")
+        ranked[query] = names
+    return ranked
+
+
+def _pairs_of_csv(path: Path, text: str) -> list[tuple[str, list[str]]]:
+    rows = csv.DictReader(text.splitlines())
+    if not {"id", "images"} <= set(rows.fieldnames or ()):
+        raise UserError(f"{path}: a CSV submission has the columns id,images")
+    return [(row["id"], (row["images"] or "").split()) for row in rows]
+
+
+QUERY_KEYS, NAMES_KEYS = ("filename", "query"), ("gallery_images", "samples", "neighbors")
+
+
+def _pairs_of_json(path: Path, text: str) -> list[tuple[str, Any]]:
+    try:
+        # A JSON object may repeat a key, and Python would silently keep the last: keep pairs.
+        content = json.loads(text, object_pairs_hook=_Object)
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from error
+    if isinstance(content, _Object):
+        table = dict(content)
+        images = table.get("images")
+        return list(images) if isinstance(images, _Object) else list(content)
+    if isinstance(content, list):
+        return [_pair_of_entry(path, i, entry) for i, entry in enumerate(content)]
+    raise UserError(f"{path}: must hold {{query: [gallery names]}} or a list of such entries")
+
+
+class _Object(list[tuple[str, Any]]):
+    """A JSON object as the list of its pairs."""
+
+
+def _pair_of_entry(path: Path, i: int, entry: Any) -> tuple[str, Any]:
+    table = dict(entry) if isinstance(entry, _Object) else {}
+    query = next((table[key] for key in QUERY_KEYS if key in table), None)
+    names = next((table[key] for key in NAMES_KEYS if key in table), None)
+    if not isinstance(query, str) or names is None:
+        raise UserError(
+            f"{path}: entry {i} must have one of {', '.join(QUERY_KEYS)} and one of "
+            f"{', '.join(NAMES_KEYS)}"
+        )
+    return query, names
+
+
+def read_labels(path: Path) -> Labels:
+    """Labels from {"query": {name: identity}, "gallery": {name: identity}}.
+
+    Raises:
+        UserError: no such file, or another form.
+    """
+    content = read_json(path, "the labels of the test, or name them with --labels")
+    parts = content if isinstance(content, dict) else {}
+    for part in Labels._fields:
+        table = parts.get(part)
+        if not isinstance(table, dict) or not all(isinstance(v, str) for v in table.values()):
+            form = '{"query": {name: identity}, "gallery": {name: identity}}'
+            raise UserError(f"{path}: labels must have the form {form}")
+    return Labels(parts["query"], parts["gallery"])
+
+
+# ---- checking -----------------------------------------------------------------------------------
+
+
+def check_names(ranked: Ranked, labels: Labels, k: int, leave_one_out: bool = False) -> Ranked:
+    """The submission by the names that the labels know; names may have folders in front.
+
+    leave_one_out: query and gallery are one folder, and a query's own name is taken out.
+
+    Raises:
+        UserError: an unknown query, an unknown or repeated gallery name, or more than `k` names;
+            every defect is a sentence with the query's name in it.
+    """
+    known: Ranked = {}
+    defects: list[str] = []
+    short: list[str] = []
+    for given, names in ranked.items():
+        query = _known_name(given, labels.query)
+        found = [_known_name(name, labels.gallery) for name in names]
+        if leave_one_out:
+            found = [name for name in found if name != query]
+        if query is None:
+            defects.append(f"query {given!r} is not among the test's queries")
+        elif query in known:
+            defects.append(f"query {query!r} stands there twice, with different folders in front")
+        defects += _defects_of_list(given, names, found, k)
+        if len(found) < k:
+            short.append(f"{given} ({len(found)})")
+        known[query or given] = [name for name in found if name is not None]
+    if defects:
+        more = f"\n... and {len(defects) - 20} more" if len(defects) > 20 else ""
+        raise UserError("\n".join(["the submission has defects:", *defects[:20]]) + more)
+    report_each(f"queries have fewer than {k} gallery pictures", short)
+    return known
+
+
+def _known_name(name: str, known: Mapping[str, str]) -> str | None:
+    if name in known:
+        return name
+    bare = name.replace("\\", "/").rpartition("/")[2]
+    return bare if bare in known else None
+
+
+def _defects_of_list(
+    query: str, names: Sequence[str], found: Sequence[str | None], k: int
+) -> Iterable[str]:
+    if len(found) > k:
+        yield f"query {query!r} has {len(found)} gallery pictures, more than {k}"
+    if None in found:
+        unknown = names[found.index(None)]
+        yield f"query {query!r} names {unknown!r}, which is not in the gallery"
+    elif len(set(found)) < len(found):
+        repeated = next(name for i, name in enumerate(found) if name in found[:i])
+        yield f"query {query!r} names {repeated!r} more than once"
+
+
+# ---- scoring ------------------------------------------------------------------------------------
+
+
+class Judged(NamedTuple):
+    """Queries against their labels.
+
+    hits: (Q, L) bool, whether the picture at each rank shows the query's identity.
+    relevant: (Q,) int, how many pictures of the gallery do.
+    """
+
+    queries: list[str]
+    identities: list[str]
+    hits: np.ndarray
+    relevant: np.ndarray
+    missing: list[str]
+    left_out: list[str]
+
+
+def judge(ranked: Ranked, labels: Labels, leave_one_out: bool = False) -> Judged:
+    """Compares a checked submission with the labels; a missing query has no hits.
+
+    Raises:
+        UserError: no query has a relevant picture in the gallery.
+    """
+    numbers: dict[str, int] = {}
+    for identity in labels.gallery.values():
+        numbers.setdefault(identity, len(numbers))
+    gallery = {name: numbers[identity] for name, identity in labels.gallery.items()}
+    counts = np.bincount(list(gallery.values()), minlength=len(numbers))
+    relevant = {
+        query: int(counts[numbers[identity]]) if identity in numbers else 0
+        for query, identity in labels.query.items()
+    }
+    if leave_one_out:
+        for query, identity in labels.query.items():
+            relevant[query] -= labels.gallery.get(query) == identity
+    queries = [query for query in labels.query if relevant[query]]
+    if not queries:
+        raise UserError("no query has a picture of its identity in the gallery: nothing to score")
+    longest = max((len(names) for names in ranked.values()), default=0)
+    found = np.full((len(queries), max(1, longest)), -1)
+    for row, query in zip(found, queries, strict=True):
+        names = ranked.get(query, ())
+        row[: len(names)] = [gallery[name] for name in names]
+    wanted = np.array([numbers[labels.query[query]] for query in queries])
+    return Judged(
+        queries,
+        [labels.query[query] for query in queries],
+        found == wanted[:, None],
+        np.array([relevant[query] for query in queries]),
+        [query for query in queries if query not in ranked],
+        [query for query in labels.query if not relevant[query]],
+    )
+
+
+def measure(hits: np.ndarray, relevant: np.ndarray, ks: Iterable[int] = (10,)) -> dict[str, Any]:
+    """Every measure of every query, {name: (Q,) floats}; see the top of this file.
+
+    hits: (Q, L) bool, in the order of the ranking. relevant: (Q,) int, N_q, at least 1.
+    ks: lengths at which mAP@k is taken beside 10, and Recall@k beside 1, 5 and 10.
+
+    >>> hits = np.array([[1, 0, 0, 0, 1]], bool)  # 2 hits among 5, of 4 relevant
+    >>> values = measure(hits, np.array([4]), ks=(5,))
+    >>> [round(float(values[name][0]), 3) for name in ("map", "map@5", "map@5_hits", "recall@1")]
+    [0.35, 0.35, 0.7, 1.0]
+    """
+    lengths = sorted({10, *ks})
+    ranks = np.arange(1, hits.shape[1] + 1)
+    found = hits.cumsum(1)
+    gained = np.where(hits, found / ranks, 0.0).cumsum(1)
+
+    def first(values: np.ndarray, k: int) -> np.ndarray:
+        return values[:, min(k, hits.shape[1]) - 1]
+
+    values = {f"recall@{k}": (first(found, k) > 0) * 1.0 for k in sorted({1, 5, *lengths})}
+    score = sum(weight * values[f"recall@{k}"] for k, weight in SCORE_WEIGHTS.items())
+    values = {"score": np.asarray(score), **values, "map": gained[:, -1] / relevant}
+    for k in lengths:
+        values[f"map@{k}"] = first(gained, k) / np.minimum(relevant, k)
+        values[f"map@{k}_hits"] = first(gained, k) / np.maximum(first(found, k), 1)
+    return values
+
+
+def interval(values: np.ndarray, identities: Sequence[str], seed: int = 0) -> np.ndarray:
+    """95 % intervals of means, (2, M), from (Q, M) values by a bootstrap over identities.
+
+    Queries of one person are alike, so persons are drawn, not queries (a cluster bootstrap).
+    """
+    _, cluster = np.unique(np.asarray(identities), return_inverse=True)
+    counts = np.bincount(cluster).astype(float)
+    sums = np.stack([np.bincount(cluster, column) for column in values.T], axis=1)
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(len(counts), np.full(len(counts), 1 / len(counts)), RESAMPLES)
+    means = (drawn @ sums) / (drawn @ counts)[:, None]
+    return np.percentile(means, [2.5, 97.5], axis=0)
+
+
+def summarise(judged: Judged, ks: Iterable[int] = (10,)) -> dict[str, Any]:
+    """One block of metrics.json: every measure's mean, its interval, and the counts."""
+    values = measure(judged.hits, judged.relevant, ks)
+    low, high = interval(np.stack(list(values.values()), axis=1), judged.identities)
+    return {
+        **{name: float(column.mean()) for name, column in values.items()},
+        "queries": len(judged.queries),
+        "missing": len(judged.missing),
+        "left_out": len(judged.left_out),
+        "ci95": {name: [float(low[i]), float(high[i])] for i, name in enumerate(values)},
+    }
+
+
+def score(
+    ranked: Ranked, labels: Labels, k: int = 10, leave_one_out: bool = False
+) -> tuple[dict[str, Any], Judged]:
+    """Checks and scores a submission of at most `k` names a query: (block, judged queries).
+
+    Raises:
+        UserError: see check_names and judge.
+
+    >>> block, _ = score({"a.jpg": ["x.jpg"]}, Labels({"a.jpg": "ada"}, {"x.jpg": "ada"}), k=1)
+    >>> block["score"]
+    1000.0
+    """
+    judged = judge(check_names(ranked, labels, k, leave_one_out), labels, leave_one_out)
+    report_each("queries have no relevant picture in the gallery: left out", judged.left_out)
+    report_each("queries are missing from the submission: they score 0", judged.missing)
+    return summarise(judged, (k,)), judged
+
+
+# ---- the stage ----------------------------------------------------------------------------------
+
+
+def labels_path(run: Run) -> Path | None:
+    """The labels of the run's test: --labels, else labels.json in the data set, else None."""
+    if run.settings.evaluate.labels is not None:
+        return run.settings.evaluate.labels
+    layout = find_layout(run.data)
+    beside = layout.query.parent.parent / "labels.json" if layout else run.data / "labels.json"
+    return beside if beside.is_file() else None
+
+
+def labels_state(run: Run) -> str:
+    """Changes when the labels do."""
+    path = labels_path(run)
+    return f"{path} {file_hash(path)}" if path else ""
+
+
+def run_evaluate(run: Run) -> str:
+    """The stage: metrics.json from submission.json, validation.json and their labels."""
+    metrics: dict[str, Any] = {}
+    path = labels_path(run)
+    if path is not None:
+        labels = read_labels(path)
+        metrics["test"], _ = score(read_submission(run.path("submission.json")), labels)
+        write_json(run.path("labels.json"), labels._asdict())
+    else:
+        run.path("labels.json").unlink(missing_ok=True)
+        log.info("the test's labels are not known (--labels): only the validation is scored")
+    split = read_json(run.path("split.json"), "--stage split")
+    labels = Labels(**split["validation"])
+    if set(labels.query.values()) & set(labels.gallery.values()):
+        log.info("validation:")
+        metrics["validation"], _ = score(read_submission(run.path("validation.json")), labels)
+    write_json(run.path("metrics.json"), metrics)
+    scores = [f"{name} {block['score']:.1f}" for name, block in metrics.items()]
+    return "score: " + (", ".join(scores) or "nothing to score against")
+
+
+# ---- the program --------------------------------------------------------------------------------
+
+
+@dataclass
+class Program:
+    """Settings of this file as a program."""
+
+    submission: tyro.conf.Positional[Path]
+    """Submission: JSON in any known form, or CSV."""
+    labels: Path | None = None
+    """Labels, {"query": {name: identity}, "gallery": {...}}. Default: labels.json beside it."""
+    json: bool = False
+    """Print one JSON object and nothing else on standard output."""
+    k: int = 10
+    """Names a query may have; mAP and Recall are taken at this length too."""
+    per_query: bool = False
+    """Show the worst and the best queries."""
+    leave_one_out: bool = False
+    """Query and gallery are one folder: a picture's own name is left out."""
+
+
+def show(block: Mapping[str, Any]) -> str:
+    """A block as a table of measures with their intervals."""
+    form: Callable[[str], str] = lambda name: ".1f" if name == "score" else ".4f"  # noqa: E731
+    rows = [
+        (name, format(block[name], form(name)), *(format(end, form(name)) for end in ends))
+        for name, ends in block["ci95"].items()
+    ]
+    counts = f"{block['queries']} queries, {block['missing']} missing, {block['left_out']} left out"
+    heads = ["measure", "value", "95 % from", "to"]
+    return tabulate(rows, heads, disable_numparse=True) + f"\n{counts}"
+
+
+def show_queries(judged: Judged, count: int = 10) -> str:
+    """The worst and best queries: by first hit, then by average precision."""
+    precision = measure(judged.hits, judged.relevant)["map"]
+    first = np.where(judged.hits.any(1), judged.hits.argmax(1) + 1, judged.hits.shape[1] + 1)
+    order = np.lexsort((-precision, first))
+    best = order[:count]
+    worst = order[count:][::-1][:count]
+    rows = [
+        (
+            title,
+            judged.queries[i],
+            judged.identities[i],
+            int(first[i]) if judged.hits[i].any() else "none",
+            f"{int(judged.hits[i].sum())} of {judged.relevant[i]}",
+            f"{precision[i]:.4f}",
+        )
+        for title, chosen in (("worst", worst), ("best", best))
+        for i in chosen
+    ]
+    heads = ["", "query", "identity", "first hit at", "hits", "average precision"]
+    return tabulate(rows, heads, disable_numparse=True)
+
+
+def main(arguments: Iterable[str]) -> int:
+    """Scores one submission; returns the exit code."""
+    program = parse(list(arguments), "evaluate.py", Program, "Scores a submission.")
+    log_to(None)
+    try:
+        if program.k < 1:
+            raise UserError(f"--k {program.k}: must be at least 1")
+        labels = read_labels(program.labels or program.submission.with_name("labels.json"))
+        ranked = read_submission(program.submission)
+        block, judged = score(ranked, labels, program.k, program.leave_one_out)
+    except UserError as error:
+        log.error("error: %s", error)
+        return 1
+    if program.json:
+        print(json.dumps(block))
+        return 0
+    print(show(block))
+    if program.per_query:
+        print(f"\n{show_queries(judged)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
