@@ -1,0 +1,177 @@
+"""From an archive to a scored submission: the stages, in order, each restartable alone.
+
+    python main.py --stage all
+    python main.py --stage all --data data/celebrities --run runs/b0 --backbone efficientnet_b0
+    python main.py --stage retrieve evaluate --run runs/b0
+
+A stage whose inputs have not changed does nothing; --force redoes it. A run that was killed goes
+on, by the same command, from what is whole.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+
+from tabulate import tabulate
+
+from config import STAGES, Settings, UserError, announce, parse_settings
+from data_extraction import choose_data
+from evaluate import labels_state
+from runs import Run, Stage, listing, log, log_to, only_process, read_json, write_json
+
+
+def work_of(room: str, name: str) -> Callable[[Run], str | None]:
+    """The function `name` of a room, imported when it is called: PyTorch takes seconds to import,
+    and in a second run most stages have nothing to do."""
+
+    def work(run: Run) -> str | None:
+        made: str | None = getattr(import_module(room), name)(run)
+        return made
+
+    return work
+
+
+TRAINING = ("training.csv", "split.json")
+INDEX = ("gallery.faiss", "gallery.json", "validation_gallery.faiss", "validation_gallery.json")
+STAGE_LIST = (
+    Stage(
+        "extract",
+        work_of("data_extraction", "run_extract"),
+        settings=("source", "source_path", "protocol", "drive_id", "lfw_home"),
+        files=(),
+        outputs=(),
+        always=True,
+    ),
+    Stage(
+        "split",
+        work_of("data", "run_split"),
+        settings=("split", "domain_pattern", "query_domain", "seed"),
+        files=(),
+        outputs=("training.csv", "test.csv", "split.json"),
+        watch=lambda run: listing(run.data),
+    ),
+    Stage(
+        "train",
+        work_of("train_ft", "run_train"),
+        settings=(
+            *("backbone", "weights", "embed_dim", "epochs", "lr", "batch_size"),
+            *("patience", "train_views", "seed"),
+        ),
+        files=TRAINING,
+        outputs=("model.safetensors", "history.csv"),
+    ),
+    Stage(
+        "index",
+        work_of("retrieve", "run_index"),
+        settings=(),
+        files=("model.safetensors", "test.csv", *TRAINING),
+        outputs=INDEX,
+    ),
+    Stage(
+        "retrieve",
+        work_of("retrieve", "run_retrieve"),
+        settings=("format",),
+        files=("model.safetensors", "test.csv", *TRAINING, *INDEX),
+        outputs=("submission.json", "submission.csv", "validation.json"),
+    ),
+    Stage(
+        "evaluate",
+        work_of("evaluate", "run_evaluate"),
+        settings=("labels",),
+        files=("submission.json", "validation.json", "split.json"),
+        outputs=("metrics.json", "labels.json"),
+        watch=labels_state,
+    ),
+)
+
+
+def prepare(arguments: Sequence[str]) -> Run:
+    """The run that a command line asks for; a single stage goes on with the run's own settings."""
+    settings = parse_settings(arguments)
+    run = locate(settings)
+    if "all" not in settings.general.stage and run.path("config.json").is_file():
+        settings = parse_settings(arguments, remembered=run.path("config.json"))
+        run = locate(settings)
+    return run
+
+
+def locate(settings: Settings) -> Run:
+    """Fills in the data set's folder and the run's."""
+    data = choose_data(settings.general.data, settings.extract)
+    folder = settings.general.run or Path("runs") / data.resolve().name
+    return Run(folder, data, settings)
+
+
+def do_stages(run: Run) -> None:
+    """Does the stages that were asked for, in the order of the way, and shows what came of it."""
+    asked = run.settings.general.stage
+    for stage in STAGE_LIST:
+        if stage.name in asked or "all" in asked:
+            run.do(stage)
+    keep_timing(run)
+    log.info("\n%s", summary(run))
+
+
+def keep_timing(run: Run) -> None:
+    """Puts the seconds of each stage's last real run into metrics.json."""
+    stamps = run.stamps()
+    if "evaluate" in stamps:
+        seconds = {name: stamps[name]["seconds"] for name in STAGES if name in stamps}
+        metrics = read_json(run.path("metrics.json"), "--stage evaluate")
+        write_json(run.path("metrics.json"), metrics | {"timing": seconds})
+        evaluated = next(stage for stage in STAGE_LIST if stage.name == "evaluate")
+        run.stamp("evaluate", stamps["evaluate"] | {"outputs": run.outputs(evaluated)})
+
+
+def summary(run: Run) -> str:
+    """What was made, where, how long it took, and the scores with their intervals."""
+    stamps = run.stamps()
+    rows = [
+        (name, f"{stamp['seconds']:.1f}", stamp["pictures_per_second"] or "", stamp["made"])
+        for name, stamp in stamps.items()
+    ]
+    made = tabulate(rows, ["stage", "seconds", "pictures/s", "made"], disable_numparse=True)
+    metrics = {}
+    if run.path("metrics.json").is_file():
+        metrics = read_json(run.path("metrics.json"), "--stage evaluate")
+    names = ("score", "recall@1", "recall@5", "recall@10", "map", "map@10", "map@10_hits")
+    scores = [
+        (
+            part,
+            *(format(block[name], ".1f" if name == "score" else ".3f") for name in names),
+            "{:.1f} to {:.1f}".format(*block["ci95"]["score"]),
+        )
+        for part, block in metrics.items()
+        if part != "timing"
+    ]
+    heads = ["", *names, "95 % of score"]
+    judged = tabulate(scores, heads, disable_numparse=True) if scores else "nothing scored"
+    return f"{made}\n\n{judged}\n\nall of it in {run.folder}/"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the stages; returns the exit code: 0, 1 for a mistake or bad input, 130 for Ctrl-C."""
+    log_to(None)
+    try:
+        run = prepare(arguments)
+        log_to(run.folder)
+        log.info("%s\n%s", f"run {run.folder} on {run.data}", announce(run.settings))
+        with only_process(run.path(".lock"), str(run.folder)):
+            run.remember_settings()
+            do_stages(run)
+    except UserError as error:
+        log.error("error: %s", error)
+        return 1
+    except OSError as error:
+        log.debug("traceback", exc_info=error)
+        log.error("error: %s (more in log.txt)", error)
+        return 1
+    except KeyboardInterrupt:
+        log.error("stopped: the same command goes on from here")
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

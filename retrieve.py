@@ -1,0 +1,227 @@
+"""Embeddings -> index -> ranking -> submission.json.
+
+A Ranking is query keys, gallery keys and scores as arrays. Equal scores are ordered by gallery key,
+so that a ranking is the same on every machine.
+"""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import faiss
+import numpy as np
+import pandas as pd
+
+from config import UserError
+from data import bare_names, load_catalogue, load_split, readable, rows_of
+from embed import embed
+from model import Embedder, load_model
+from runs import Run, file_hash, log, read_json, whole_file, write_json
+
+TOP = 10
+TIE = 1e-5  # two roundings of one inner product of unit vectors differ by less
+
+
+class Ranking(NamedTuple):
+    """For each query the best gallery pictures, best first.
+
+    queries: Q keys. gallery: (Q, k) array of keys. scores: (Q, k) float64 cosines.
+    """
+
+    queries: list[str]
+    gallery: np.ndarray
+    scores: np.ndarray
+
+
+# ---- the index ----------------------------------------------------------------------------------
+
+
+def build_index(embeddings: np.ndarray) -> faiss.Index:
+    """An exact inner-product index over (N, D) float32 unit rows."""
+    index = faiss.IndexFlatIP(embeddings.shape[1])
+    index.add(embeddings)
+    return index
+
+
+def save_index(index: faiss.Index, keys: Sequence[str], about: dict[str, Any], path: Path) -> None:
+    """Writes `path` (.faiss) and, beside it, .json with the keys of its rows and `about`."""
+    with whole_file(path) as beside:
+        faiss.write_index(index, str(beside))
+    write_json(path.with_suffix(".json"), about | {"keys": list(keys)})
+
+
+def load_index(path: Path, model: str | None) -> tuple[faiss.Index, list[str]]:
+    """An index and the keys of its rows.
+
+    model: hash of the model that queries are embedded with.
+
+    Raises:
+        UserError: it is missing or broken, or its rows are another model's.
+    """
+    about = read_json(path.with_suffix(".json"), "--stage index")
+    if about["model"] != model:
+        raise UserError(f"{path} was made with another model: run --stage index retrieve")
+    try:
+        index = faiss.read_index(str(path))
+    except RuntimeError as error:
+        raise UserError(f"{path} cannot be read: --stage index makes it anew") from error
+    if index.ntotal != len(about["keys"]):
+        raise UserError(f"{path} does not fit its keys: --stage index makes both anew")
+    return index, about["keys"]
+
+
+# ---- search -------------------------------------------------------------------------------------
+
+
+def search(
+    index: faiss.Index, keys: Sequence[str], queries: np.ndarray, names: Sequence[str], k: int = TOP
+) -> Ranking:
+    """The k best gallery pictures of each query, equal scores by key.
+
+    index, keys: the gallery; queries, names: (Q, D) float32 unit rows and their keys.
+
+    FAISS finds candidates; their scores are taken again, one by one in double precision, since
+    FAISS may round equal pictures differently depending on where they stand in the index.
+    """
+    k = min(k, index.ntotal)
+    names_of_rows = np.array(keys)
+    rows = np.zeros((len(queries), k), np.int64)
+    scores = np.zeros((len(queries), k))
+    at_hand, width, open_queries = _on_gpu(index), 2 * k, np.arange(len(queries))
+    while len(open_queries):
+        width = min(width, index.ntotal)
+        found, candidates = at_hand.search(queries[open_queries], width)
+        # All that could tie with the last place must be among the candidates.
+        cut_off = (found[:, -1] >= found[:, k - 1] - TIE) & (width < index.ntotal)
+        for i, near in zip(open_queries[~cut_off], candidates[~cut_off], strict=True):
+            exact = _exact_scores(index, near, queries[i])
+            order = np.lexsort((names_of_rows[near], -exact))[:k]
+            rows[i], scores[i] = near[order], exact[order]
+        open_queries, width = open_queries[cut_off], 4 * width
+    return Ranking(list(names), names_of_rows[rows], scores)
+
+
+def _exact_scores(index: faiss.Index, rows: np.ndarray, query: np.ndarray) -> np.ndarray:
+    vectors = index.reconstruct_batch(rows).astype(np.float64)
+    return np.multiply(vectors, query.astype(np.float64)).sum(axis=1)
+
+
+def _on_gpu(index: faiss.Index) -> faiss.Index:
+    """The index on the GPUs where FAISS finds any."""
+    if getattr(faiss, "get_num_gpus", int)() > 0:
+        return faiss.index_cpu_to_all_gpus(index)
+    return index
+
+
+# ---- submissions --------------------------------------------------------------------------------
+
+
+def as_mapping(ranking: Ranking) -> dict[str, list[str]]:
+    """{query: [gallery keys, best first]}, in the order of the queries."""
+    return {
+        query: names.tolist() for query, names in zip(ranking.queries, ranking.gallery, strict=True)
+    }
+
+
+def write_submission(folder: Path, mapping: dict[str, list[str]], form: str) -> Path:
+    """Writes a submission into a run folder and returns its path.
+
+    form: `mapping` and `list` are submission.json; `csv` is submission.csv beside the mapping.
+
+    Raises:
+        UserError: a name with a space, which the CSV form cannot hold.
+    """
+    path = folder / "submission.json"
+    if form == "list":
+        write_json(path, [{"filename": q, "gallery_images": names} for q, names in mapping.items()])
+        return path
+    write_json(path, mapping)
+    if form != "csv":
+        return path
+    spaced = [name for names in mapping.values() for name in names if " " in name]
+    if spaced:
+        raise UserError(f"{spaced[0]!r}: the CSV form separates names by spaces; use another form")
+    with whole_file(path.with_suffix(".csv")) as beside, beside.open("w", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["id", "images"])
+        writer.writerows([query, " ".join(names)] for query, names in mapping.items())
+    return path.with_suffix(".csv")
+
+
+# ---- the stages ---------------------------------------------------------------------------------
+
+
+def run_index(run: Run) -> str:
+    """The stage: gallery.faiss + .json of the test, and the same of the validation."""
+    embedder = run_embedder(run)
+    test = load_catalogue(run.path("test.csv"))
+    gallery = test[(test.part == "gallery") & readable(test)]
+    if gallery.empty:
+        raise UserError("no picture of the test's gallery can be read")
+    about = {"model": file_hash(run.path("model.safetensors"))}
+    index_pictures(run, embedder, gallery, bare_names(gallery.path).tolist(), about, "gallery")
+    validation = validation_rows(run, "gallery")
+    index_pictures(run, embedder, validation, list(validation.path), about, "validation_gallery")
+    return f"{len(gallery)} gallery pictures, {len(validation)} for validation"
+
+
+def index_pictures(
+    run: Run, embedder: Embedder, rows: pd.DataFrame, keys: list[str], about: Any, name: str
+) -> None:
+    """Embeds catalogue rows and writes their index under `name`, in the order of the keys."""
+    order = np.argsort(np.array(keys, dtype=str), kind="stable")
+    embeddings = embed(embedder, rows.iloc[order], run.data, run.cache)
+    save_index(build_index(embeddings), sorted(keys), about, run.path(f"{name}.faiss"))
+
+
+def run_retrieve(run: Run) -> str:
+    """The stage: submission.json of the test and validation.json, in the same form by path."""
+    embedder = run_embedder(run)
+    test = load_catalogue(run.path("test.csv"))
+    queries = test[test.part == "query"]
+    ranking = rank(run, embedder, queries, bare_names(queries.path).tolist(), "gallery")
+    path = write_submission(run.folder, as_mapping(ranking), run.settings.retrieve.format)
+    validation = validation_rows(run, "query")
+    seen = rank(run, embedder, validation, list(validation.path), "validation_gallery")
+    write_json(run.path("validation.json"), as_mapping(seen))
+    if ranking.gallery.shape[1] < TOP:
+        log.warning("warning: the gallery has fewer than %d pictures", TOP)
+    return f"{len(ranking.queries)} queries × {ranking.gallery.shape[1]} -> {path}"  # noqa: RUF001
+
+
+def rank(run: Run, embedder: Embedder, rows: pd.DataFrame, keys: list[str], name: str) -> Ranking:
+    """Searches the index `name` for catalogue rows, in the order of their keys.
+
+    A query that cannot be read gets the first of the gallery, with scores of 0: a leaderboard
+    refuses a submission that lacks a query.
+    """
+    index, gallery = load_index(run.path(f"{name}.faiss"), file_hash(run.path("model.safetensors")))
+    order = np.argsort(np.array(keys, dtype=str), kind="stable")
+    rows = rows.iloc[order]
+    if rows.empty or not gallery:
+        return Ranking([], np.zeros((0, TOP), str), np.zeros((0, TOP)))
+    good = readable(rows).to_numpy()
+    keys = sorted(keys)
+    found = search(
+        index,
+        gallery,
+        embed(embedder, rows[good], run.data, run.cache),
+        [key for key, known in zip(keys, good, strict=True) if known],
+    )
+    width = found.gallery.shape[1]
+    places = np.tile(np.array(gallery)[:width], (len(keys), 1))
+    scores = np.zeros((len(keys), width))
+    places[good], scores[good] = found.gallery, found.scores
+    return Ranking(keys, places, scores)
+
+
+def run_embedder(run: Run) -> Embedder:
+    """The run's trained model."""
+    return load_model(run.path("model.safetensors"), run.settings.train, run.cache)
+
+
+def validation_rows(run: Run, part: str) -> pd.DataFrame:
+    """Catalogue rows of the validation's `query` or `gallery`."""
+    paths = load_split(run)["validation"][part]
+    return rows_of(load_catalogue(run.path("training.csv")), paths)

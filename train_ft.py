@@ -1,0 +1,172 @@
+"""Trains what the settings ask for on a frozen backbone -> model.safetensors.
+
+The report's head: dropout and a linear classifier on the backbone's features, cross-entropy, Adam.
+The backbone is frozen, so it runs once a picture (and augmented view), not once an epoch: training
+reads cached features. Without --embed-dim the classifier is all that is trained, and the embedding
+is the backbone's own; with it, a linear projection before the classifier is, and becomes the
+embedding.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from tqdm import tqdm
+
+from config import TrainSettings
+from data import load_catalogue, load_split, rows_of
+from embed import PLAIN, View, embed_features
+from model import Embedder, load_embedder, save_model
+from runs import Run, log, whole_file
+
+DROPOUT = 0.2
+
+
+class Head(nn.Module):
+    """(N, features_dim) features -> (N, classes) logits: projection, dropout, linear classifier."""
+
+    def __init__(self, projection: nn.Module, dim: int, classes: int) -> None:
+        super().__init__()
+        self.projection = projection
+        self.classifier = nn.Sequential(nn.Dropout(DROPOUT), nn.Linear(dim, classes))
+
+    def forward(self, features: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.projection(features))
+        return logits
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Features to train on or to judge by.
+
+    features: (views, N, features_dim) float32. targets: (N,) int64.
+    """
+
+    features: Tensor
+    targets: Tensor
+
+
+@dataclass
+class Epoch:
+    """What an epoch came to: mean losses, and the held-out accuracy from 0 to 1."""
+
+    epoch: int
+    train_loss: float
+    holdout_loss: float
+    holdout_accuracy: float
+
+
+def run_train(run: Run) -> str:
+    """The stage: model.safetensors and history.csv, a row an epoch."""
+    settings = run.settings.train
+    embedder = load_embedder(settings.backbone, settings.weights, run.cache)
+    split = load_split(run)
+    parts: dict[str, nn.Module] = {}
+    history: list[Epoch] = []
+    made = "nothing to train on: the untrained backbone"
+    if split["train"] and settings.epochs:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(run.seed)
+            head, history = train_head(run, embedder, split)
+        parts = {"projection": head.projection, "classifier": head.classifier}
+        best = min(history, key=lambda epoch: epoch.holdout_loss)
+        made = (
+            f"head for {len(set(split['train'].values()))} people, best after epoch {best.epoch}: "
+            f"held-out accuracy {best.holdout_accuracy:.3f}"
+        )
+        if settings.embed_dim is None:
+            log.info("train: the backbone is frozen and has no projection: its embedding stays")
+    trained_dim = settings.embed_dim if parts else None
+    identities = sorted(set(split["train"].values())) if parts else []
+    with whole_file(run.path("history.csv")) as beside:
+        pd.DataFrame(history, columns=list(Epoch.__dataclass_fields__)).to_csv(beside, index=False)
+    about = {"embed_dim": trained_dim, "identities": identities}
+    save_model(run.path("model.safetensors"), embedder, parts, **about)
+    return made
+
+
+def train_head(run: Run, embedder: Embedder, split: dict) -> tuple[Head, list[Epoch]]:
+    """Trains the projection, where there is one, and the classifier."""
+    settings = run.settings.train
+    embedder.set_projection(settings.embed_dim)
+    views = [View(number, run.seed, augmented=True) for number in range(settings.train_views)]
+    train = read_examples(run, embedder, split["train"], split["train"], views or [PLAIN])
+    holdout = read_examples(run, embedder, split["holdout"], split["train"], [PLAIN])
+    head = Head(embedder.projection, embedder.dim, len(set(split["train"].values())))
+    return fit(head, train, holdout, settings, run.seed)
+
+
+def read_examples(
+    run: Run,
+    embedder: Embedder,
+    pictures: dict[str, str],
+    classes: dict[str, str],
+    views: list[View],
+) -> Examples:
+    """Features and targets of pictures {path: identity}; a target is the identity's number."""
+    number = {identity: i for i, identity in enumerate(sorted(set(classes.values())))}
+    rows = rows_of(load_catalogue(run.path("training.csv")), pictures)
+    features = [embed_features(embedder, rows, run.data, run.cache, view) for view in views]
+    targets = torch.tensor([number[identity] for identity in pictures.values()], dtype=torch.long)
+    return Examples(torch.from_numpy(np.stack(features)), targets)
+
+
+def fit(
+    head: Head, train: Examples, holdout: Examples, settings: TrainSettings, seed: int
+) -> tuple[Head, list[Epoch]]:
+    """Adam on cross-entropy; the head of the epoch with the lowest held-out loss.
+
+    Training stops early after `settings.patience` epochs without a lower one. Where nothing is
+    held out (a picture a person), the training loss judges.
+    """
+    optimizer = torch.optim.Adam(head.parameters(), lr=settings.lr)
+    rng = np.random.default_rng([seed, 4])
+    history: list[Epoch] = []
+    best_loss, best_state = float("inf"), {}
+    bar = tqdm(range(1, settings.epochs + 1), "training", unit=" epochs")
+    for number in bar:
+        loss = train_epoch(head, optimizer, train, settings.batch_size, rng)
+        epoch = Epoch(number, loss, *judge(head, holdout if len(holdout.targets) else train))
+        history.append(epoch)
+        bar.set_postfix(loss=f"{loss:.3f}", held_out=f"{epoch.holdout_loss:.3f}")
+        if epoch.holdout_loss < best_loss:
+            best_loss, best_epoch = epoch.holdout_loss, number
+            best_state = {name: tensor.clone() for name, tensor in head.state_dict().items()}
+        elif number - best_epoch >= settings.patience:
+            break
+    head.load_state_dict(best_state)
+    return head, history
+
+
+def train_epoch(
+    head: Head,
+    optimizer: torch.optim.Optimizer,
+    train: Examples,
+    batch: int,
+    rng: np.random.Generator,
+) -> float:
+    """One pass over the training pictures, each in one of its views; the mean loss."""
+    head.train()
+    views, count = train.features.shape[:2]
+    view, order = torch.from_numpy(rng.integers(views, size=count)), rng.permutation(count)
+    total = 0.0
+    for start in range(0, count, batch):
+        chosen = torch.from_numpy(order[start : start + batch])
+        loss = cross_entropy(head(train.features[view[chosen], chosen]), train.targets[chosen])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        total += loss.item() * len(chosen)
+    return total / count
+
+
+@torch.inference_mode()
+def judge(head: Head, examples: Examples) -> tuple[float, float]:
+    """(mean cross-entropy, accuracy) on the examples' first view."""
+    head.eval()
+    logits = head(examples.features[0])
+    accuracy = (logits.argmax(1) == examples.targets).float().mean()
+    return float(cross_entropy(logits, examples.targets)), float(accuracy)
