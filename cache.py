@@ -59,7 +59,7 @@ class FeatureCache:
                 rows = np.load(self._rows_path(shard), mmap_mode="r")
             except FileNotFoundError:
                 continue  # merged away by another run: its rows are in another shard
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, EOFError) as error:
                 log.warning("warning: %s is broken and left out (%s)", path, error)
                 continue
             if keys.dtype == KEY and rows.shape == (len(keys), self.dim):

@@ -38,7 +38,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     'all of it'
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{os.getpid()}.{path.name}")
+    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield beside
         beside.replace(path)

@@ -1,0 +1,118 @@
+"""A name -> an Embedder: unit rows, known weights, errors that list what works."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from huggingface_hub import constants
+from PIL import Image
+from safetensors.torch import save_file
+
+from config import TrainSettings, UserError
+from model import Embedder, load_embedder, load_model, project_rows, save_model
+from weights import CARRIERS, carried_file, load_state
+
+SMALL = "test_efficientnet"
+
+
+@pytest.fixture(scope="module")
+def lite() -> Embedder:
+    return load_embedder("efficientnet_lite0")
+
+
+def test_embeddings_are_unit_rows(lite: Embedder) -> None:
+    pictures = torch.stack([lite.transform(Image.new("RGB", (50, 80), c)) for c in ("red", "blue")])
+    assert pictures.shape == (2, 3, lite.side, lite.side)
+    with torch.inference_mode():
+        rows = lite(pictures)
+    assert rows.shape == (2, lite.dim) == (2, 1280)
+    assert torch.allclose(rows.norm(dim=1), torch.ones(2), atol=1e-6)
+
+
+def test_lite0_has_the_packages_weights_and_recognises(lite: Embedder) -> None:
+    """The same tensors under timm's names; a wrong order would see noise, not a ball."""
+    state = load_state(carried_file(CARRIERS["efficientnet_lite0"], Path("cache")))
+    classifier = timm.create_model("tf_efficientnet_lite0")
+    classifier.load_state_dict(dict(zip(classifier.state_dict(), state.values(), strict=True)))
+    assert torch.equal(lite.backbone.conv_stem.weight, next(iter(state.values())))  # type: ignore[union-attr,arg-type]
+    disc = np.zeros((224, 224, 3), np.uint8)
+    y, x = np.mgrid[:224, :224]
+    disc[:] = (90, 140, 60)
+    disc[(y - 112) ** 2 + (x - 112) ** 2 < 80**2] = (240, 150, 30)
+    with torch.inference_mode():
+        logits = classifier.eval()(lite.transform(Image.fromarray(disc))[None])[0]
+    ping_pong_ball = 722
+    assert logits.argmax() == ping_pong_ball
+
+
+def test_the_whole_picture_is_seen(lite: Embedder) -> None:
+    """The published transforms cut an eighth off: a frame there would go unseen."""
+    pixels = np.zeros((224, 224, 3), np.uint8)
+    pixels[:8] = 255
+    assert float(lite.transform(Image.fromarray(pixels)).max()) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite2", "torchvision:mobilenet_v3_small", SMALL])
+def test_every_kind_of_name_gives_an_embedder(name: str) -> None:
+    embedder = load_embedder(name, "none" if name not in CARRIERS else None)
+    with torch.inference_mode():
+        rows = embedder(torch.rand(2, 3, embedder.side, embedder.side))
+    assert rows.shape == (2, embedder.dim)
+
+
+def test_random_weights_are_always_the_same() -> None:
+    one, two = (load_embedder(SMALL, "none").weights_id for _ in range(2))
+    assert one == two
+
+
+def test_own_weights_are_loaded_from_a_file(tmp_path: Path) -> None:
+    state = timm.create_model(SMALL).state_dict()
+    save_file(state, tmp_path / "own.safetensors")
+    embedder = load_embedder(SMALL, str(tmp_path / "own.safetensors"))
+    own = embedder.backbone.state_dict()
+    assert all(torch.equal(own[name], state[name]) for name in own)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("efficientnet_b00", "Did you mean efficientnet_b0"),
+        ("torchvision:resnet51", "resnet50"),
+        ("no such thing", "there are efficientnet_lite0"),
+    ],
+)
+def test_an_unknown_name_is_answered_with_known_ones(name: str, said: str) -> None:
+    with pytest.raises(UserError, match="unknown") as error:
+        load_embedder(name)
+    assert said in str(error.value)
+
+
+def test_a_hub_out_of_reach_is_an_error_that_lists_what_works(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match=r"efficientnet_lite0.*mobilenet_v2; or --weights FILE"):
+        load_embedder("test_vit")
+
+
+def test_a_model_is_stored_without_its_frozen_backbone(tmp_path: Path) -> None:
+    path, settings = tmp_path / "model.safetensors", TrainSettings(SMALL, "none", embed_dim=8)
+    embedder = load_embedder(SMALL, "none")
+    embedder.set_projection(8)
+    save_model(path, embedder, {"projection": embedder.projection}, embed_dim=8)
+    assert path.stat().st_size < 20_000
+    again = load_model(path, settings, tmp_path)
+    features = np.random.default_rng(0).normal(size=(3, embedder.features_dim)).astype(np.float32)
+    assert np.array_equal(project_rows(again, features), project_rows(embedder, features))
+    with pytest.raises(UserError, match="was made with test_efficientnet"):
+        load_model(path, TrainSettings("test_resnet", "none"), tmp_path)
+    path.write_bytes(b"broken")
+    with pytest.raises(UserError, match="--stage train makes it anew"):
+        load_model(path, settings, tmp_path)
+    path.unlink()
+    with pytest.raises(UserError, match="make it with --stage train"):
+        load_model(path, settings, tmp_path)
