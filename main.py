@@ -17,7 +17,7 @@ from tabulate import tabulate
 
 from config import STAGES, Settings, UserError, announce, parse_settings
 from data_extraction import choose_data
-from evaluate import labels_state
+from evaluate import labels_state, read_labels
 from runs import Run, Stage, listing, log, log_to, only_process, read_json, write_json
 
 
@@ -89,6 +89,8 @@ STAGE_LIST = (
 def prepare(arguments: Sequence[str]) -> Run:
     """The run that a command line asks for; a single stage goes on with the run's own settings."""
     settings = parse_settings(arguments)
+    if settings.evaluate.labels is not None:
+        read_labels(settings.evaluate.labels)  # a wrong path shows now, not after an hour's work
     run = locate(settings)
     if "all" not in settings.general.stage and run.path("config.json").is_file():
         settings = parse_settings(arguments, remembered=run.path("config.json"))

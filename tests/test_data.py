@@ -19,9 +19,8 @@ from tests.conftest import draw, draw_competition
 PHOTO_OR_DRAWING = r"(?P<domain>photo|drawing)_"
 
 
-def jpeg(path: Path, side: int = 64, **options: object) -> bytes:
+def jpeg(path: Path, side: int = 64) -> bytes:
     draw(path, 1, 1, side=side)
-    Image.open(path).save(path, **options)
     return path.read_bytes()
 
 

@@ -64,7 +64,7 @@ def test_every_picture_is_embedded_once_by_its_content(
     assert np.array_equal(embed_features(embedder, pictures[:40], competition, tmp_path), first)
     doubled = pd.concat([pictures[:1], pictures[:1]])
     (competition / pictures.path[0]).rename(competition / "elsewhere.jpg")
-    doubled.path = "elsewhere.jpg"
+    doubled["path"] = "elsewhere.jpg"
     rows = embed_features(embedder, doubled, competition, tmp_path)
     assert np.array_equal(rows, first[[0, 0]]), "another name, the same content"
     assert count_forward == [32, 32]

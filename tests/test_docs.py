@@ -1,0 +1,55 @@
+"""The documents and the code say the same; rooms import only the rooms above them."""
+
+import ast
+import re
+from dataclasses import fields
+
+import pytest
+
+from config import STAGES, Settings
+from main import STAGE_LIST
+from tests.conftest import ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+ROOMS = re.findall(r"^(\w+)\.py  ", README, re.MULTILINE)
+
+
+def test_the_readme_lists_every_room() -> None:
+    assert sorted(ROOMS) == sorted(path.stem for path in ROOT.glob("*.py"))
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_rooms_above_it(room: str) -> None:
+    above = ROOMS[: ROOMS.index(room)]
+    for node in ast.walk(ast.parse((ROOT / f"{room}.py").read_text(encoding="utf-8"))):
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        for name in names:
+            assert name not in ROOMS or name in above, f"{room} imports {name}"
+
+
+def test_the_stages_are_those_that_the_settings_know() -> None:
+    assert tuple(stage.name for stage in STAGE_LIST) == STAGES
+    known = Settings().flat()
+    for stage in STAGE_LIST:
+        assert set(stage.settings) <= set(known), stage.name
+
+
+def test_every_setting_of_training_can_redo_it() -> None:
+    train = next(stage for stage in STAGE_LIST if stage.name == "train")
+    assert {field.name for field in fields(Settings().train)} <= set(train.settings)
+
+
+def test_the_readme_shows_every_dependency_and_option() -> None:
+    packages = re.findall(
+        r"^([a-z][\w-]+)>=", (ROOT / "requirements.txt").read_text(), re.MULTILINE
+    )
+    assert not [name for name in packages if f"`{name}`" not in README]
+    options = ["--" + name.replace("_", "-") for name in Settings().flat()]
+    assert not [option for option in options if f"`{option}`" not in README]
+
+
+def test_ci_runs_the_readmes_own_test_command() -> None:
+    command = re.search(r"```\n(python3 -m venv .* pytest)\n```", README)
+    assert command, "the README has the test command as one line"
+    assert "README.md" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
