@@ -119,7 +119,9 @@ def read_labels(path: Path) -> Labels:
     Raises:
         UserError: no such file, or another form.
     """
-    content = read_json(path, "the labels of the test, or name them with --labels")
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; name the labels of the test with --labels")
+    content = read_json(path, "the labels of the test")
     parts = content if isinstance(content, dict) else {}
     for part in Labels._fields:
         table = parts.get(part)

@@ -242,7 +242,7 @@ def test_the_table_shows_measures_intervals_and_queries(
     ("words", "said"),
     [
         (["nowhere.json", "--labels", "labels.json"], "nowhere.json: cannot be read"),
-        (["submission.json", "--labels", "nowhere.json"], "nowhere.json is missing"),
+        (["submission.json", "--labels", "nowhere.json"], "nowhere.json: no such file"),
         (["submission.json", "--k", "2"], "'q1.jpg' has 3 gallery pictures, more than 2"),
         (["submission.json", "--k", "0"], "must be at least 1"),
     ],

@@ -154,7 +154,7 @@ def test_other_forms_are_scored_the_same(form: str, done: Path, competition: Pat
             "split.json is missing: make it with --stage split",
         ),
         (["--data", "tiny", "--backbone", "resnet5"], "Did you mean resnet50"),
-        (["--data", "tiny", "--labels", "nowhere.json", *FAST], "nowhere.json is missing"),
+        (["--data", "tiny", "--labels", "nowhere.json", *FAST], "nowhere.json: no such file"),
         (["--data", "tiny", "--weights", "nowhere.pth"], "nowhere.pth: no such file"),
         (["--data", "tiny", "--query-domain", "x", *DOMAINS], "only the domains drawing, photo"),
         (["--config", "nowhere.json"], "nowhere.json: cannot be read"),
