@@ -83,6 +83,14 @@ class SplitSettings:
 
 
 @dataclass
+class EmbedSettings:
+    """How pictures go through the backbone, in every stage that embeds."""
+
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Compile the backbone for the CPU; `auto` does where the run has pictures enough for it."""
+
+
+@dataclass
 class TrainSettings:
     """train: a head on a frozen backbone."""
 
@@ -130,6 +138,7 @@ class Settings:
     general: RunSettings = field(default_factory=RunSettings)
     extract: ExtractSettings = field(default_factory=ExtractSettings)
     split: SplitSettings = field(default_factory=SplitSettings)
+    embed: EmbedSettings = field(default_factory=EmbedSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
     retrieve: RetrieveSettings = field(default_factory=RetrieveSettings)
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)

@@ -283,6 +283,11 @@ def load_catalogue(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, dtype=str, keep_default_na=False)
 
 
+def count_pictures(run: Run) -> int:
+    """Number of files in the run's catalogue."""
+    return sum(len(load_catalogue(run.path(name))) for name in ("training.csv", "test.csv"))
+
+
 # ---- splits -------------------------------------------------------------------------------------
 
 

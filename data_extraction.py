@@ -19,11 +19,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import archives
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+import archives
 import demo
 from config import ExtractSettings, UserError, parse
 from runs import Run, listing, log, log_to, only_process, report_each, write_json

@@ -55,7 +55,7 @@ STAGE_LIST = (
         "train",
         work_of("train_ft", "run_train"),
         settings=(
-            *("backbone", "weights", "embed_dim", "epochs", "lr", "batch_size"),
+            *("backbone", "weights", "compile", "embed_dim", "epochs", "lr", "batch_size"),
             *("patience", "train_views", "seed"),
         ),
         files=TRAINING,
@@ -64,14 +64,14 @@ STAGE_LIST = (
     Stage(
         "index",
         work_of("retrieve", "run_index"),
-        settings=(),
+        settings=("compile",),
         files=("model.safetensors", "test.csv", *TRAINING),
         outputs=INDEX,
     ),
     Stage(
         "retrieve",
         work_of("retrieve", "run_retrieve"),
-        settings=("format",),
+        settings=("compile", "format"),
         files=("model.safetensors", "test.csv", *TRAINING, *INDEX),
         outputs=("submission.json", "submission.csv", "validation.json"),
     ),

@@ -1,7 +1,7 @@
 """A name -> an Embedder: a batch of picture tensors -> unit vectors.
 
     embedder = load_embedder("efficientnet_lite0")
-    rows = embedder(torch.stack([embedder.transform(image)]))   # (1, 1280), of length 1
+    rows = embedder(embedder.transform(image)[None])   # (1, 1280), of length 1
 
 Names: `efficientnet_lite0` to `lite2` and `mobilenet_v2` need no model hub; `efficientnet_b0`,
 `resnet50`, `vit_b16` and every other timm name are loaded from timm's hub, `torchvision:NAME` from
@@ -10,7 +10,7 @@ torchvision's.
 
 import difflib
 import json
-from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import normalize
-from torchvision import transforms
-from torchvision.transforms import InterpolationMode
 
 from config import TrainSettings, UserError
 from runs import log, whole_file
 from weights import CARRIERS, carried_file, fingerprint, load_into, load_state, look_for_hub
-
-Transform = Callable[[Image.Image], Tensor]
 
 # Names of the toolkit for what timm calls otherwise; timm has the hub's names too.
 TIMM_NAMES = {
@@ -41,25 +37,58 @@ TIMM_NAMES = {
 }
 
 
+@dataclass(frozen=True)
+class Preprocessing:
+    """What a backbone wants to see: all of the picture, squeezed into a square, and normalised.
+
+    The transforms that ImageNet models are published with cut the borders off, which suits an
+    object in the middle; a face loses its chin. On the caricature set's training people, photograph
+    to drawing, the whole picture scores 332 and the published crop 290
+    (`python -m benchmarks.transforms`).
+
+    side: height and width in pixels. interpolation: bilinear or bicubic. mean, std: of each
+    channel, for values from 0 to 1.
+    """
+
+    side: int
+    interpolation: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def resize(self, image: Image.Image) -> np.ndarray:
+        """An RGB picture -> (side, side, 3) uint8."""
+        how = Image.Resampling[self.interpolation.upper()]
+        return np.asarray(image.resize((self.side, self.side), how))
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """(N, side, side, 3) uint8 -> (N, 3, side, side) float32, channels last in memory."""
+        mean, std = (torch.tensor(v, device=pixels.device) for v in (self.mean, self.std))
+        return pixels.float().div(255).sub(mean).div(std).permute(0, 3, 1, 2)
+
+
 class Embedder(nn.Module):
     """A backbone, an optional projection, and length 1.
 
     name: the backbone's name, as the command line knows it.
-    transform: an RGB picture -> float tensor (3, side, side), normalised as the backbone wants it.
-    side: height and width of its input in pixels.
+    preprocessing: how pictures become its input; side: height and width of that in pixels.
     features_dim, dim: width of the backbone's features and of the embedding.
     weights_id: hash of the backbone's weights.
     """
 
-    def __init__(self, name: str, backbone: nn.Module, transform: Transform, side: int) -> None:
+    def __init__(self, name: str, backbone: nn.Module, preprocessing: Preprocessing) -> None:
         super().__init__()
-        self.name, self.transform, self.side = name, transform, side
+        self.name, self.preprocessing, self.side = name, preprocessing, preprocessing.side
         self.backbone = backbone.eval()
         self.projection: nn.Module = nn.Identity()
         with torch.inference_mode():
-            self.features_dim = int(self.features(torch.zeros(1, 3, side, side)).shape[1])
+            self.features_dim = int(self.features(torch.zeros(1, 3, self.side, self.side)).shape[1])
         self.dim = self.features_dim
         self.weights_id = fingerprint(backbone)
+
+    def transform(self, image: Image.Image) -> Tensor:
+        """An RGB picture -> (3, side, side) float32, normalised as the backbone wants it."""
+        pixels = torch.from_numpy(self.preprocessing.resize(image).copy())
+        return self.preprocessing.normalise(pixels[None])[0]
 
     def features(self, pictures: Tensor) -> Tensor:
         """(N, 3, side, side) -> (N, features_dim): what the backbone makes, of any length."""
@@ -90,16 +119,16 @@ def load_embedder(name: str, weights: str | None = None, cache: Path = Path("cac
         UserError: an unknown name, weights that do not fit, or a hub that cannot be reached.
     """
     from_hub = weights is None and name not in CARRIERS
-    backbone, transform, side = build_backbone(name, from_hub)
+    backbone, preprocessing = build_backbone(name, from_hub)
     if weights is None and name in CARRIERS:
         _load_carried(backbone, name, cache)
     elif weights is not None and weights != "none":
         load_into(backbone, load_state(Path(weights)), weights)
-    return Embedder(name, backbone, transform, side)
+    return Embedder(name, backbone, preprocessing)
 
 
-def build_backbone(name: str, from_hub: bool) -> tuple[nn.Module, Transform, int]:
-    """(backbone without a classifier, its transform, side of its input in pixels)."""
+def build_backbone(name: str, from_hub: bool) -> tuple[nn.Module, Preprocessing]:
+    """(backbone without a classifier, what it wants to see)."""
     build = _build_timm
     if name == "mobilenet_v2" or name.startswith("torchvision:"):
         build = _build_torchvision
@@ -108,7 +137,7 @@ def build_backbone(name: str, from_hub: bool) -> tuple[nn.Module, Transform, int
         return build(name.removeprefix("torchvision:"), from_hub)
 
 
-def _build_timm(name: str, from_hub: bool) -> tuple[nn.Module, Transform, int]:
+def _build_timm(name: str, from_hub: bool) -> tuple[nn.Module, Preprocessing]:
     name = TIMM_NAMES.get(name, name)
     if not timm.is_model(name.partition(".")[0]):
         _refuse_name(name, [*timm.list_models(), *TIMM_NAMES, *CARRIERS])
@@ -119,12 +148,12 @@ def _build_timm(name: str, from_hub: bool) -> tuple[nn.Module, Transform, int]:
     except Exception as error:  # hub clients raise what their HTTP library of the day raises
         _explain_hub(name, error)
     config = timm.data.resolve_model_data_config(backbone)
-    side = config["input_size"][-1]
-    form = InterpolationMode(config["interpolation"])
-    return backbone, whole_picture(side, form, config["mean"], config["std"]), side
+    return backbone, Preprocessing(
+        config["input_size"][-1], config["interpolation"], config["mean"], config["std"]
+    )
 
 
-def _build_torchvision(name: str, from_hub: bool) -> tuple[nn.Module, Transform, int]:
+def _build_torchvision(name: str, from_hub: bool) -> tuple[nn.Module, Preprocessing]:
     if name not in torchvision.models.list_models(module=torchvision.models):
         _refuse_name(name, torchvision.models.list_models(module=torchvision.models))
     weights = torchvision.models.get_model_weights(name)
@@ -139,22 +168,8 @@ def _build_torchvision(name: str, from_hub: bool) -> tuple[nn.Module, Transform,
         backbone.load_state_dict(loaded)
     _drop_classifier(backbone)
     preset = chosen.transforms()
-    side = preset.crop_size[0]
-    return backbone, whole_picture(side, preset.interpolation, preset.mean, preset.std), side
-
-
-def whole_picture(
-    side: int, interpolation: InterpolationMode, mean: Sequence[float], std: Sequence[float]
-) -> Transform:
-    """An RGB picture -> (3, side, side), all of it, squeezed into the square, and normalised.
-
-    The transforms that ImageNet models are published with cut the borders off, which suits an
-    object in the middle; a face loses its chin. On the caricature set's training people, photograph
-    to drawing, the whole picture scores 332 and the published crop 290
-    (`python benchmarks/transforms.py`).
-    """
-    resize = transforms.Resize((side, side), interpolation)
-    return transforms.Compose([resize, transforms.ToTensor(), transforms.Normalize(mean, std)])
+    how, mean, std = preset.interpolation.value, tuple(preset.mean), tuple(preset.std)
+    return backbone, Preprocessing(preset.crop_size[0], how, mean, std)
 
 
 def _drop_classifier(backbone: nn.Module) -> None:
@@ -187,11 +202,6 @@ def _explain_hub(name: str, error: Exception) -> None:
         f"--backbone {name}: its pretrained weights cannot be had ({reason}). "
         f"Without a model hub: {', '.join(CARRIERS)}; or --weights FILE"
     ) from error
-
-
-def choose_device() -> torch.device:
-    """The GPU where there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 # ---- the trained model of a run -----------------------------------------------------------------

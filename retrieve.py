@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 
 from config import UserError
-from data import bare_names, load_catalogue, load_split, readable, rows_of
-from embed import embed
-from model import Embedder, load_model
+from data import bare_names, count_pictures, load_catalogue, load_split, readable, rows_of
+from embed import Embedding, embed
+from model import load_model
 from runs import Run, file_hash, log, read_json, whole_file, write_json
 
 TOP = 10
@@ -154,43 +154,43 @@ def write_submission(folder: Path, mapping: dict[str, list[str]], form: str) -> 
 
 def run_index(run: Run) -> str:
     """The stage: gallery.faiss + .json of the test, and the same of the validation."""
-    embedder = run_embedder(run)
+    job = run_embedding(run)
     test = load_catalogue(run.path("test.csv"))
     gallery = test[(test.part == "gallery") & readable(test)]
     if gallery.empty:
         raise UserError("no picture of the test's gallery can be read")
     about = {"model": file_hash(run.path("model.safetensors"))}
-    index_pictures(run, embedder, gallery, bare_names(gallery.path).tolist(), about, "gallery")
+    index_pictures(run, job, gallery, bare_names(gallery.path).tolist(), about, "gallery")
     validation = validation_rows(run, "gallery")
-    index_pictures(run, embedder, validation, list(validation.path), about, "validation_gallery")
+    index_pictures(run, job, validation, list(validation.path), about, "validation_gallery")
     return f"{len(gallery)} gallery pictures, {len(validation)} for validation"
 
 
 def index_pictures(
-    run: Run, embedder: Embedder, rows: pd.DataFrame, keys: list[str], about: Any, name: str
+    run: Run, job: Embedding, rows: pd.DataFrame, keys: list[str], about: Any, name: str
 ) -> None:
     """Embeds catalogue rows and writes their index under `name`, in the order of the keys."""
     order = np.argsort(np.array(keys, dtype=str), kind="stable")
-    embeddings = embed(embedder, rows.iloc[order], run.data, run.cache)
+    embeddings = embed(job, rows.iloc[order])
     save_index(build_index(embeddings), sorted(keys), about, run.path(f"{name}.faiss"))
 
 
 def run_retrieve(run: Run) -> str:
     """The stage: submission.json of the test and validation.json, in the same form by path."""
-    embedder = run_embedder(run)
+    job = run_embedding(run)
     test = load_catalogue(run.path("test.csv"))
     queries = test[test.part == "query"]
-    ranking = rank(run, embedder, queries, bare_names(queries.path).tolist(), "gallery")
+    ranking = rank(run, job, queries, bare_names(queries.path).tolist(), "gallery")
     path = write_submission(run.folder, as_mapping(ranking), run.settings.retrieve.format)
     validation = validation_rows(run, "query")
-    seen = rank(run, embedder, validation, list(validation.path), "validation_gallery")
+    seen = rank(run, job, validation, list(validation.path), "validation_gallery")
     write_json(run.path("validation.json"), as_mapping(seen))
     if ranking.gallery.shape[1] < TOP:
         log.warning("warning: the gallery has fewer than %d pictures", TOP)
     return f"{len(ranking.queries)} queries × {ranking.gallery.shape[1]} -> {path}"  # noqa: RUF001
 
 
-def rank(run: Run, embedder: Embedder, rows: pd.DataFrame, keys: list[str], name: str) -> Ranking:
+def rank(run: Run, job: Embedding, rows: pd.DataFrame, keys: list[str], name: str) -> Ranking:
     """Searches the index `name` for catalogue rows, in the order of their keys.
 
     A query that cannot be read gets the first of the gallery, with scores of 0: a leaderboard
@@ -206,7 +206,7 @@ def rank(run: Run, embedder: Embedder, rows: pd.DataFrame, keys: list[str], name
     found = search(
         index,
         gallery,
-        embed(embedder, rows[good], run.data, run.cache),
+        embed(job, rows[good]),
         [key for key, known in zip(keys, good, strict=True) if known],
     )
     width = found.gallery.shape[1]
@@ -216,9 +216,10 @@ def rank(run: Run, embedder: Embedder, rows: pd.DataFrame, keys: list[str], name
     return Ranking(keys, places, scores)
 
 
-def run_embedder(run: Run) -> Embedder:
-    """The run's trained model."""
-    return load_model(run.path("model.safetensors"), run.settings.train, run.cache)
+def run_embedding(run: Run) -> Embedding:
+    """The run's trained model, ready to embed the run's pictures."""
+    embedder = load_model(run.path("model.safetensors"), run.settings.train, run.cache)
+    return Embedding(embedder, run.data, run.cache, run.settings.embed.compile, count_pictures(run))
 
 
 def validation_rows(run: Run, part: str) -> pd.DataFrame:

@@ -17,8 +17,8 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from config import TrainSettings
-from data import load_catalogue, load_split, rows_of
-from embed import PLAIN, View, embed_features
+from data import count_pictures, load_catalogue, load_split, rows_of
+from embed import PLAIN, Embedding, View, embed_features
 from model import Embedder, load_embedder, save_model
 from runs import Run, log, whole_file
 
@@ -92,16 +92,17 @@ def train_head(run: Run, embedder: Embedder, split: dict) -> tuple[Head, list[Ep
     """Trains the projection, where there is one, and the classifier."""
     settings = run.settings.train
     embedder.set_projection(settings.embed_dim)
+    job = Embedding(embedder, run.data, run.cache, run.settings.embed.compile, count_pictures(run))
     views = [View(number, run.seed, augmented=True) for number in range(settings.train_views)]
-    train = read_examples(run, embedder, split["train"], split["train"], views or [PLAIN])
-    holdout = read_examples(run, embedder, split["holdout"], split["train"], [PLAIN])
+    train = read_examples(run, job, split["train"], split["train"], views or [PLAIN])
+    holdout = read_examples(run, job, split["holdout"], split["train"], [PLAIN])
     head = Head(embedder.projection, embedder.dim, len(set(split["train"].values())))
     return fit(head, train, holdout, settings, run.seed)
 
 
 def read_examples(
     run: Run,
-    embedder: Embedder,
+    job: Embedding,
     pictures: dict[str, str],
     classes: dict[str, str],
     views: list[View],
@@ -109,7 +110,7 @@ def read_examples(
     """Features and targets of pictures {path: identity}; a target is the identity's number."""
     number = {identity: i for i, identity in enumerate(sorted(set(classes.values())))}
     rows = rows_of(load_catalogue(run.path("training.csv")), pictures)
-    features = [embed_features(embedder, rows, run.data, run.cache, view) for view in views]
+    features = [embed_features(job, rows, view) for view in views]
     targets = torch.tensor([number[identity] for identity in pictures.values()], dtype=torch.long)
     return Examples(torch.from_numpy(np.stack(features)), targets)
 

@@ -44,14 +44,15 @@ def time_pass(source: Path, cache: Path) -> float:
 
     from data import content_hash
     from data_extraction import class_folders
-    from embed import embed_features
+    from embed import Embedding, embed_features
     from model import load_embedder
 
     paths = [f"{name}/{p}" for name, found in class_folders(source).items() for p in found]
     content = [content_hash((source / path).read_bytes()) for path in paths]
     embedder = load_embedder("efficientnet_lite0")
     began = time.perf_counter()
-    embed_features(embedder, pd.DataFrame({"path": paths, "content": content}), source, cache)
+    pictures = pd.DataFrame({"path": paths, "content": content})
+    embed_features(Embedding(embedder, source, cache, total=len(pictures)), pictures)
     return time.perf_counter() - began
 
 

@@ -7,27 +7,41 @@ people, photographs as queries against all their drawings, with the frozen defau
 """
 
 import argparse
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import timm
+from PIL import Image
 from tabulate import tabulate
 
 from config import UserError
 from data import read_catalogue
-from embed import embed
+from embed import Embedding, embed
 from evaluate import Labels, score
-from model import Embedder, load_embedder
+from model import Embedder, Preprocessing, load_embedder
 from retrieve import as_mapping, build_index, search
 
 PATTERN = r"training/.*(?P<domain>photo|caricature)_"
+
+
+@dataclass(frozen=True)
+class PublishedCrop(Preprocessing):
+    """The shorter side resized to 8/7 of the input, and the middle of that."""
+
+    def resize(self, image: Image.Image) -> np.ndarray:
+        """An RGB picture -> (side, side, 3) uint8."""
+        scale = self.side / 0.875 / min(image.size)
+        size = (round(scale * image.width), round(scale * image.height))
+        large = image.resize(size, Image.Resampling[self.interpolation.upper()])
+        left, top = (large.width - self.side) // 2, (large.height - self.side) // 2
+        return np.asarray(large.crop((left, top, left + self.side, top + self.side)))
 
 
 def scores_of(embedder: Embedder, root: Path, cache: Path, seeds: int) -> list[float]:
     """The score of each seed's 40 people."""
     rows = read_catalogue(root, PATTERN)
     rows = rows[rows.part == "training"].reset_index(drop=True)
-    embeddings = embed(embedder, rows, root, cache)
+    embeddings = embed(Embedding(embedder, root, cache, total=len(rows)), rows)
     people = sorted(set(rows.identity))
     scores = []
     for seed in range(seeds):
@@ -51,13 +65,11 @@ def main() -> None:
     if not given.data.is_dir():
         raise UserError(f"--data {given.data}: no such folder")
     rows = []
-    for name in ("whole picture", "published crop"):
+    for kind in (Preprocessing, PublishedCrop):
         embedder = load_embedder(given.backbone, cache=given.cache)
-        if name == "published crop":
-            config = timm.data.resolve_model_data_config(embedder.backbone)
-            embedder.transform = timm.data.create_transform(**config, is_training=False)
+        embedder.preprocessing = kind(**asdict(embedder.preprocessing))
         scores = scores_of(embedder, given.data, given.cache, given.seeds)
-        rows.append((name, np.mean(scores), np.std(scores, ddof=1)))
+        rows.append((kind.__name__, np.mean(scores), np.std(scores, ddof=1)))
     print(tabulate(rows, ["transform", "mean score", "standard deviation"], floatfmt=".1f"))
 
 

@@ -1,19 +1,24 @@
 """Features depend on the picture alone, and every picture is embedded once ever."""
 
 import os
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import embed
+import engine
 from cache import KEY, FeatureCache
 from config import UserError
-from data import read_catalogue
-from embed import View, embed_features
+from data import read_catalogue, read_picture
+from embed import Embedding, View, embed_features
+from engine import plans
 from model import Embedder, load_embedder
+from runs import log_to
 
 
 @pytest.fixture(scope="module")
@@ -27,86 +32,129 @@ def pictures(competition: Path) -> pd.DataFrame:
 
 
 @pytest.fixture
-def count_forward(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The sizes of the batches that go through the backbone."""
-    sizes: list[int] = []
-    real = embed.forward
-
-    def forward(embedder: Embedder, batch, device):  # type: ignore[no-untyped-def]
-        sizes.append(len(batch))
-        return real(embedder, batch, device)
-
-    monkeypatch.setattr(embed, "forward", forward)
-    return sizes
+def job(embedder: Embedder, competition: Path, tmp_path: Path) -> Embedding:
+    return Embedding(embedder, competition, tmp_path / "cache")
 
 
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that were decoded, in any order."""
+    names: list[str] = []
+    real = embed.load_pixels
+
+    def load_pixels(path: Path, *rest: object) -> np.ndarray:
+        names.append(path.name)
+        return real(path, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(embed, "load_pixels", load_pixels)
+    return names
+
+
+@pytest.mark.parametrize("compiled", ["off", "on"])
 def test_an_embedding_does_not_depend_on_its_company(
-    embedder: Embedder, pictures: pd.DataFrame, competition: Path, tmp_path: Path
+    compiled: str, job: Embedding, pictures: pd.DataFrame, tmp_path: Path
 ) -> None:
-    alone = embed_features(embedder, pictures[:1], competition, tmp_path / "a")
-    few = embed_features(embedder, pictures[:37], competition, tmp_path / "b")
-    turned = embed_features(embedder, pictures[::-1], competition, tmp_path / "c")
-    after = embed_features(embedder, pictures, competition, tmp_path / "b")
+    a, b, c = (replace(job, cache=tmp_path / name, compile=compiled) for name in "abc")
+    alone = embed_features(a, pictures[:1])
+    few = embed_features(b, pictures[:37])
+    turned = embed_features(c, pictures[::-1])
+    after = embed_features(b, pictures)
     assert np.array_equal(alone[0], few[0])
     assert np.array_equal(few, after[:37])
     assert np.array_equal(turned[::-1], after)
 
 
-def test_every_picture_is_embedded_once_by_its_content(
-    embedder: Embedder,
-    pictures: pd.DataFrame,
-    competition: Path,
-    tmp_path: Path,
-    count_forward: list[int],
+def test_compiled_features_are_those_of_pytorch_and_kept_apart(
+    job: Embedding, pictures: pd.DataFrame
 ) -> None:
-    first = embed_features(embedder, pictures[:40], competition, tmp_path)
-    assert count_forward == [32, 32], "one fixed shape"
-    assert np.array_equal(embed_features(embedder, pictures[:40], competition, tmp_path), first)
+    plain, compiled = (
+        embed_features(replace(job, compile=mode), pictures[:20]) for mode in ("off", "on")
+    )
+    assert not np.array_equal(plain, compiled), "each rounds in its own way: neither is the other"
+    assert np.abs(plain - compiled).max() < 1e-4
+    pixels = [job.root / path for path in pictures.path[:20]]
+    tensors = torch.stack(
+        [job.embedder.transform(read_picture(p.read_bytes(), 224)) for p in pixels]
+    )
+    with torch.inference_mode():
+        assert np.abs(job.embedder.features(tensors).numpy() - plain).max() < 1e-4
+
+
+def test_compiling_is_decided_by_the_whole_run() -> None:
+    assert [plan.engine for plan in plans("auto", 10)] == ["torch"]
+    assert [plan.engine for plan in plans("auto", 10_000)] == ["openvino", "torch"]
+    assert [plan.engine for plan in plans("off", 10_000)] == ["torch"]
+
+
+def test_a_compiler_that_fails_is_said_and_done_without(
+    job: Embedding,
+    pictures: pd.DataFrame,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    log_to(None)
+    plain = embed_features(job, pictures[:3])
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("no such operation")
+
+    monkeypatch.setattr(engine, "convert", fail)
+    rows = embed_features(replace(job, compile="on"), pictures[:3])
+    assert np.array_equal(rows, plain)
+    assert "no openvino on cpu in float32" in (said := capsys.readouterr().err)
+    assert "no such operation" in said
+    assert not list((job.cache / "engines").iterdir()) if (job.cache / "engines").exists() else True
+
+
+def test_every_picture_is_embedded_once_by_its_content(
+    job: Embedding, pictures: pd.DataFrame, seen: list[str]
+) -> None:
+    first = embed_features(job, pictures[:40])
+    assert sorted(seen) == sorted(Path(path).name for path in pictures.path[:40])
+    assert np.array_equal(embed_features(job, pictures[:40]), first)
     doubled = pd.concat([pictures[:1], pictures[:1]])
-    (competition / pictures.path[0]).rename(competition / "elsewhere.jpg")
+    (job.root / pictures.path[0]).rename(job.root / "elsewhere.jpg")
     doubled["path"] = "elsewhere.jpg"
-    rows = embed_features(embedder, doubled, competition, tmp_path)
-    assert np.array_equal(rows, first[[0, 0]]), "another name, the same content"
-    assert count_forward == [32, 32]
+    assert np.array_equal(embed_features(job, doubled), first[[0, 0]]), "the content decides"
+    assert len(seen) == 40
 
 
 def test_views_are_kept_apart_and_come_again(
-    embedder: Embedder, pictures: pd.DataFrame, competition: Path, tmp_path: Path
+    job: Embedding, pictures: pd.DataFrame, tmp_path: Path
 ) -> None:
     views = [View(), View(0, 0, True), View(1, 0, True), View(0, 1, True)]
-    rows = [embed_features(embedder, pictures[:3], competition, tmp_path, v) for v in views]
+    rows = [embed_features(job, pictures[:3], view) for view in views]
     assert len({row.tobytes() for row in rows}) == 4
-    again = embed_features(embedder, pictures[:3], competition, tmp_path / "new", views[2])
+    again = embed_features(replace(job, cache=tmp_path / "new"), pictures[:3], views[2])
     assert np.array_equal(again, rows[2])
 
 
 def test_a_picture_that_changed_is_not_embedded_as_the_old_one(
-    embedder: Embedder, pictures: pd.DataFrame, competition: Path, tmp_path: Path
+    job: Embedding, pictures: pd.DataFrame
 ) -> None:
-    path = competition / pictures.path[2]
+    path = job.root / pictures.path[2]
     path.write_bytes(path.read_bytes() + b"x")
     with pytest.raises(UserError, match=f"{path.name} has changed since --stage split"):
-        embed_features(embedder, pictures, competition, tmp_path)
+        embed_features(job, pictures)
     path.unlink()
     with pytest.raises(UserError, match=f"{path.name} has gone since --stage split"):
-        embed_features(embedder, pictures, competition, tmp_path)
+        embed_features(job, pictures)
 
 
+@pytest.mark.parametrize("compiled", ["off", "on"])
 def test_what_is_embedded_when_an_error_comes_is_kept(
-    embedder: Embedder,
-    pictures: pd.DataFrame,
-    competition: Path,
-    tmp_path: Path,
-    count_forward: list[int],
+    compiled: str, job: Embedding, pictures: pd.DataFrame, seen: list[str]
 ) -> None:
-    path = competition / pictures.path[70]
+    job = replace(job, compile=compiled)
+    path = job.root / pictures.path[70]
     content = path.read_bytes()
     path.write_bytes(b"changed")
     with pytest.raises(UserError):
-        embed_features(embedder, pictures, competition, tmp_path)
+        embed_features(job, pictures)
     path.write_bytes(content)
-    embed_features(embedder, pictures, competition, tmp_path)
-    assert len(count_forward) == 3, "two batches before the error, one after"
+    seen.clear()
+    embed_features(job, pictures)
+    assert len(seen) <= 80 - 32, "the batches before the error are not done again"
 
 
 # ---- the cache ----------------------------------------------------------------------------------
