@@ -63,13 +63,20 @@ def fetch(source: str, folder: Path) -> Path:
     Raises:
         UserError: there is no such file, the server refuses it or keeps failing, or the disk does.
     """
-    if source.lower().startswith(("http://", "https://")):
+    path = local_path(source)
+    if path is None:
         return _download(source, folder)
-    is_url = source.lower().startswith("file://")
-    path = Path(url2pathname(urlsplit(source).path) if is_url else source)
     if not path.is_file():
         raise UserError(f"there is no file {source!r}: give a path or a file://, http(s):// URL")
     return path
+
+
+def local_path(source: str) -> Path | None:
+    """The path that a path or a file:// URL names; None for a http(s):// URL."""
+    if source.lower().startswith(("http://", "https://")):
+        return None
+    is_url = source.lower().startswith("file://")
+    return Path(url2pathname(urlsplit(source).path) if is_url else source)
 
 
 def fetch_drive(drive_id: str, folder: Path) -> Path:

@@ -42,7 +42,7 @@ class FeatureCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / "about.json").exists():
             write_json(self.folder / "about.json", dict(about))
-        self._shards: dict[str, np.ndarray] = {}
+        self._shards: set[str] = set()
         self._places: dict[bytes, tuple[str, int]] = {}
         self._new_keys: list[bytes] = []
         self._new_rows: list[np.ndarray] = []
@@ -55,15 +55,12 @@ class FeatureCache:
             if shard in self._shards:
                 continue
             try:
-                keys = np.load(path)
-                rows = np.load(self._rows_path(shard), mmap_mode="r")
-            except FileNotFoundError:
-                continue  # merged away by another run: its rows are in another shard
+                keys, rows = np.load(path), self._open(shard)
             except (OSError, ValueError, EOFError) as error:
                 log.warning("warning: %s is broken and left out (%s)", path, error)
                 continue
             if keys.dtype == KEY and rows.shape == (len(keys), self.dim):
-                self._shards[shard] = rows
+                self._shards.add(shard)
                 self._places |= {key.tobytes(): (shard, i) for i, key in enumerate(keys)}
 
     def missing(self, keys: Sequence[bytes]) -> list[int]:
@@ -92,11 +89,21 @@ class FeatureCache:
         Raises:
             KeyError: a key has no row.
         """
-        out = np.empty((len(keys), self.dim), np.float32)
+        wanted: dict[str, list[tuple[int, int]]] = {}
         for i, key in enumerate(keys):
             shard, row = self._places[key]
-            out[i] = self._shards[shard][row]
+            wanted.setdefault(shard, []).append((i, row))
+        out = np.empty((len(keys), self.dim), np.float32)
+        for shard, pairs in wanted.items():
+            places, rows = np.array(pairs).T
+            out[places] = self._open(shard)[rows]
         return out
+
+    def _open(self, shard: str) -> np.ndarray:
+        """A shard's rows as a memory map; it is closed with the last use of it, since a process
+        may have only so many files open."""
+        rows: np.ndarray = np.load(self._rows_path(shard), mmap_mode="r")
+        return rows
 
     def _write(self, keys: np.ndarray, rows: np.ndarray) -> None:
         shard = uuid.uuid4().hex[:12]

@@ -177,19 +177,30 @@ def read_config(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not valid JSON or TOML ({error})") from error
     if not isinstance(table, dict):
         raise UserError(f"{path}: must hold a table of settings, like {{'seed': 1}}")
-    known = Settings().flat()
+    known = {name: value for name, value in Settings().flat().items() if name != "config"}
     for name in table:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
             raise UserError(f"{path}: unknown setting '{name}'; did you mean '{near}'?")
+        if not _fits(table[name], known[name]):
+            raise UserError(f"{path}: {name} cannot be {table[name]!r}; see main.py --help")
     return table
+
+
+def _fits(value: Any, default: Any) -> bool:
+    """Whether a file may hold this for a setting; the command line's parser checks the rest."""
+    if isinstance(default, bool) or isinstance(value, bool):
+        return isinstance(default, bool) and isinstance(value, bool)
+    if isinstance(default, tuple):
+        return isinstance(value, list)
+    return value is None or isinstance(value, str | int | float)
 
 
 def as_arguments(table: Mapping[str, Any]) -> list[str]:
     """A table of settings as the words of a command line, so that one parser checks both.
 
     >>> as_arguments({"lr": 0.1, "force": True, "stage": ["split", "train"], "embed_dim": None})
-    ['--lr=0.1', '--force', '--stage', 'split', 'train']
+    ['--lr=0.1', '--force', '--stage', 'split', 'train', '--embed-dim=None']
     """
     words: list[str] = []
     for name, value in table.items():
@@ -198,7 +209,7 @@ def as_arguments(table: Mapping[str, Any]) -> list[str]:
             words += [option] if value else []
         elif isinstance(value, list | tuple):
             words += [option, *map(str, value)]
-        elif value is not None:
+        else:
             words += [f"{option}={value}"]
     return words
 
@@ -240,8 +251,12 @@ def check(settings: Settings) -> None:
         value = getattr(train, name)
         if value is not None and value < low:
             raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {low}")
-    if not 0 < train.lr < float("inf"):
-        raise UserError(f"--lr {train.lr}: must be a positive number")
+    if not 0 < train.lr <= 1000:
+        raise UserError(f"--lr {train.lr}: must be above 0 and at most 1000")
+    if not settings.general.stage:
+        raise UserError("--stage: name at least one, or all")
+    if settings.extract.source_path is not None and settings.extract.source is None:
+        raise UserError("--source-path is used with --source archive or --source folder: add it")
     if settings.general.seed < 0:
         raise UserError(f"--seed {settings.general.seed}: must not be negative")
 

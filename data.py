@@ -14,13 +14,16 @@ A data set is only read, never written. What is wrong with it is counted and nam
 
 import hashlib
 import io
+import logging
 import os
 import re
+import struct
+import warnings
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -28,15 +31,29 @@ from PIL import Image, ImageEnhance, ImageFile, ImageOps
 from tqdm import tqdm
 
 from config import UserError
-from data_extraction import Layout, find_layout, read_origin, visible_folders
-from runs import Run, log, read_json, report_each, whole_file, write_json
+from data_extraction import (
+    PICTURE_FORMATS,
+    Layout,
+    find_layout,
+    named_as_picture,
+    read_origin,
+    visible_folders,
+)
+from runs import Run, files_below, log, read_json, report_each, whole_file, write_json
 
 COLUMNS = ["path", "identity", "domain", "part", "content", "problem"]
 TRUNCATED = "truncated"
+TRAITS = ("CMYK", "palette", "transparent", "16-bit", "huge", "rotated")
+ORIENTATION = 0x0112  # the EXIF tag
 WORKERS = min(8, os.cpu_count() or 1)
 
-# A phone's 200-megapixel photograph is a picture; a file that claims ten times that is an attack.
-Image.MAX_IMAGE_PIXELS = 250_000_000
+# A phone's 200-megapixel photograph is a picture. Pillow refuses twice this number as a bomb, and
+# warns of what is over it, which the catalogue counts as huge.
+Image.MAX_IMAGE_PIXELS = 110_000_000
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+HUGE = 50_000_000  # pixels
+Image.init()
+FORMATS = [name for name in PICTURE_FORMATS if name in Image.OPEN]
 
 Pictures = dict[str, str]  # path -> identity
 
@@ -58,9 +75,17 @@ def read_picture(raw: bytes, least: int) -> Image.Image:
     Raises:
         OSError, ValueError, SyntaxError: the bytes hold no picture.
     """
-    image = Image.open(io.BytesIO(raw))
+    image = Image.open(io.BytesIO(raw), formats=FORMATS)
     image.draft("RGB", (2 * least, 2 * least))
-    return to_rgb(ImageOps.exif_transpose(image))
+    return to_rgb(upright(image))
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The picture turned as its EXIF block says; as it is where that block is damaged."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except (OSError, ValueError, SyntaxError, KeyError, TypeError, struct.error):
+        return image
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -108,28 +133,49 @@ def truncated_pictures(allowed: bool) -> Iterator[None]:
         ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
-def check_picture(path: Path) -> tuple[str, str]:
-    """(content hash, problem) of a file; the problem is empty for a whole picture.
+class Checked(NamedTuple):
+    """What a look at a file finds: its content's hash, a problem or "", and traits of note."""
 
-    A JPEG is decoded at an eighth of its size: enough to see that all of it is there.
-    """
+    content: str
+    problem: str
+    traits: str = ""
+
+
+def check_picture(path: Path) -> Checked:
+    """Reads a file as a picture, a JPEG at an eighth of its size: that shows if all is there."""
     try:
         raw = path.read_bytes()
     except OSError as error:
-        return "", f"unreadable: {error.strerror}"
+        return Checked("", f"unreadable: {error.strerror}")
     content = content_hash(raw)
     try:
-        image = Image.open(io.BytesIO(raw))
-        image.draft("RGB", (1, 1))
+        traits = " ".join(_traits(Image.open(io.BytesIO(raw), formats=FORMATS)))
     except Exception as error:  # a broken file can make Pillow raise nearly anything
-        return content, f"unreadable: {_first_line(error)}"
+        return Checked(content, f"unreadable: {_first_line(error)}")
     try:
-        image.load()
+        read_picture(raw, 1)
     except Exception as error:
         if isinstance(error, OSError) and "truncated" in str(error):
-            return content, TRUNCATED
-        return content, f"unreadable: {_first_line(error)}"
-    return content, ""
+            return Checked(content, TRUNCATED, traits)
+        return Checked(content, f"unreadable: {_first_line(error)}")
+    return Checked(content, "", traits)
+
+
+def _traits(image: Image.Image) -> Iterator[str]:
+    """What is unusual about a picture, from its header."""
+    if image.mode == "CMYK":
+        yield "CMYK"
+    if image.mode in ("P", "PA"):
+        yield "palette"
+    if image.has_transparency_data:
+        yield "transparent"
+    if image.mode.startswith("I"):
+        yield "16-bit"
+    if image.width * image.height >= HUGE:
+        yield "huge"
+    with suppress(Exception):  # a damaged EXIF block turns nothing
+        if image.getexif().get(ORIENTATION, 1) != 1:
+            yield "rotated"
 
 
 def _first_line(error: Exception) -> str:
@@ -163,11 +209,13 @@ def _list_part(root: Path, layout: Layout, part: str) -> list[tuple[str, str, st
     if folder is None:
         return []
     classed = part in ("training", "validation")
-    files = [
-        file
-        for file in folder.rglob("*")
-        if file.is_file() and not any(p.startswith(".") for p in file.relative_to(folder).parts)
-    ]
+    files = _usable_names(files_below(folder))
+    if part == "query":
+        # A broken picture keeps its place among the queries; what is no picture never had one.
+        clutter = [file for file in files if not named_as_picture(file)]
+        clutter = [file for file in clutter if check_picture(file).problem]
+        report_each("files among the queries are no pictures: left out", map(str, clutter))
+        files = sorted(set(files) - set(clutter))
     if classed:
         full = {file.relative_to(folder).parts[0] for file in files if file.parent != folder}
         empty = [f.name for f in visible_folders(folder) if f.name not in full]
@@ -185,6 +233,21 @@ def _list_part(root: Path, layout: Layout, part: str) -> list[tuple[str, str, st
     ]
 
 
+def _usable_names(files: list[Path]) -> list[Path]:
+    """Leaves out names that are not UTF-8: neither a catalogue nor a submission can hold them."""
+
+    def usable(path: Path) -> bool:
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            return False
+        return True
+
+    refused = [ascii(str(file)) for file in files if not usable(file)]
+    report_each("files have names that are not UTF-8: left out", refused)
+    return [file for file in files if usable(file)]
+
+
 def read_catalogue(root: Path, domain_pattern: str | None = None) -> pd.DataFrame:
     """The whole catalogue of a data set: every file opened, hashed and checked.
 
@@ -198,10 +261,10 @@ def read_catalogue(root: Path, domain_pattern: str | None = None) -> pd.DataFram
     with ThreadPoolExecutor(WORKERS) as pool, truncated_pictures(False):
         checks = pool.map(check_picture, [root / path for path in catalogue.path])
         checked = list(tqdm(checks, "checking", len(catalogue), unit=" pictures"))
-    catalogue["content"] = [content for content, _ in checked]
-    catalogue["problem"] = [problem for _, problem in checked]
+    catalogue = catalogue.assign(**pd.DataFrame(checked, columns=Checked._fields, dtype=str))
     _refuse_repeats(catalogue)
     _report_problems(catalogue)
+    _report_traits(catalogue)
     return catalogue[COLUMNS]
 
 
@@ -254,6 +317,16 @@ def _report_problems(catalogue: pd.DataFrame) -> None:
     named = catalogue.path + " (" + catalogue.problem + ")"
     report_each("files cannot be read as pictures: left out", named[broken & ~query])
     report_each("queries cannot be read: their ten are a guess", named[broken & query])
+
+
+def _report_traits(catalogue: pd.DataFrame) -> None:
+    for trait in TRAITS:
+        names = catalogue.path[catalogue.traits.str.contains(trait, regex=False)]
+        report_each(f"pictures are {trait}: read as upright RGB", names, logging.INFO)
+    training = catalogue[(catalogue.part == "training") & readable(catalogue)]
+    counts = training.identity.value_counts()
+    alone = counts.index[counts == 1]
+    report_each("identities have a single training picture", sorted(alone), logging.INFO)
 
 
 def readable(catalogue: pd.DataFrame) -> pd.Series:
@@ -417,13 +490,15 @@ def domain_pattern(run: Run) -> str | None:
 def load_split(run: Run) -> dict[str, Any]:
     """What run_split wrote to split.json."""
     split: dict[str, Any] = read_json(run.path("split.json"), "--stage split")
+    if not {"train", "holdout", "validation"} <= split.keys():
+        raise UserError(f"{run.path('split.json')} is damaged: --stage split makes it anew")
     return split
 
 
 def _describe(catalogue: pd.DataFrame, split: dict[str, Any]) -> str:
     people = len(set(split["train"].values()))
     if not people:
-        log.warning("no training pictures: the backbone is used untrained, without validation")
+        log.warning("warning: no training pictures: the backbone is used untrained")
         return f"{len(catalogue)} pictures, none for training"
     query, gallery = (len(split["validation"][part]) for part in ("query", "gallery"))
     return (

@@ -26,11 +26,23 @@ from tqdm import tqdm
 import archives
 import demo
 from config import ExtractSettings, UserError, parse
-from runs import Run, listing, log, log_to, only_process, report_each, write_json
+from runs import (
+    Run,
+    exit_code,
+    files_below,
+    listing,
+    log,
+    log_to,
+    only_process,
+    report_each,
+    write_json,
+)
 
 DATA = Path("data")
 Classes = dict[str, list[Path]]  # identity -> pictures, as paths inside its folder
 Placed = dict[str, list[tuple[str, Path]]]  # part of the layout -> (identity, picture) pairs
+# What is opened as a picture. Pillow knows more, and starts another program for some (EPS).
+PICTURE_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 # Where a picture of the demo's training says which domain it is from.
 DEMO_DOMAINS = r"(?P<domain>[a-z]+)_\d+\.jpg$"
 
@@ -87,10 +99,9 @@ def choose_data(data: Path | None, extract: ExtractSettings) -> Path:
         if found:
             names = " or ".join(f"--data {folder}" for folder in found)
             raise UserError(f"{DATA}/ holds several data sets: choose one with {names}")
-        log.info("no data set named and none in %s/: making the built-in demo competition", DATA)
         extract.source = "demo"
     if extract.source in ("folder", "archive"):
-        return DATA / Path(_source_path(extract)).name.split(".")[0]
+        return DATA / Path(_source_path(extract)).resolve().name.split(".")[0]
     return DATA / {"competition": "celebrities"}.get(extract.source, extract.source)
 
 
@@ -116,24 +127,40 @@ def extract(data: Path, settings: ExtractSettings, seed: int, force: bool = Fals
             )
         return None
     wanted = origin(settings, seed)
-    with only_process(data.parent / f".{data.name}.lock", f"{data}"):
+    asked, data = data, data.resolve()
+    with only_process(data.parent / f".{data.name}.lock", f"{asked}"):
         made_from = read_origin(data)
         if made_from == wanted and not force:
             return None
-        if made_from is None and data.exists() and any(data.iterdir()):
-            raise UserError(f"{data} holds files that --source did not make: choose another --data")
-        partial = data.parent / f".{data.name}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        try:
-            downloaded = lay_out(partial, settings, seed)
-            write_json(partial / "layout.json", wanted)
-            shutil.rmtree(data, ignore_errors=True)
-            partial.replace(data)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-        if downloaded is not None and not settings.keep_archive:
-            downloaded.unlink()
-    return f"laid out {data} from {settings.source}"
+        if made_from is None and data.exists() and (data.is_file() or any(data.iterdir())):
+            raise UserError(f"{data} holds what --source did not make: choose another --data")
+        _make_in_place(data, settings, seed, wanted)
+    return f"laid out {asked} from {settings.source}"
+
+
+def _make_in_place(data: Path, settings: ExtractSettings, seed: int, wanted: Any) -> None:
+    """Makes the layout beside its place and moves it there: a kill leaves the old, the new or
+    none, never a part."""
+    partial, old = (data.parent / f".{data.name}.{state}" for state in ("partial", "old"))
+    for leftover in (partial, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    try:
+        downloaded = lay_out(partial, settings, seed)
+        write_json(partial / "layout.json", wanted)
+        if data.exists():
+            data.rename(old)
+        partial.rename(data)
+    finally:
+        for leftover in (partial, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+    if downloaded is not None and not settings.keep_archive:
+        _delete_download(downloaded)
+
+
+def _delete_download(archive: Path) -> None:
+    """Deletes a downloaded archive and what the downloader noted about it."""
+    for path in (archive, archive.with_name(archive.name + ".json")):
+        path.unlink(missing_ok=True)
 
 
 def origin(settings: ExtractSettings, seed: int) -> dict[str, Any]:
@@ -160,8 +187,8 @@ def _source_path(settings: ExtractSettings) -> str:
 
 def _state_of_file(source: str) -> dict[str, Any]:
     """A local archive counts as another one when its size or time has changed."""
-    path = Path(source)
-    if not path.is_file():
+    path = archives.local_path(source)
+    if path is None or not path.is_file():
         return {"source_path": source}
     state = path.stat()
     return {"source_path": str(path.resolve()), "size": state.st_size, "mtime": state.st_mtime_ns}
@@ -193,8 +220,14 @@ def lay_out(target: Path, settings: ExtractSettings, seed: int) -> Path | None:
             archive = archives.fetch_drive(settings.drive_id, downloads)
         else:
             archive = archives.fetch(_source_path(settings), downloads)
-        lay_out_archive(archive, target)
-        return archive if archive.is_relative_to(downloads) else None
+        downloaded = archive if archive.is_relative_to(downloads) else None
+        try:
+            lay_out_archive(archive, target)
+        except UserError:
+            if downloaded is not None:
+                _delete_download(downloaded)  # what is damaged is fetched anew next time
+            raise
+        return downloaded
     return None
 
 
@@ -238,20 +271,27 @@ def class_folders(root: Path, at_least: int = 1) -> Classes:
     """
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; it should hold a folder of pictures per identity")
-    suffixes = Image.registered_extensions()
     classes: Classes = {}
     strangers = []
     for folder in visible_folders(root):
-        files = sorted(f for f in folder.rglob("*") if f.is_file() and not f.name.startswith("."))
-        pictures = [f.relative_to(folder) for f in files if f.suffix.lower() in suffixes]
-        strangers += [str(f) for f in files if f.suffix.lower() not in suffixes]
-        classes[folder.name] = pictures
+        files = files_below(folder)
+        classes[folder.name] = [f.relative_to(folder) for f in files if named_as_picture(f)]
+        strangers += [str(f) for f in files if not named_as_picture(f)]
     report_each("files are no pictures and are left out", strangers)
     report_each("folders hold no pictures", (name for name, found in classes.items() if not found))
     classes = {name: found for name, found in classes.items() if len(found) >= at_least}
     if not classes:
         raise UserError(f"{root}: holds no class folders with pictures (<identity>/*.jpg)")
     return classes
+
+
+def named_as_picture(path: Path) -> bool:
+    """Whether a file's name ends as a picture's does.
+
+    >>> named_as_picture(Path("a.JPG")), named_as_picture(Path("Thumbs.db"))
+    (True, False)
+    """
+    return Image.registered_extensions().get(path.suffix.lower()) in PICTURE_FORMATS
 
 
 def lfw_folder(home: Path | None) -> Path:
@@ -294,6 +334,8 @@ def lay_out_classes(root: Path, classes: Classes, target: Path, protocol: str, s
                     f"{identity}/{picture} and {copies[place]}: both become {place.name}"
                 )
             copies[place] = root / identity / picture
+    if not labels["query"] or not labels["gallery"]:
+        raise UserError(f"{root}: too few pictures for a test with queries and a gallery")
     copy_all(copies)
     write_json(target / "labels.json", labels)
 
@@ -393,14 +435,13 @@ def main(arguments: Iterable[str]) -> int:
         list(arguments), "data_extraction.py", Program, "Gets a competition into data/."
     )
     log_to(None)
-    try:
+
+    def work() -> None:
         data = choose_data(program.data, program.extract)
         made = extract(data, program.extract, program.seed, program.force)
-    except UserError as error:
-        log.error("error: %s", error)
-        return 1
-    log.info("%s", made or f"{data} is in place, made from the same: nothing to do")
-    return 0
+        log.info("%s", made or f"{data} is in place, made from the same: nothing to do")
+
+    return exit_code(work)
 
 
 if __name__ == "__main__":

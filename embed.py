@@ -113,6 +113,8 @@ def _fill(
     try:
         with tqdm(total=len(files), desc=f"embedding ({view})", unit=" pictures") as bar:
             for rows in engine.features(batches(files, job.embedder, view, plan.batch)):
+                if not np.isfinite(rows).all():
+                    raise UserError(f"{job.embedder.name} makes embeddings that are not finite")
                 contents = [content for _, content in files[done : done + len(rows)]]
                 store.add([bytes.fromhex(c) for c in contents], rows[: len(contents)])
                 done += len(contents)

@@ -29,8 +29,9 @@ import tyro
 from tabulate import tabulate
 
 from config import UserError, parse
+from data import load_split
 from data_extraction import find_layout
-from runs import Run, file_hash, log, log_to, read_json, report_each, write_json
+from runs import Run, exit_code, file_hash, log, log_to, read_json, report_each, write_json
 
 Ranked = dict[str, list[str]]  # query -> gallery names, best first
 SCORE_WEIGHTS = {1: 600, 5: 300, 10: 100}
@@ -61,7 +62,8 @@ def read_submission(path: Path) -> Ranked:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from error
-    pairs = _pairs_of_csv(path, text) if path.suffix == ".csv" else _pairs_of_json(path, text)
+    read = _pairs_of_csv if path.suffix.lower() == ".csv" else _pairs_of_json
+    pairs = read(path, text)
     ranked: Ranked = {}
     for query, names in pairs:
         if query in ranked:
@@ -73,10 +75,16 @@ def read_submission(path: Path) -> Ranked:
 
 
 def _pairs_of_csv(path: Path, text: str) -> list[tuple[str, list[str]]]:
-    rows = csv.DictReader(text.splitlines())
-    if not {"id", "images"} <= set(rows.fieldnames or ()):
+    try:
+        head, *rows = csv.reader(text.splitlines())
+    except (ValueError, csv.Error) as error:
+        raise UserError(f"{path}: no CSV ({error})") from error
+    if head != ["id", "images"]:
         raise UserError(f"{path}: a CSV submission has the columns id,images")
-    return [(row["id"], (row["images"] or "").split()) for row in rows]
+    for number, row in enumerate(rows, 2):
+        if len(row) != 2:
+            raise UserError(f"{path}, row {number}: {len(row)} columns instead of id,images")
+    return [(query, names.split()) for query, names in rows]
 
 
 QUERY_KEYS, NAMES_KEYS = ("filename", "query"), ("gallery_images", "samples", "neighbors")
@@ -86,7 +94,7 @@ def _pairs_of_json(path: Path, text: str) -> list[tuple[str, Any]]:
     try:
         # A JSON object may repeat a key, and Python would silently keep the last: keep pairs.
         content = json.loads(text, object_pairs_hook=_Object)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON ({error})") from error
     if isinstance(content, _Object):
         table = dict(content)
@@ -148,9 +156,9 @@ def check_names(ranked: Ranked, labels: Labels, k: int, leave_one_out: bool = Fa
     short: list[str] = []
     for given, names in ranked.items():
         query = _known_name(given, labels.query)
-        found = [_known_name(name, labels.gallery) for name in names]
         if leave_one_out:
-            found = [name for name in found if name != query]
+            names = [name for name in names if _known_name(name, labels.gallery) != query]
+        found = [_known_name(name, labels.gallery) for name in names]
         if query is None:
             defects.append(f"query {given!r} is not among the test's queries")
         elif query in known:
@@ -322,7 +330,9 @@ def labels_path(run: Run) -> Path | None:
     if run.settings.evaluate.labels is not None:
         return run.settings.evaluate.labels
     layout = find_layout(run.data)
-    beside = layout.query.parent.parent / "labels.json" if layout else run.data / "labels.json"
+    if layout is None:
+        raise UserError(f"{run.data}: no data set there, and no --labels: nothing to score against")
+    beside = layout.query.parent.parent / "labels.json"
     return beside if beside.is_file() else None
 
 
@@ -343,11 +353,12 @@ def run_evaluate(run: Run) -> str:
     else:
         run.path("labels.json").unlink(missing_ok=True)
         log.info("the test's labels are not known (--labels): only the validation is scored")
-    split = read_json(run.path("split.json"), "--stage split")
-    labels = Labels(**split["validation"])
+    labels = Labels(**load_split(run)["validation"])
     if set(labels.query.values()) & set(labels.gallery.values()):
         log.info("validation:")
         metrics["validation"], _ = score(read_submission(run.path("validation.json")), labels)
+    elif labels.query:
+        log.warning("warning: no validation query has its person in the gallery: nothing to score")
     write_json(run.path("metrics.json"), metrics)
     scores = [f"{name} {block['score']:.1f}" for name, block in metrics.items()]
     return "score: " + (", ".join(scores) or "nothing to score against")
@@ -413,22 +424,19 @@ def main(arguments: Iterable[str]) -> int:
     """Scores one submission; returns the exit code."""
     program = parse(list(arguments), "evaluate.py", Program, "Scores a submission.")
     log_to(None)
-    try:
-        if program.k < 1:
-            raise UserError(f"--k {program.k}: must be at least 1")
-        labels = read_labels(program.labels or program.submission.with_name("labels.json"))
-        ranked = read_submission(program.submission)
-        block, judged = score(ranked, labels, program.k, program.leave_one_out)
-    except UserError as error:
-        log.error("error: %s", error)
-        return 1
-    if program.json:
-        print(json.dumps(block))
-        return 0
-    print(show(block))
-    if program.per_query:
+    return exit_code(lambda: score_file(program))
+
+
+def score_file(program: Program) -> None:
+    """Scores what the program was given and prints it."""
+    if program.k < 1:
+        raise UserError(f"--k {program.k}: must be at least 1")
+    labels = read_labels(program.labels or program.submission.with_name("labels.json"))
+    ranked = read_submission(program.submission)
+    block, judged = score(ranked, labels, program.k, program.leave_one_out)
+    print(json.dumps(block) if program.json else show(block))
+    if program.per_query and not program.json:
         print(f"\n{show_queries(judged)}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from tabulate import tabulate
 from config import STAGES, Settings, UserError, announce, parse_settings
 from data_extraction import choose_data
 from evaluate import labels_state, read_labels
-from runs import Run, Stage, listing, log, log_to, only_process, read_json, write_json
+from runs import Run, Stage, exit_code, listing, log, log_to, only_process, read_json, write_json
 
 
 def work_of(room: str, name: str) -> Callable[[Run], str | None]:
@@ -64,14 +64,14 @@ STAGE_LIST = (
     Stage(
         "index",
         work_of("retrieve", "run_index"),
-        settings=("compile",),
+        settings=("backbone", "weights", "compile"),
         files=("model.safetensors", "test.csv", *TRAINING),
         outputs=INDEX,
     ),
     Stage(
         "retrieve",
         work_of("retrieve", "run_retrieve"),
-        settings=("compile", "format"),
+        settings=("backbone", "weights", "compile", "format"),
         files=("model.safetensors", "test.csv", *TRAINING, *INDEX),
         outputs=("submission.json", "submission.csv", "validation.json"),
     ),
@@ -89,18 +89,39 @@ STAGE_LIST = (
 def prepare(arguments: Sequence[str]) -> Run:
     """The run that a command line asks for; a single stage goes on with the run's own settings."""
     settings = parse_settings(arguments)
+    if "all" not in settings.general.stage:
+        remembered = (settings.general.run or locate(settings).folder) / "config.json"
+        if remembered.is_file():
+            settings = parse_settings(arguments, remembered)
     if settings.evaluate.labels is not None:
         read_labels(settings.evaluate.labels)  # a wrong path shows now, not after an hour's work
     run = locate(settings)
-    if "all" not in settings.general.stage and run.path("config.json").is_file():
-        settings = parse_settings(arguments, remembered=run.path("config.json"))
-        run = locate(settings)
+    keep_apart(run)
     return run
+
+
+def keep_apart(run: Run) -> None:
+    """Raises UserError where a data set, which is only read, and what is written share a place."""
+    data, folder, cache = (path.resolve() for path in (run.data, run.folder, run.cache))
+    source = Path(run.settings.extract.source_path or "").resolve()
+    pairs = [("--run", folder, "--data", data), ("--data", data, "--run", folder)]
+    pairs += [("--cache", cache, "--data", data)]
+    if run.settings.extract.source == "folder":
+        pairs += [
+            ("--data", data, "--source-path", source),
+            ("--source-path", source, "--data", data),
+        ]
+    for name, inner, other, outer in pairs:
+        if inner.is_relative_to(outer):
+            raise UserError(f"{name} {inner} lies in {other} {outer}: choose a place of its own")
 
 
 def locate(settings: Settings) -> Run:
     """Fills in the data set's folder and the run's."""
+    asked = settings.extract.source
     data = choose_data(settings.general.data, settings.extract)
+    if settings.extract.source != asked:
+        log.info("no data set named and none in data/: the built-in demo competition is used")
     folder = settings.general.run or Path("runs") / data.resolve().name
     return Run(folder, data, settings)
 
@@ -118,7 +139,7 @@ def do_stages(run: Run) -> None:
 def keep_timing(run: Run) -> None:
     """Puts the seconds of each stage's last real run into metrics.json."""
     stamps = run.stamps()
-    if "evaluate" in stamps:
+    if "evaluate" in stamps and run.path("metrics.json").is_file():
         seconds = {name: stamps[name]["seconds"] for name in STAGES if name in stamps}
         metrics = read_json(run.path("metrics.json"), "--stage evaluate")
         write_json(run.path("metrics.json"), metrics | {"timing": seconds})
@@ -155,24 +176,20 @@ def summary(run: Run) -> str:
 def main(arguments: Sequence[str]) -> int:
     """Runs the stages; returns the exit code: 0, 1 for a mistake or bad input, 130 for Ctrl-C."""
     log_to(None)
-    try:
+
+    def work() -> None:
         run = prepare(arguments)
         log_to(run.folder)
-        log.info("%s\n%s", f"run {run.folder} on {run.data}", announce(run.settings))
+        log.info("run %s on %s\n%s", run.folder, run.data, announce(run.settings))
         with only_process(run.path(".lock"), str(run.folder)):
-            run.remember_settings()
+            run.sweep()
+            if "all" in run.settings.general.stage:
+                run.remember_settings()
             do_stages(run)
-    except UserError as error:
-        log.error("error: %s", error)
-        return 1
-    except OSError as error:
-        log.debug("traceback", exc_info=error)
-        log.error("error: %s (more in log.txt)", error)
-        return 1
-    except KeyboardInterrupt:
-        log.error("stopped: the same command goes on from here")
-        return 130
-    return 0
+            # Settings of a single stage count for the run once they have worked.
+            run.remember_settings()
+
+    return exit_code(work)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from model import load_model
 from runs import Run, file_hash, log, read_json, whole_file, write_json
 
 TOP = 10
+WIDEST_ON_GPU = 2048  # FAISS takes no more neighbours there
 TIE = 1e-5  # two roundings of one inner product of unit vectors differ by less
 
 
@@ -51,17 +52,18 @@ def save_index(index: faiss.Index, keys: Sequence[str], about: dict[str, Any], p
     write_json(path.with_suffix(".json"), about | {"keys": list(keys)})
 
 
-def load_index(path: Path, model: str | None) -> tuple[faiss.Index, list[str]]:
+def load_index(path: Path, made_from: dict[str, Any]) -> tuple[faiss.Index, list[str]]:
     """An index and the keys of its rows.
 
-    model: hash of the model that queries are embedded with.
+    made_from: what it must have been made from (see `index_origin`).
 
     Raises:
-        UserError: it is missing or broken, or its rows are another model's.
+        UserError: it is missing or broken, or was made from something else.
     """
     about = read_json(path.with_suffix(".json"), "--stage index")
-    if about["model"] != model:
-        raise UserError(f"{path} was made with another model: run --stage index retrieve")
+    other = [name for name, state in made_from.items() if about.get(name) != state]
+    if other:
+        raise UserError(f"{path} was made from another {other[0]}: run --stage index retrieve")
     try:
         index = faiss.read_index(str(path))
     except RuntimeError as error:
@@ -91,6 +93,7 @@ def search(
     at_hand, width, open_queries = _on_gpu(index), 2 * k, np.arange(len(queries))
     while len(open_queries):
         width = min(width, index.ntotal)
+        at_hand = index if width > WIDEST_ON_GPU else at_hand
         found, candidates = at_hand.search(queries[open_queries], width)
         # All that could tie with the last place must be among the candidates.
         cut_off = (found[:, -1] >= found[:, k - 1] - TIE) & (width < index.ntotal)
@@ -133,15 +136,18 @@ def write_submission(folder: Path, mapping: dict[str, list[str]], form: str) -> 
         UserError: a name with a space, which the CSV form cannot hold.
     """
     path = folder / "submission.json"
+    spaced = [name for names in mapping.values() for name in names if " " in name]
+    if form == "csv" and spaced:
+        raise UserError(f"{spaced[0]!r}: the CSV form separates names by spaces; use another form")
+    # Neither old scores nor an old form may stand beside a new submission.
+    for stale in ("metrics.json", "submission.csv"):
+        (folder / stale).unlink(missing_ok=True)
     if form == "list":
         write_json(path, [{"filename": q, "gallery_images": names} for q, names in mapping.items()])
         return path
     write_json(path, mapping)
     if form != "csv":
         return path
-    spaced = [name for names in mapping.values() for name in names if " " in name]
-    if spaced:
-        raise UserError(f"{spaced[0]!r}: the CSV form separates names by spaces; use another form")
     with whole_file(path.with_suffix(".csv")) as beside, beside.open("w", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(["id", "images"])
@@ -159,11 +165,17 @@ def run_index(run: Run) -> str:
     gallery = test[(test.part == "gallery") & readable(test)]
     if gallery.empty:
         raise UserError("no picture of the test's gallery can be read")
-    about = {"model": file_hash(run.path("model.safetensors"))}
+    about = index_origin(run)
     index_pictures(run, job, gallery, bare_names(gallery.path).tolist(), about, "gallery")
     validation = validation_rows(run, "gallery")
     index_pictures(run, job, validation, list(validation.path), about, "validation_gallery")
     return f"{len(gallery)} gallery pictures, {len(validation)} for validation"
+
+
+def index_origin(run: Run) -> dict[str, Any]:
+    """The state of what an index is made from: the model and the catalogue."""
+    names = ("model.safetensors", "test.csv", "training.csv", "split.json")
+    return {name: file_hash(run.path(name)) for name in names}
 
 
 def index_pictures(
@@ -196,7 +208,7 @@ def rank(run: Run, job: Embedding, rows: pd.DataFrame, keys: list[str], name: st
     A query that cannot be read gets the first of the gallery, with scores of 0: a leaderboard
     refuses a submission that lacks a query.
     """
-    index, gallery = load_index(run.path(f"{name}.faiss"), file_hash(run.path("model.safetensors")))
+    index, gallery = load_index(run.path(f"{name}.faiss"), index_origin(run))
     order = np.argsort(np.array(keys, dtype=str), kind="stable")
     rows = rows.iloc[order]
     if rows.empty or not gallery:

@@ -24,6 +24,8 @@ from config import Settings, UserError, recipe
 
 log = logging.getLogger("toolkit")
 
+STAMP = {"inputs", "outputs", "seconds", "made", "pictures_per_second"}
+PLACES = ("data", "run", "cache", "labels", "weights", "source_path", "lfw_home")
 FILE_SETTINGS = {"weights", "labels"}  # settings that name a file: its content counts too
 PACKAGES = ("torch", "torchvision", "timm", "faiss-gpu", "faiss-cpu", "numpy", "pandas", "pillow")
 
@@ -79,12 +81,28 @@ def file_hash(path: Path) -> str | None:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def files_below(folder: Path) -> list[Path]:
+    """All files below a folder, sorted, through linked folders too; links to nothing as well.
+
+    Files and folders whose names start with a dot are left out.
+    """
+    found: list[Path] = []
+    seen: set[Path] = set()
+    for here, folders, files in os.walk(folder, followlinks=True):
+        real = Path(here).resolve()
+        folders[:] = [f for f in folders if not f.startswith(".")] if real not in seen else []
+        if real not in seen:
+            found += [Path(here, file) for file in files if not file.startswith(".")]
+        seen.add(real)
+    return sorted(found)
+
+
 def listing(folder: Path) -> str:
     """A hash of the names, sizes and times of all files below a folder: it changes when they do."""
     digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        state = path.stat() if path.is_file() else None
-        if state is not None:
+    for path in files_below(folder):
+        if path.exists():
+            state = path.stat()
             line = f"{path.relative_to(folder).as_posix()}\0{state.st_size}\0{state.st_mtime_ns}\n"
             digest.update(line.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
@@ -165,17 +183,25 @@ class Run:
 
     def remember_settings(self) -> None:
         """Writes config.json (a file for --config) and versions.json."""
-        kept = recipe(self.settings) | {"data": str(self.data), "run": str(self.folder)}
-        write_json(self.path("config.json"), kept)
+        kept = recipe(self.settings) | {"data": self.data, "run": self.folder}
+        # Absolute, so that the run can go on from anywhere.
+        places = {k: Path(v).resolve() for k, v in kept.items() if v and k in PLACES}
+        found = {k: str(place) for k, place in places.items() if place.exists()}
+        write_json(self.path("config.json"), {k: _plain(v) for k, v in kept.items()} | found)
         write_json(self.path("versions.json"), versions())
+
+    def sweep(self) -> None:
+        """Removes what a killed process has left half written."""
+        for path in self.folder.glob(".*.partial"):
+            path.unlink()
 
     def stamps(self) -> dict[str, Any]:
         """What stages.json remembers: {stage: {inputs, outputs, seconds, made}}."""
         try:
             stamps = json.loads(self.path("stages.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            return {k: v for k, v in stamps.items() if v.keys() >= STAMP}
+        except (OSError, ValueError, AttributeError):  # none, or damaged by someone
             return {}
-        return stamps if isinstance(stamps, dict) else {}
 
     def inputs(self, stage: Stage) -> dict[str, Any]:
         """The state of everything that the stage's work depends on."""
@@ -220,6 +246,10 @@ class Run:
         write_json(self.path("stages.json"), self.stamps() | {name: stamp})
 
 
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
+
+
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that a result depends on."""
     found = {"python": sys.version.split()[0]}
@@ -249,7 +279,24 @@ def log_to(folder: Path | None) -> None:
 NAMED_ON_SCREEN = 10
 
 
-def report_each(what: str, names: Iterable[str]) -> None:
+def exit_code(work: Callable[[], None]) -> int:
+    """Does a program's work: 0, or 1 for a mistake or bad input, 130 for Ctrl-C, said in words."""
+    try:
+        work()
+    except UserError as error:
+        log.error("error: %s", error)
+        return 1
+    except OSError as error:
+        log.debug("traceback", exc_info=error)
+        log.error("error: %s", error)
+        return 1
+    except KeyboardInterrupt:
+        log.error("stopped: the same command goes on from here")
+        return 130
+    return 0
+
+
+def report_each(what: str, names: Iterable[str], level: int = logging.WARNING) -> None:
     """Logs a count and every name; beyond ten, names go only to the log file.
 
     what: says it for the count, e.g. "pictures cannot be read and are left out".
@@ -259,6 +306,7 @@ def report_each(what: str, names: Iterable[str]) -> None:
         return
     shown = ", ".join(names[:NAMED_ON_SCREEN])
     more = "" if len(names) <= NAMED_ON_SCREEN else ", … (all of them in log.txt)"
-    log.warning("warning: %d %s: %s%s", len(names), what, shown, more)
+    kind = "warning: " if level == logging.WARNING else ""
+    log.log(level, "%s%d %s: %s%s", kind, len(names), what, shown, more)
     if more:
         log.debug("all %d %s: %s", len(names), what, ", ".join(names))

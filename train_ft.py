@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
-from config import TrainSettings
+from config import TrainSettings, UserError
 from data import count_pictures, load_catalogue, load_split, rows_of
 from embed import PLAIN, Embedding, View, embed_features
 from model import Embedder, load_embedder, save_model
@@ -66,7 +66,7 @@ def run_train(run: Run) -> str:
     split = load_split(run)
     parts: dict[str, nn.Module] = {}
     history: list[Epoch] = []
-    made = "nothing to train on: the untrained backbone"
+    made = "no pictures or no epochs to train with: the untrained backbone"
     if split["train"] and settings.epochs:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(run.seed)
@@ -122,17 +122,22 @@ def fit(
 
     Training stops early after `settings.patience` epochs without a lower one. Where nothing is
     held out (a picture a person), the training loss judges.
+
+    Raises:
+        UserError: the loss is not finite.
     """
     optimizer = torch.optim.Adam(head.parameters(), lr=settings.lr)
     rng = np.random.default_rng([seed, 4])
     history: list[Epoch] = []
-    best_loss, best_state = float("inf"), {}
+    best_loss, best_epoch, best_state = float("inf"), 0, head.state_dict()
     bar = tqdm(range(1, settings.epochs + 1), "training", unit=" epochs")
     for number in bar:
         loss = train_epoch(head, optimizer, train, settings.batch_size, rng)
         epoch = Epoch(number, loss, *judge(head, holdout if len(holdout.targets) else train))
         history.append(epoch)
         bar.set_postfix(loss=f"{loss:.3f}", held_out=f"{epoch.holdout_loss:.3f}")
+        if not np.isfinite([epoch.train_loss, epoch.holdout_loss]).all():
+            raise UserError(f"the loss of epoch {number} is no finite number: lower --lr")
         if epoch.holdout_loss < best_loss:
             best_loss, best_epoch = epoch.holdout_loss, number
             best_state = {name: tensor.clone() for name, tensor in head.state_dict().items()}

@@ -147,7 +147,8 @@ def load_state(path: Path) -> dict[str, Tensor]:
     for wrapper in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+    kinds = state.items() if isinstance(state, dict) else [(None, None)]
+    if not all(isinstance(name, str) and isinstance(v, Tensor) for name, v in kinds):
         raise UserError(f"{path}: holds no state dict (a map from names to tensors)")
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
@@ -156,7 +157,7 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
     """Loads a state dict; tensors that the model lacks (a classifier's) are left out.
 
     Raises:
-        UserError: tensors are missing or have another shape; the first are named.
+        UserError: tensors are missing, have another shape or are not finite; the first is named.
     """
     own = model.state_dict()
     missing = [name for name in own if name not in state]
@@ -169,6 +170,9 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
         name = other[0]
         shapes = f"{list(state[name].shape)}, the backbone {list(own[name].shape)}"
         raise UserError(f"{what}: {len(other)} tensors have another shape: {name} has {shapes}")
+    broken = [name for name in own if not torch.isfinite(state[name]).all()]
+    if broken:
+        raise UserError(f"{what}: {broken[0]} holds values that are not finite numbers")
     model.load_state_dict({name: state[name] for name in own})
 
 

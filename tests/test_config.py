@@ -26,6 +26,14 @@ def test_a_recipe_read_back_gives_the_same_settings(tmp_path: Path) -> None:
     assert recipe(again) == recipe(settings)
 
 
+def test_none_takes_a_remembered_setting_back(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"embed_dim": 8, "labels": "l.json", "weights": "w"}')
+    words = ["--embed-dim", "None", "--labels", "None", "--weights", "None"]
+    settings = parse_settings(words, tmp_path / "config.json")
+    assert settings.train.embed_dim is None and settings.evaluate.labels is None
+    assert settings.train.weights is None
+
+
 def test_every_setting_has_a_name_of_its_own() -> None:
     groups = vars(Settings()).values()
     assert len(Settings().flat()) == sum(len(vars(group)) for group in groups)
@@ -37,6 +45,10 @@ def test_every_setting_has_a_name_of_its_own() -> None:
         ('{"lrr": 1}', "unknown setting 'lrr'; did you mean 'lr'"),
         ('{"back-bone": 1}', "did you mean 'backbone'"),
         ("[1]", "must hold a table"),
+        ('{"lr": false}', "lr cannot be False"),
+        ('{"force": "yes"}', "force cannot be 'yes'"),
+        ('{"labels": ["a"]}', "labels cannot be ['a']"),
+        ('{"config": "other.json"}', "unknown setting 'config'"),
         ("{", "not valid JSON"),
     ],
 )
@@ -72,10 +84,10 @@ def test_an_unknown_option_or_value_exits_2_and_names_the_known(
 
 
 @pytest.mark.parametrize(
-    "words", ["--epochs -1", "--lr 0", "--batch-size 0", "--seed -1", "--lr nan"]
+    "words", ["--epochs -1", "--lr 0", "--batch-size 0", "--seed -1", "--lr nan", "--stage"]
 )
 def test_values_without_a_meaning_are_refused(words: str) -> None:
-    with pytest.raises(UserError, match="must"):
+    with pytest.raises(UserError, match="must|name at least one"):
         parse_settings(words.split())
 
 

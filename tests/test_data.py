@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from PIL import Image
 import data
 from config import Settings, UserError, parse_settings
 from data import augment, check_picture, load_catalogue, make_split, read_catalogue, read_picture
-from runs import Run, log_to
+from runs import Run, listing, log_to
 from tests.conftest import draw, draw_competition
 
 PHOTO_OR_DRAWING = r"(?P<domain>photo|drawing)_"
@@ -56,6 +57,21 @@ def test_a_rotated_photograph_stands_upright(tmp_path: Path) -> None:
     assert read_picture((tmp_path / "turned.jpg").read_bytes(), 224).size == (20, 40)
 
 
+@pytest.mark.parametrize("suffix", ["png", "webp", "jpg"])
+def test_a_damaged_exif_block_turns_nothing(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a.{suffix}"
+    Image.new("RGB", (40, 20)).save(path, exif=b"Exif\0\0garbage")
+    assert check_picture(path).problem == ""
+    assert read_picture(path.read_bytes(), 224).size == (40, 20)
+
+
+def test_no_other_program_is_started_for_a_picture(tmp_path: Path) -> None:
+    """Pillow hands EPS to Ghostscript, which would run what stands in it."""
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.eps")
+    (tmp_path / "a.eps").rename(tmp_path / "a.jpg")
+    assert check_picture(tmp_path / "a.jpg").problem == "unreadable: not a picture"
+
+
 def test_a_huge_jpeg_is_decoded_no_larger_than_needed(tmp_path: Path) -> None:
     image = Image.effect_noise((4000, 3000), 60).convert("RGB")
     image.save(tmp_path / "huge.jpg")
@@ -82,10 +98,10 @@ def test_damaged_files_are_told_apart(tmp_path: Path) -> None:
     }
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
-    assert check_picture(tmp_path / "whole.jpg")[1] == ""
-    assert check_picture(tmp_path / "truncated.jpg")[1] == data.TRUNCATED
+    assert check_picture(tmp_path / "whole.jpg").problem == ""
+    assert check_picture(tmp_path / "truncated.jpg").problem == data.TRUNCATED
     for name in ("empty.jpg", "text.jpg", "head.jpg", "missing.jpg"):
-        problem = check_picture(tmp_path / name)[1]
+        problem = check_picture(tmp_path / name).problem
         assert problem.startswith("unreadable: ")
         assert not re.search("0x[0-9a-f]+", problem), "an address would change in every run"
 
@@ -114,6 +130,56 @@ def test_the_catalogue_of_a_bad_data_set_counts_and_names_all(
     assert sorted(competition.rglob("*")) == before, "a data set is only read"
     assert set(catalogue.domain) == {"photo", "drawing", "query", "gallery", ""}
     assert not catalogue.path.str.contains("DS_Store").any()
+
+
+def test_what_is_unusual_is_counted_and_named(
+    competition: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log_to(None)
+    folder = competition / "training" / "person_77"
+    folder.mkdir()
+    exif = Image.Exif()
+    exif[data.ORIENTATION] = 3
+    Image.new("CMYK", (9, 9)).save(folder / "c.jpg")
+    Image.new("P", (9, 9)).save(folder / "p.png")
+    Image.new("RGBA", (9, 9)).save(folder / "t.png")
+    Image.new("RGB", (9, 9)).save(folder / "r.jpg", exif=exif)
+    Image.new("1", (8000, 7000)).save(folder / "h.png")
+    alone = competition / "training" / "person_88" / "one.jpg"
+    draw(alone, 88, 1)
+    assert not read_catalogue(competition).problem.any()
+    said = capsys.readouterr().err
+    for trait, name in zip(
+        data.TRAITS, ("c.jpg", "p.png", "t.png", None, "h.png", "r.jpg"), strict=True
+    ):
+        line = f"1 pictures are {trait}: read as upright RGB: training/person_77/{name}"
+        assert (line in said) is (name is not None)
+    assert "1 identities have a single training picture: person_88" in said
+
+
+def test_clutter_is_no_query_and_links_are_followed(competition: Path, tmp_path: Path) -> None:
+    (competition / "test" / "query" / "Thumbs.db").write_bytes(b"clutter")
+    (competition / "test" / "query" / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    (competition / "test" / "gallery").rename(tmp_path / "gallery")
+    (competition / "test" / "gallery").symlink_to(tmp_path / "gallery")
+    (competition / "training" / "loop").symlink_to(competition / "training")
+    before = listing(competition)
+    draw(tmp_path / "gallery" / "new.jpg", 1, 1)
+    assert listing(competition) != before
+    catalogue = read_catalogue(competition).set_index("path")
+    assert "test/gallery/new.jpg" in catalogue.index
+    assert "test/query/Thumbs.db" not in catalogue.index
+    assert catalogue.problem["test/query/gone.jpg"].startswith("unreadable")
+
+
+def test_a_name_that_no_file_can_hold_is_left_out(
+    competition: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log_to(None)
+    whole = (competition / "test" / "gallery").iterdir()
+    os.rename(next(whole), os.fsencode(competition / "test" / "gallery") + b"/\xff.jpg")  # noqa: PTH104
+    assert (read_catalogue(competition).part == "gallery").sum() == 11
+    assert "not UTF-8: left out" in capsys.readouterr().err
 
 
 def test_a_catalogue_is_read_back_as_text(tmp_path: Path) -> None:

@@ -145,6 +145,37 @@ def test_a_layout_that_breaks_off_leaves_nothing(
     assert not (tmp_path / "x").exists() and no_leftovers(tmp_path)
 
 
+def test_a_kill_while_a_layout_is_replaced_leaves_a_whole_one(
+    classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ExtractSettings("folder", str(classes))
+    extract(tmp_path / "x", settings, seed=0)
+    real = shutil.rmtree
+
+    def killed(folder: Path, **_: object) -> None:
+        if folder.name == ".x.old" and folder.exists():
+            for path in list(folder.rglob("*.jpg"))[:10]:
+                path.unlink()
+            raise KeyboardInterrupt
+        real(folder, ignore_errors=True)
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        extract(tmp_path / "x", settings, seed=1)
+    monkeypatch.setattr(shutil, "rmtree", real)
+    assert count(tmp_path / "x") == 40 + 2
+    assert extract(tmp_path / "x", settings, seed=1) is None, "the new one is in place"
+    assert extract(tmp_path / "x", settings, seed=0) and count(tmp_path / "x") == 40 + 2
+    assert no_leftovers(tmp_path)
+
+
+def test_people_with_one_picture_are_too_few_for_a_test(tmp_path: Path) -> None:
+    draw_classes(tmp_path / "c", people=2, pictures=1)
+    with pytest.raises(UserError, match="too few pictures"):
+        extract(tmp_path / "x", ExtractSettings("folder", str(tmp_path / "c")), seed=0)
+    assert not (tmp_path / "x").exists()
+
+
 # ---- other sources ------------------------------------------------------------------------------
 
 
@@ -182,6 +213,40 @@ def test_a_downloaded_archive_goes_when_all_is_in_place(
     extract(tmp_path / "data" / "x", settings, seed=0)
     assert (tmp_path / "data" / ".downloads" / "c.zip").exists() is keep
     assert find_layout(tmp_path / "data" / "x")
+
+
+def test_a_damaged_download_is_fetched_anew(
+    competition: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = zipped(competition, tmp_path / "c.zip", "").read_bytes()
+    fetched: list[int] = []
+
+    def fetch_drive(drive_id: str, folder: Path) -> Path:
+        archive = folder / "c.archive"
+        if not archive.exists():
+            fetched.append(1)
+            folder.mkdir(parents=True, exist_ok=True)
+            archive.write_bytes(good[: len(good) // 2] if len(fetched) == 1 else good)
+        return archive
+
+    monkeypatch.setattr(data_extraction.archives, "fetch_drive", fetch_drive)
+    with pytest.raises(UserError):
+        extract(tmp_path / "data" / "x", ExtractSettings("competition"), seed=0)
+    assert extract(tmp_path / "data" / "x", ExtractSettings("competition"), seed=0)
+    assert len(fetched) == 2
+
+
+def test_a_changed_archive_behind_a_file_url_is_unpacked_anew(
+    competition: Path, tmp_path: Path
+) -> None:
+    archive = zipped(competition, tmp_path / "c.zip", "")
+    settings = ExtractSettings("archive", archive.as_uri())
+    assert extract(tmp_path / "data" / "x", settings, seed=0)
+    assert extract(tmp_path / "data" / "x", settings, seed=0) is None
+    draw(competition / "test" / "gallery" / "new.jpg", 1, 1)
+    zipped(competition, archive, "")
+    assert extract(tmp_path / "data" / "x", settings, seed=0)
+    assert (tmp_path / "data" / "x" / "test" / "gallery" / "new.jpg").exists()
 
 
 def test_lfw_takes_the_people_with_twenty_pictures(tmp_path: Path) -> None:

@@ -162,6 +162,9 @@ def test_the_csv_form_is_the_same_submission(tmp_path: Path) -> None:
         ("s.json", '[{"filename": "q1.jpg"}]', "entry 0 must have one of"),
         ("s.json", '[{"query": "q", "neighbors": []}, 7]', "entry 1 must have one of"),
         ("s.csv", "query,names\n1,2\n", "columns id,images"),
+        ("s.csv", "", "no CSV"),
+        ("s.csv", "id,images\nq1.jpg,a,b\n", "row 2: 3 columns"),
+        ("s.json", "[" * 100_000, "not valid JSON"),
         ("s.csv", "id,images\nq1.jpg,a\nq1.jpg,b\n", "'q1.jpg' stands there twice"),
     ],
 )
@@ -195,6 +198,12 @@ def test_all_defects_are_told_at_once() -> None:
     with pytest.raises(UserError) as error:
         check_names({"q9.jpg": ["a1.jpg"], "q1.jpg": ["zz.jpg"]}, LABELS, 10)
     assert "q9.jpg" in str(error.value) and "zz.jpg" in str(error.value)
+
+
+def test_one_folder_blames_the_name_that_is_wrong() -> None:
+    labels = Labels({"a": "ada", "b": "ada"}, {"a": "ada", "b": "ada"})
+    with pytest.raises(UserError, match="names 'zzz', which"):
+        check_names({"a": ["a", "zzz", "b"]}, labels, 10, leave_one_out=True)
 
 
 @pytest.mark.parametrize("text", ["[]", '{"query": {}}', '{"query": {"q": 1}, "gallery": {}}'])

@@ -8,7 +8,7 @@ import pytest
 import main as runner
 from benchmarks.kills import kill_and_compare
 from runs import read_json
-from tests.conftest import FAST, Program, draw, draw_competition
+from tests.conftest import FAST, Program, draw
 
 DOMAINS = ("--domain-pattern", "(?P<domain>photo|drawing)_")
 
@@ -126,11 +126,18 @@ def test_broken_pictures_cost_nothing_but_themselves(
     assert query.name in said and "photo_0.jpg" in said and "broken.jpg" in said
 
 
-def test_a_data_set_is_only_read(done: Path, competition: Path, tmp_path: Path) -> None:
-    """Every file and folder of it could be write-protected (root ignores that: compare instead)."""
-    again = draw_competition(tmp_path / "again")
-    tree = sorted(p.relative_to(competition) for p in competition.rglob("*"))
-    assert tree == sorted(p.relative_to(again) for p in again.rglob("*"))
+def test_a_data_set_is_only_read(competition: Path) -> None:
+    """Bytes, times and folders stay (write protection would not stop root)."""
+
+    def state() -> list[tuple[Path, int, bytes]]:
+        paths = sorted([competition, *competition.rglob("*")])
+        content = [path.read_bytes() if path.is_file() else b"" for path in paths]
+        times = [path.stat().st_mtime_ns for path in paths]
+        return list(zip(paths, times, content, strict=True))
+
+    before = state()
+    assert run_all("--data", competition, *FAST, *DOMAINS) == 0
+    assert state() == before
 
 
 @pytest.mark.parametrize("form", ["list", "csv"])
@@ -139,6 +146,35 @@ def test_other_forms_are_scored_the_same(form: str, done: Path, competition: Pat
     assert run_all("--data", competition, *FAST, *DOMAINS, "--format", form) == 0
     assert metrics()["test"]["score"] == score
     assert (done / "submission.csv").exists() is (form == "csv")
+
+
+def test_no_old_form_or_score_stands_beside_a_new_submission(done: Path, competition: Path) -> None:
+    words = ("--data", competition, *FAST, *DOMAINS)
+    assert run_all(*words, "--format", "csv") == 0 and (done / "submission.csv").exists()
+    (competition / "labels.json").write_text('{"query": {"other.jpg": "x"}, "gallery": {}}')
+    assert run_all(*words, "--embed-dim", "4") == 1
+    assert not (done / "submission.csv").exists() and not (done / "metrics.json").exists()
+
+
+def test_a_run_goes_on_from_another_folder(
+    done: Path, competition: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "else").mkdir()
+    monkeypatch.chdir(tmp_path / "else")
+    run = tmp_path / done
+    score = metrics(run)["test"]
+    for stage in ("retrieve", "evaluate"):
+        assert runner.main(["--stage", stage, "--run", str(run), "--force"]) == 0
+    assert metrics(run)["test"] == score and (run / "labels.json").is_file()
+    competition.rename(tmp_path / "moved")
+    assert runner.main(["--stage", "evaluate", "--run", str(run), "--force"]) == 1
+    assert (run / "labels.json").is_file()
+
+
+def test_half_files_of_a_killed_run_are_swept_away(done: Path, competition: Path) -> None:
+    (done / ".gallery.faiss.123.partial").write_bytes(b"half")
+    assert run_all("--data", competition, *FAST, *DOMAINS) == 0
+    assert not list(done.glob("*.partial")) and not list(done.glob(".*.partial"))
 
 
 # ---- mistakes -----------------------------------------------------------------------------------
@@ -158,6 +194,11 @@ def test_other_forms_are_scored_the_same(form: str, done: Path, competition: Pat
         (["--data", "tiny", "--weights", "nowhere.pth"], "nowhere.pth: no such file"),
         (["--data", "tiny", "--query-domain", "x", *DOMAINS], "only the domains drawing, photo"),
         (["--config", "nowhere.json"], "nowhere.json: cannot be read"),
+        (["--data", "tiny", "--run", "tiny/test/gallery/run", *FAST], "choose a place of its own"),
+        (["--data", "tiny", "--cache", "tiny", *FAST], "choose a place of its own"),
+        (["--source", "folder", "--source-path", "tiny", "--data", "tiny/x"], "place of its own"),
+        (["--source-path", "x.zip", "--data", "tiny"], "--source archive"),
+        (["--data", "tiny", "--run", "tiny/labels.json"], "labels.json"),
     ],
 )
 def test_mistakes_end_with_a_sentence(
@@ -191,9 +232,20 @@ def test_another_model_in_the_run_is_noticed(
     words = ["--stage", "retrieve", "--run", str(done), "--backbone", "test_resnet", "--force"]
     assert runner.main(words) == 1
     assert "was made with test_efficientnet" in capsys.readouterr().err
+    config = read_json(done / "config.json", "")
+    assert config["backbone"] == "test_efficientnet", "what failed is not remembered"
     assert runner.main(["--stage", "train", "--run", str(done), "--epochs", "1"]) == 0
     assert runner.main(["--stage", "retrieve", "--run", str(done)]) == 1
     assert "run --stage index retrieve" in capsys.readouterr().err
+
+
+def test_an_index_of_another_catalogue_is_noticed(
+    done: Path, competition: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    next((competition / "test" / "gallery").iterdir()).unlink()
+    words = ["--stage", "split", "retrieve", "--run", str(done)]
+    assert runner.main(words) == 1
+    assert "made from another test.csv: run --stage index" in capsys.readouterr().err
 
 
 # ---- killed, and the same again -----------------------------------------------------------------
@@ -204,7 +256,7 @@ def test_ten_kills_do_not_change_the_submission(competition: Path, tmp_path: Pat
     words = ["--stage", "all", "--data", str(competition), "--embed-dim", "32", *DOMAINS]
     moments = kill_and_compare(words, tmp_path, kills=10)
     assert len(moments) == 10
-    assert not list(tmp_path.rglob("run/*.partial")), "a finished run has no half files"
+    assert not list(tmp_path.rglob("run/.*.partial")), "a finished run has no half files"
 
 
 def test_the_program_says_what_it_made(competition: Path, run_program: Program) -> None:

@@ -47,17 +47,17 @@ def test_a_small_gallery_gives_what_it_has() -> None:
 
 def test_an_index_fits_its_keys_and_its_model(tmp_path: Path) -> None:
     path = tmp_path / "gallery.faiss"
-    save_index(build_index(np.eye(2, dtype=np.float32)), ["a", "b"], {"model": "m"}, path)
-    index, keys = load_index(path, "m")
+    save_index(build_index(np.eye(2, dtype=np.float32)), ["a", "b"], {"m.csv": "1"}, path)
+    index, keys = load_index(path, {"m.csv": "1"})
     assert index.ntotal == 2 and keys == ["a", "b"]
-    with pytest.raises(UserError, match="made with another model: run --stage index retrieve"):
-        load_index(path, "other")
-    save_index(build_index(np.eye(3, dtype=np.float32)), ["a", "b"], {"model": "m"}, path)
+    with pytest.raises(UserError, match=r"made from another m\.csv: run --stage index retrieve"):
+        load_index(path, {"m.csv": "2"})
+    save_index(build_index(np.eye(3, dtype=np.float32)), ["a", "b"], {"m.csv": "1"}, path)
     with pytest.raises(UserError, match="does not fit its keys"):
-        load_index(path, "m")
+        load_index(path, {"m.csv": "1"})
     path.write_bytes(b"broken")
     with pytest.raises(UserError, match="--stage index makes it anew"):
-        load_index(path, "m")
+        load_index(path, {"m.csv": "1"})
 
 
 MAPPING = {"q1.jpg": ["a.jpg", "b.jpg"], "q2.jpg": ["c.jpg", "a.jpg"]}

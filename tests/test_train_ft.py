@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from config import TrainSettings
+from config import TrainSettings, UserError
 from train_ft import Examples, Head, fit, judge
 
 
@@ -51,6 +51,11 @@ def test_nothing_held_out_is_judged_by_the_training(capsys: pytest.CaptureFixtur
     none = Examples(torch.zeros(1, 0, 8), torch.zeros(0, dtype=torch.long))
     _, history = trained(TrainSettings(epochs=2), holdout=none)
     assert all(np.isfinite(epoch.holdout_loss) for epoch in history)
+
+
+def test_a_loss_out_of_bounds_is_an_error_that_names_the_remedy() -> None:
+    with pytest.raises(UserError, match="lower --lr"):
+        trained(TrainSettings(lr=1e30))
 
 
 def test_every_view_is_trained_on() -> None:

@@ -109,11 +109,15 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
         load_into(model, {"weight": torch.zeros(3, 2)}, "w.pth")
     with pytest.raises(UserError, match=r"w.pth: .*weight has \[9, 9\]"):
         load_into(model, {"weight": torch.zeros(9, 9), "bias": torch.zeros(3)}, "w.pth")
+    nan = {"weight": torch.full((3, 2), torch.nan), "bias": torch.zeros(3)}
+    with pytest.raises(UserError, match="weight holds values that are not finite"):
+        load_into(model, nan, "w.pth")
     with pytest.raises(UserError, match="no such file"):
         load_state(tmp_path / "nowhere.pth")
-    torch.save([1, 2], tmp_path / "list.pth")
-    with pytest.raises(UserError, match="holds no state dict"):
-        load_state(tmp_path / "list.pth")
+    for content in ([1, 2], {0: torch.zeros(1)}):
+        torch.save(content, tmp_path / "list.pth")
+        with pytest.raises(UserError, match="holds no state dict"):
+            load_state(tmp_path / "list.pth")
 
 
 def test_fingerprints_tell_weights_apart() -> None:
