@@ -32,9 +32,7 @@ def run_seed(words: list[str], source: str, seed: int, folder: Path) -> dict[str
 
 def main() -> None:
     """See the top of this file; further options go to main.py."""
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False, description="The report's protocol on many split seeds."
-    )
+    parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--source-path", required=True)
     parser.add_argument("--seeds", type=int, default=20)
     given, words = parser.parse_known_args()

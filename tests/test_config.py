@@ -87,7 +87,7 @@ def test_an_unknown_option_or_value_exits_2_and_names_the_known(
     "words", ["--epochs -1", "--lr 0", "--batch-size 0", "--seed -1", "--lr nan", "--stage"]
 )
 def test_values_without_a_meaning_are_refused(words: str) -> None:
-    with pytest.raises(UserError, match="must|name at least one"):
+    with pytest.raises(UserError, match=r"must|name at least one"):
         parse_settings(words.split())
 
 

@@ -141,11 +141,9 @@ def test_a_picture_that_changed_is_not_embedded_as_the_old_one(
         embed_features(job, pictures)
 
 
-@pytest.mark.parametrize("compiled", ["off", "on"])
 def test_what_is_embedded_when_an_error_comes_is_kept(
-    compiled: str, job: Embedding, pictures: pd.DataFrame, seen: list[str]
+    job: Embedding, pictures: pd.DataFrame, seen: list[str]
 ) -> None:
-    job = replace(job, compile=compiled)
     path = job.root / pictures.path[70]
     content = path.read_bytes()
     path.write_bytes(b"changed")
