@@ -19,7 +19,7 @@ from tqdm import tqdm
 from config import TrainSettings, UserError
 from data import count_pictures, load_catalogue, load_split, rows_of
 from embed import PLAIN, Embedding, View, embed_features
-from model import Embedder, load_embedder, save_model
+from model import Embedder, load_embedder, one_thread, save_model
 from runs import Run, log, whole_file
 
 DROPOUT = 0.2
@@ -97,7 +97,8 @@ def train_head(run: Run, embedder: Embedder, split: dict) -> tuple[Head, list[Ep
     train = read_examples(run, job, split["train"], split["train"], views or [PLAIN])
     holdout = read_examples(run, job, split["holdout"], split["train"], [PLAIN])
     head = Head(embedder.projection, embedder.dim, len(set(split["train"].values())))
-    return fit(head, train, holdout, settings, run.seed)
+    with one_thread():
+        return fit(head, train, holdout, settings, run.seed)
 
 
 def read_examples(
