@@ -55,6 +55,11 @@ class Layout(NamedTuple):
     training: Path | None
     validation: Path | None
 
+    @property
+    def labels(self) -> Path:
+        """Where the labels of the test lie, if they are known."""
+        return self.query.parent.parent / "labels.json"
+
 
 def find_layout(root: Path, depth: int = 3) -> Layout | None:
     """Looks for test/query and test/gallery in `root` and up to `depth` folders below it.
@@ -245,14 +250,13 @@ def lay_out_archive(archive: Path, target: Path) -> None:
             f"{archive}: holds no test/query/ and test/gallery/. If it is a folder of class "
             "folders, unpack it and use --source folder --source-path FOLDER"
         )
-    labels = layout.query.parent.parent / "labels.json"
     (target / "test").mkdir()
     parts = {
         "test/query": layout.query,
         "test/gallery": layout.gallery,
         "training": layout.training,
         "validation": layout.validation,
-        "labels.json": labels,
+        "labels.json": layout.labels,
     }
     for name, found in parts.items():
         if found is not None and found.exists():

@@ -18,10 +18,17 @@ from tqdm import tqdm
 
 from cache import FeatureCache
 from config import UserError
-from data import WORKERS, augment, content_hash, read_picture, truncated_pictures
+from data import (
+    WORKERS,
+    augment,
+    content_hash,
+    count_pictures,
+    read_picture,
+    truncated_pictures,
+)
 from engine import Engine, Plan, build_engine, plans
 from model import Embedder, project_rows
-from runs import log, pace
+from runs import Run, log, pace
 
 AHEAD = 96  # pictures decoded and waiting: enough that the engine never waits, little memory
 
@@ -54,6 +61,12 @@ class Embedding:
     cache: Path
     compile: str = "auto"
     total: int = 0
+
+
+def run_embedding(run: Run, embedder: Embedder) -> Embedding:
+    """How a run embeds its pictures with this embedder."""
+    mode = run.settings.embed.compile
+    return Embedding(embedder, run.data, run.cache, mode, count_pictures(run))
 
 
 def embed(job: Embedding, pictures: pd.DataFrame) -> np.ndarray:

@@ -332,8 +332,7 @@ def labels_path(run: Run) -> Path | None:
     layout = find_layout(run.data)
     if layout is None:
         raise UserError(f"{run.data}: no data set there, and no --labels: nothing to score against")
-    beside = layout.query.parent.parent / "labels.json"
-    return beside if beside.is_file() else None
+    return layout.labels if layout.labels.is_file() else None
 
 
 def labels_state(run: Run) -> str:

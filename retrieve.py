@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from config import UserError
-from data import bare_names, count_pictures, load_catalogue, load_split, readable, rows_of
-from embed import Embedding, embed
+from data import bare_names, load_catalogue, load_split, readable, rows_of
+from embed import Embedding, embed, run_embedding
 from model import load_model
 from runs import Run, file_hash, log, read_json, whole_file, write_json
 
@@ -160,7 +160,7 @@ def write_submission(folder: Path, mapping: dict[str, list[str]], form: str) -> 
 
 def run_index(run: Run) -> str:
     """The stage: gallery.faiss + .json of the test, and the same of the validation."""
-    job = run_embedding(run)
+    job = load_job(run)
     test = load_catalogue(run.path("test.csv"))
     gallery = test[(test.part == "gallery") & readable(test)]
     if gallery.empty:
@@ -189,7 +189,7 @@ def index_pictures(
 
 def run_retrieve(run: Run) -> str:
     """The stage: submission.json of the test and validation.json, in the same form by path."""
-    job = run_embedding(run)
+    job = load_job(run)
     test = load_catalogue(run.path("test.csv"))
     queries = test[test.part == "query"]
     ranking = rank(run, job, queries, bare_names(queries.path).tolist(), "gallery")
@@ -228,10 +228,10 @@ def rank(run: Run, job: Embedding, rows: pd.DataFrame, keys: list[str], name: st
     return Ranking(keys, places, scores)
 
 
-def run_embedding(run: Run) -> Embedding:
+def load_job(run: Run) -> Embedding:
     """The run's trained model, ready to embed the run's pictures."""
-    embedder = load_model(run.path("model.safetensors"), run.settings.train, run.cache)
-    return Embedding(embedder, run.data, run.cache, run.settings.embed.compile, count_pictures(run))
+    settings = run.settings.train
+    return run_embedding(run, load_model(run.path("model.safetensors"), settings, run.cache))
 
 
 def validation_rows(run: Run, part: str) -> pd.DataFrame:

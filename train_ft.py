@@ -17,8 +17,8 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from config import TrainSettings, UserError
-from data import count_pictures, load_catalogue, load_split, rows_of
-from embed import PLAIN, Embedding, View, embed_features
+from data import load_catalogue, load_split, rows_of
+from embed import PLAIN, Embedding, View, embed_features, run_embedding
 from model import Embedder, load_embedder, one_thread, save_model
 from runs import Run, log, whole_file
 
@@ -92,7 +92,7 @@ def train_head(run: Run, embedder: Embedder, split: dict) -> tuple[Head, list[Ep
     """Trains the projection, where there is one, and the classifier."""
     settings = run.settings.train
     embedder.set_projection(settings.embed_dim)
-    job = Embedding(embedder, run.data, run.cache, run.settings.embed.compile, count_pictures(run))
+    job = run_embedding(run, embedder)
     views = [View(number, run.seed, augmented=True) for number in range(settings.train_views)]
     train = read_examples(run, job, split["train"], split["train"], views or [PLAIN])
     holdout = read_examples(run, job, split["holdout"], split["train"], [PLAIN])
