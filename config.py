@@ -50,11 +50,11 @@ class RunSettings:
 class ExtractSettings:
     """extract: gets a competition into --data."""
 
-    source: Literal["competition", "archive", "folder", "lfw", "demo"] | None = None
+    source: Literal["competition", "archive", "folder", "lfw", "imdb", "demo"] | None = None
     """Where the data come from: the Drive archive, any zip or tar, a folder of class folders,
-    Labeled Faces in the Wild, or the built-in demo. None: --data is used as it lies."""
+    Labeled Faces in the Wild, IMDB-WIKI, or the built-in demo. None: --data is used as it lies."""
     source_path: str | None = None
-    """Path or URL for `archive`, path for `folder`."""
+    """Path or URL for `archive`, path for `folder` and `imdb`."""
     protocol: Literal["report", "disjoint"] = "report"
     """How class folders become a competition: `report` shares each identity's pictures among
     training (50 %), validation (20 %) and test; `disjoint` puts 30 % of the identities, whole,
@@ -65,6 +65,19 @@ class ExtractSettings:
     """Keep the downloaded archive after it is unpacked."""
     lfw_home: Path | None = None
     """Folder that holds LFW already, for `lfw`. Default: scikit-learn's cache, downloaded once."""
+    metadata: Path | None = None
+    """imdb.mat or wiki.mat, for `imdb`."""
+    min_pictures: int = 50
+    """`imdb`: leave out people with fewer pictures of use."""
+    min_size: int = 100
+    """`imdb`: leave out pictures with fewer pixels in height or width."""
+    one_face: Literal["on", "off"] = "on"
+    """`imdb`: leave out pictures in which a second face was found."""
+    train_per_person: int | None = None
+    """Class folders, `imdb`: draw at most this many pictures of a person for training, and for
+    validation. Default: all."""
+    test_per_person: int | None = None
+    """The same for the test, query and gallery together."""
 
 
 @dataclass
@@ -246,19 +259,31 @@ def parse_settings(arguments: Sequence[str], remembered: Path | None = None) -> 
 def check(settings: Settings) -> None:
     """Raises UserError for a value that has the right type but no meaning."""
     train = settings.train
-    least = {"epochs": 0, "batch_size": 1, "train_views": 0, "patience": 1, "embed_dim": 1}
-    for name, low in least.items():
-        value = getattr(train, name)
-        if value is not None and value < low:
-            raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {low}")
+    check_extract(settings.extract)
+    _check_least(train, epochs=0, batch_size=1, train_views=0, patience=1, embed_dim=1)
     if not 0 < train.lr <= 1000:
         raise UserError(f"--lr {train.lr}: must be above 0 and at most 1000")
     if not settings.general.stage:
         raise UserError("--stage: name at least one, or all")
-    if settings.extract.source_path is not None and settings.extract.source is None:
-        raise UserError("--source-path is used with --source archive or --source folder: add it")
     if settings.general.seed < 0:
         raise UserError(f"--seed {settings.general.seed}: must not be negative")
+
+
+def check_extract(extract: ExtractSettings) -> None:
+    """The same for the settings of one stage, which is also a program of its own."""
+    if extract.source_path is not None and extract.source is None:
+        raise UserError("--source-path is used with --source archive, folder or imdb: add it")
+    if extract.metadata is not None and extract.source is None:
+        raise UserError("--metadata is used with --source imdb: add it")
+    # A test of one picture would have a query and no gallery.
+    _check_least(extract, min_pictures=1, min_size=1, train_per_person=1, test_per_person=2)
+
+
+def _check_least(group: Any, **least: int) -> None:
+    for name, low in least.items():
+        value = getattr(group, name)
+        if value is not None and value < low:
+            raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {low}")
 
 
 def announce(settings: Settings) -> str:

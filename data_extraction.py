@@ -5,6 +5,7 @@
     python data_extraction.py --source archive --source-path faces.zip
     python data_extraction.py --source folder --source-path lfw62 --protocol report
     python data_extraction.py --source lfw                                 # scikit-learn's cache
+    python data_extraction.py --source imdb --metadata imdb.mat --source-path imdb
 
 A layout is made in a folder of its own and moved into place when all of it is there. `layout.json`
 in it says what it was made from: the same command finds it and does nothing.
@@ -25,7 +26,8 @@ from tqdm import tqdm
 
 import archives
 import demo
-from config import ExtractSettings, UserError, parse
+import imdb
+from config import ExtractSettings, UserError, check_extract, parse
 from runs import (
     Run,
     exit_code,
@@ -41,6 +43,7 @@ from runs import (
 DATA = Path("data")
 Classes = dict[str, list[Path]]  # identity -> pictures, as paths inside its folder
 Placed = dict[str, list[tuple[str, Path]]]  # part of the layout -> (identity, picture) pairs
+Most = tuple[int | None, int | None]  # pictures of a person in training, in the test; None: all
 # What is opened as a picture. Pillow knows more, and starts another program for some (EPS).
 PICTURE_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 # Where a picture of the demo's training says which domain it is from.
@@ -107,6 +110,8 @@ def choose_data(data: Path | None, extract: ExtractSettings) -> Path:
         extract.source = "demo"
     if extract.source in ("folder", "archive"):
         return DATA / Path(_source_path(extract)).resolve().name.split(".")[0]
+    if extract.source == "imdb":
+        return DATA / imdb.metadata_file(extract).stem
     return DATA / {"competition": "celebrities"}.get(extract.source, extract.source)
 
 
@@ -178,7 +183,11 @@ def origin(settings: ExtractSettings, seed: int) -> dict[str, Any]:
     if settings.source == "demo":
         return made_from | {"seed": seed, "domain_pattern": DEMO_DOMAINS}
     made_from |= {"protocol": settings.protocol, "seed": seed}
-    if settings.source == "folder":
+    made_from["most"] = [settings.train_per_person, settings.test_per_person]
+    if settings.source == "imdb":
+        metadata = _state_of_file(str(imdb.metadata_file(settings)))
+        made_from |= {"metadata": metadata, "filters": imdb.filter_settings(settings)}
+    if settings.source in ("folder", "imdb"):
         root = Path(_source_path(settings)).resolve()
         return made_from | {"source_path": str(root), "files": listing(root)}
     return made_from | {"lfw_home": str(settings.lfw_home) if settings.lfw_home else None}
@@ -214,11 +223,17 @@ def lay_out(target: Path, settings: ExtractSettings, seed: int) -> Path | None:
         demo.draw_competition(target, seed)
     elif settings.source == "folder":
         root = Path(_source_path(settings))
-        lay_out_classes(root, class_folders(root), target, settings.protocol, seed)
+        lay_out_classes(root, class_folders(root), target, settings, seed)
     elif settings.source == "lfw":
         root = lfw_folder(settings.lfw_home)
         people = class_folders(root, at_least=20)
-        lay_out_classes(root, people, target, settings.protocol, seed)
+        lay_out_classes(root, people, target, settings, seed)
+    elif settings.source == "imdb":
+        root = Path(_source_path(settings))
+        pictures = imdb.choose_pictures(root, settings)
+        people = imdb.by_identity(pictures)
+        copies = lay_out_classes(root, people, target, settings, seed, flat=True)
+        imdb.write_table(target, pictures, root, copies)
     else:
         downloads = target.parent / ".downloads"
         if settings.source == "competition":
@@ -320,13 +335,20 @@ def lfw_folder(home: Path | None) -> Path:
     return Path(get_data_home()) / "lfw_home" / "lfw_funneled"
 
 
-def lay_out_classes(root: Path, classes: Classes, target: Path, protocol: str, seed: int) -> None:
-    """Copies the class folders in `root` into a competition's layout, with its test's labels."""
-    share = {"report": report_protocol, "disjoint": disjoint_protocol}[protocol]
+def lay_out_classes(
+    root: Path, classes: Classes, target: Path, how: ExtractSettings, seed: int, flat: bool = False
+) -> dict[Path, Path]:
+    """Copies pictures below `root` into a competition's layout, with its test's labels.
+
+    flat: the paths start in `root` itself, not in a folder of the identity in it.
+    Returns {place: picture}.
+    """
+    share = {"report": report_protocol, "disjoint": disjoint_protocol}[how.protocol]
+    rng, most = np.random.default_rng(seed), (how.train_per_person, how.test_per_person)
     repeats = repeated_names(classes)
     labels: dict[str, dict[str, str]] = {"query": {}, "gallery": {}}
     copies: dict[Path, Path] = {}
-    for part, pairs in share(classes, np.random.default_rng(seed)).items():
+    for part, pairs in share(classes, rng, most).items():
         for identity, picture in pairs:
             place = target / part / identity / picture
             if part.startswith("test/"):
@@ -337,11 +359,12 @@ def lay_out_classes(root: Path, classes: Classes, target: Path, protocol: str, s
                 raise UserError(
                     f"{identity}/{picture} and {copies[place]}: both become {place.name}"
                 )
-            copies[place] = root / identity / picture
+            copies[place] = root / ("" if flat else identity) / picture
     if not labels["query"] or not labels["gallery"]:
         raise UserError(f"{root}: too few pictures for a test with queries and a gallery")
     copy_all(copies)
     write_json(target / "labels.json", labels)
+    return copies
 
 
 def repeated_names(classes: Classes) -> set[str]:
@@ -363,34 +386,36 @@ def bare_name(identity: str, picture: Path, repeats: set[str]) -> str:
     return "__".join((identity, *picture.parts)) if picture.name in repeats else picture.name
 
 
-def report_protocol(classes: Classes, rng: np.random.Generator) -> Placed:
+def report_protocol(classes: Classes, rng: np.random.Generator, most: Most) -> Placed:
     """The report's shares of each identity's n pictures: n/2 training, n/5 validation, rest test.
 
     All identities are in every part (a closed set). Of the m test pictures, max(1, m/5) are
-    queries and the others gallery; every share is rounded down.
+    queries and the others gallery; every share is rounded down, then cut to `most`, where
+    validation may have as many as training.
 
     >>> classes = {"ada": [Path(str(i)) for i in range(20)]}
-    >>> placed = report_protocol(classes, np.random.default_rng(0))
+    >>> placed = report_protocol(classes, np.random.default_rng(0), (None, 5))
     >>> {part: len(pairs) for part, pairs in placed.items()}
-    {'training': 10, 'validation': 4, 'test/query': 1, 'test/gallery': 5}
+    {'training': 10, 'validation': 4, 'test/query': 1, 'test/gallery': 4}
     """
     placed: Placed = {"training": [], "validation": [], "test/query": [], "test/gallery": []}
     for identity, pictures in sorted(classes.items()):
         pairs = [(identity, pictures[i]) for i in rng.permutation(len(pictures))]
         training, validation = len(pairs) // 2, len(pairs) // 5
-        placed["training"] += pairs[:training]
-        placed["validation"] += pairs[training : training + validation]
-        _share_test(placed, pairs[training + validation :])
+        placed["training"] += pairs[:training][: most[0]]
+        placed["validation"] += pairs[training : training + validation][: most[0]]
+        _share_test(placed, pairs[training + validation :][: most[1]])
     return placed
 
 
-def disjoint_protocol(classes: Classes, rng: np.random.Generator) -> Placed:
+def disjoint_protocol(classes: Classes, rng: np.random.Generator, most: Most) -> Placed:
     """30 % of the identities, whole, into the test, the others into training.
 
-    Of the m pictures of a test identity, max(1, m/5) are queries and the others gallery.
+    Of the m pictures of a test identity, max(1, m/5) are queries and the others gallery; what
+    training or the test gets of an identity is cut to `most`.
 
     >>> classes = {name: [Path(name + str(i)) for i in range(10)] for name in "abcdefghij"}
-    >>> placed = disjoint_protocol(classes, np.random.default_rng(0))
+    >>> placed = disjoint_protocol(classes, np.random.default_rng(0), (None, None))
     >>> {part: len(pairs) for part, pairs in placed.items()}
     {'training': 70, 'test/query': 6, 'test/gallery': 24}
     """
@@ -400,9 +425,9 @@ def disjoint_protocol(classes: Classes, rng: np.random.Generator) -> Placed:
     for identity in names:
         pairs = [(identity, classes[identity][i]) for i in rng.permutation(len(classes[identity]))]
         if identity in test:
-            _share_test(placed, pairs)
+            _share_test(placed, pairs[: most[1]])
         else:
-            placed["training"] += pairs
+            placed["training"] += pairs[: most[0]]
     return placed
 
 
@@ -441,6 +466,7 @@ def main(arguments: Iterable[str]) -> int:
     log_to(None)
 
     def work() -> None:
+        check_extract(program.extract)
         data = choose_data(program.data, program.extract)
         made = extract(data, program.extract, program.seed, program.force)
         log.info("%s", made or f"{data} is in place, made from the same: nothing to do")

@@ -38,7 +38,10 @@ STAGE_LIST = (
     Stage(
         "extract",
         work_of("data_extraction", "run_extract"),
-        settings=("source", "source_path", "protocol", "drive_id", "lfw_home"),
+        settings=(
+            *("source", "source_path", "protocol", "drive_id", "lfw_home", "metadata"),
+            *("min_pictures", "min_size", "one_face", "train_per_person", "test_per_person"),
+        ),
         files=(),
         outputs=(),
         always=True,
@@ -106,7 +109,7 @@ def keep_apart(run: Run) -> None:
     source = Path(run.settings.extract.source_path or "").resolve()
     pairs = [("--run", folder, "--data", data), ("--data", data, "--run", folder)]
     pairs += [("--cache", cache, "--data", data)]
-    if run.settings.extract.source == "folder":
+    if run.settings.extract.source in ("folder", "imdb"):
         pairs += [
             ("--data", data, "--source-path", source),
             ("--source-path", source, "--data", data),

@@ -25,7 +25,7 @@ from config import Settings, UserError, recipe
 log = logging.getLogger("toolkit")
 
 STAMP = {"inputs", "outputs", "seconds", "made", "pictures_per_second"}
-PLACES = ("data", "run", "cache", "labels", "weights", "source_path", "lfw_home")
+PLACES = ("data", "run", "cache", "labels", "weights", "source_path", "lfw_home", "metadata")
 FILE_SETTINGS = {"weights", "labels"}  # settings that name a file: its content counts too
 PACKAGES = ("torch", "torchvision", "timm", "faiss-gpu", "faiss-cpu", "numpy", "pandas", "pillow")
 
