@@ -313,6 +313,7 @@ def test_a_layout_is_made_anew_only_for_other_settings(tmp_path: Path) -> None:
     assert extract(tmp_path / "x", settings, seed=0) is None
     for change in ({"min_size": 20}, {"one_face": "off"}, {"test_per_person": 2}):
         assert extract(tmp_path / "x", replace(settings, **change), seed=0), change
+    assert extract(tmp_path / "x", settings, seed=0), "back to the first"
     write_mat(tmp_path / "imdb.mat", rows_of(2, 10))
     assert extract(tmp_path / "x", settings, seed=0), "another metadata file"
 
