@@ -13,12 +13,12 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import tyro
 
-StageName = Literal["extract", "split", "train", "index", "retrieve", "evaluate"]
-STAGES: tuple[StageName, ...] = ("extract", "split", "train", "index", "retrieve", "evaluate")
+StageName = Literal["extract", "split", "crop", "train", "index", "retrieve", "evaluate"]
+STAGES: tuple[StageName, ...] = get_args(StageName)
 
 
 class UserError(Exception):
@@ -97,8 +97,26 @@ class SplitSettings:
 
 @dataclass
 class EmbedSettings:
-    """How pictures go through the backbone, in every stage that embeds."""
+    """How a picture becomes an embedding, in every stage that embeds."""
 
+    backbone: str = "efficientnet_lite0"
+    """efficientnet_lite0 to lite2, mobilenet_v2 and sface (no model hub needed), efficientnet_b0,
+    resnet50, vit_b16, any timm name, torchvision:NAME, inception_resnet_v1, or onnx:FILE."""
+    weights: str | None = None
+    """File with the backbone's weights (safetensors or a PyTorch state dict), or `none` for random
+    ones. Default: the backbone's pretrained weights."""
+    crop: Literal["auto", "none", "face", "aligned"] = "auto"
+    """What the backbone sees: the picture, the face with a margin, or the face moved so that eyes,
+    nose and mouth come to lie where face backbones want them. `auto` is what it was trained on."""
+    crop_margin: float = 0.1
+    """Margin on each side of a `face`, as a share of the face's longer side."""
+    detector: Literal["yunet", "mtcnn"] = "yunet"
+    """What finds faces: yunet (no hub needed), or mtcnn where facenet-pytorch is installed."""
+    normalization: Literal["auto", "none", "imagenet", "fixed", "whitening"] = "auto"
+    """Pixel values: as they are from 0 to 1, by ImageNet's mean and deviation, (x - 127.5) / 128,
+    or by each picture's own mean and deviation. `auto` is what the backbone was trained with."""
+    flip: Literal["auto", "on", "off"] = "auto"
+    """Embed a picture's mirror image too, and take the sum; `auto` does for faces."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Compile the backbone for the CPU; `auto` does where the run has pictures enough for it."""
 
@@ -107,12 +125,6 @@ class EmbedSettings:
 class TrainSettings:
     """train: a head on a frozen backbone."""
 
-    backbone: str = "efficientnet_lite0"
-    """efficientnet_lite0 to lite2 and mobilenet_v2 (no model hub needed), efficientnet_b0,
-    resnet50, vit_b16, any timm name, or torchvision:NAME."""
-    weights: str | None = None
-    """File with the backbone's weights (safetensors or a PyTorch state dict), or `none` for random
-    ones. Default: the backbone's pretrained weights."""
     embed_dim: int | None = None
     """Width of a linear projection, trained before the classifier: it is then the embedding."""
     epochs: int = 3
@@ -134,6 +146,9 @@ class RetrieveSettings:
     format: Literal["mapping", "list", "csv"] = "mapping"
     """Form of the submission: {query: [names]}, the report's list of {filename, gallery_images},
     or, beside the mapping, Kaggle's submission.csv."""
+    center: bool = False
+    """Move the queries and the gallery each to a mean of zero first: what is common to all
+    photographs, or to all drawings, says nothing of who it is. Uses other test pictures."""
 
 
 @dataclass
@@ -261,6 +276,8 @@ def check(settings: Settings) -> None:
     train = settings.train
     check_extract(settings.extract)
     _check_least(train, epochs=0, batch_size=1, train_views=0, patience=1, embed_dim=1)
+    if not 0 <= settings.embed.crop_margin <= 5:
+        raise UserError(f"--crop-margin {settings.embed.crop_margin}: must be from 0 to 5")
     if not 0 < train.lr <= 1000:
         raise UserError(f"--lr {train.lr}: must be above 0 and at most 1000")
     if not settings.general.stage:

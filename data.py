@@ -80,6 +80,24 @@ def read_picture(raw: bytes, least: int) -> Image.Image:
     return to_rgb(upright(image))
 
 
+def read_known_picture(path: Path, content: str, least: int) -> Image.Image:
+    """Reads a picture of the catalogue; see read_picture.
+
+    Raises:
+        UserError: it cannot be decoded, or the file is not the one that the catalogue knows.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} has gone since --stage split: run it again") from error
+    if content_hash(raw) != content:
+        raise UserError(f"{path} has changed since --stage split: run it again")
+    try:
+        return read_picture(raw, least)
+    except Exception as error:  # what Pillow raises for a damaged file is not documented
+        raise UserError(f"{path} cannot be decoded ({error}): take it out of the data") from error
+
+
 def upright(image: Image.Image) -> Image.Image:
     """The picture turned as its EXIF block says; as it is where that block is damaged."""
     try:

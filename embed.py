@@ -6,7 +6,7 @@ nothing else: it is the same whichever pictures shared its batch and whatever wa
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,20 +14,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import PIL
+from PIL import ImageOps
 from tqdm import tqdm
 
 from cache import FeatureCache
 from config import UserError
-from data import (
-    WORKERS,
-    augment,
-    content_hash,
-    count_pictures,
-    read_picture,
-    truncated_pictures,
-)
+from crops import detect
+from data import WORKERS, augment, count_pictures, read_known_picture, truncated_pictures
 from engine import Engine, Plan, build_engine, plans
+from faces import Crop, Face, crop_kind, load_detector, pixels_needed
 from model import Embedder, project_rows
+from onnx_models import OnnxBackbone
 from runs import Run, log, pace
 
 AHEAD = 96  # pictures decoded and waiting: enough that the engine never waits, little memory
@@ -35,17 +32,21 @@ AHEAD = 96  # pictures decoded and waiting: enough that the engine never waits, 
 
 @dataclass(frozen=True)
 class View:
-    """How pictures are shown to the backbone: as they are, or one of several augmented ways."""
+    """How pictures are shown to the backbone: as they are, mirrored, or one of several augmented
+    ways."""
 
     number: int = 0
     seed: int = 0
     augmented: bool = False
+    mirrored: bool = False
 
     def __str__(self) -> str:
-        return f"augmented {self.number}, seed {self.seed}" if self.augmented else "plain"
+        if self.augmented:
+            return f"augmented {self.number}, seed {self.seed}"
+        return "mirrored" if self.mirrored else "plain"
 
 
-PLAIN = View()
+PLAIN, MIRRORED = View(), View(mirrored=True)
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ class Embedding:
     """What embedding needs to know besides the pictures.
 
     root: the data set's folder. cache: the folder of the cache. compile: auto, on or off.
-    total: number of pictures of the whole run, which decides whether compiling pays.
+    total: number of pictures of the whole run, which decides whether compiling pays. detector: what
+    finds faces, where the embedder wants them. flip: whether the mirror image counts too.
     """
 
     embedder: Embedder
@@ -61,17 +63,45 @@ class Embedding:
     cache: Path
     compile: str = "auto"
     total: int = 0
+    detector: str = "yunet"
+    flip: bool = False
+
+    @property
+    def plans(self) -> list[Plan]:
+        """The ways to run the backbone, the best first; an ONNX file has a runtime of its own."""
+        mode = "off" if isinstance(self.embedder.backbone, OnnxBackbone) else self.compile
+        return plans(mode, self.total)
+
+    @property
+    def crop(self) -> Crop:
+        """What of a picture the embedder sees."""
+        return self.embedder.preprocessing.crop
+
+    def faces(self, pictures: pd.DataFrame) -> dict[str, Face]:
+        """{content: face} of catalogue rows; empty where the embedder sees whole pictures."""
+        if self.crop.kind == "none":
+            return {}
+        return detect(pictures, self.root, self.cache, load_detector(self.detector, self.cache))
 
 
 def run_embedding(run: Run, embedder: Embedder) -> Embedding:
     """How a run embeds its pictures with this embedder."""
-    mode = run.settings.embed.compile
-    return Embedding(embedder, run.data, run.cache, mode, count_pictures(run))
+    asked = run.settings.embed
+    flip = asked.flip == "on" or (asked.flip == "auto" and crop_kind(asked) != "none")
+    total = count_pictures(run)
+    return Embedding(embedder, run.data, run.cache, asked.compile, total, asked.detector, flip)
 
 
 def embed(job: Embedding, pictures: pd.DataFrame) -> np.ndarray:
-    """(N, dim) float32 unit rows for N catalogue rows, in their order. See `embed_features`."""
-    return project_rows(job.embedder, embed_features(job, pictures))
+    """(N, dim) float32 unit rows for N catalogue rows, in their order. See `embed_features`.
+
+    With `job.flip` a row is the sum, brought to length 1, of the picture's and its mirror image's.
+    """
+    rows = project_rows(job.embedder, embed_features(job, pictures))
+    if job.flip:
+        rows += project_rows(job.embedder, embed_features(job, pictures, MIRRORED))
+        rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return rows
 
 
 def embed_features(job: Embedding, pictures: pd.DataFrame, view: View = PLAIN) -> np.ndarray:
@@ -84,7 +114,7 @@ def embed_features(job: Embedding, pictures: pd.DataFrame, view: View = PLAIN) -
         UserError: a picture has changed or gone since the catalogue was made.
     """
     keys = [bytes.fromhex(content) for content in pictures.content]
-    for plan in plans(job.compile, job.total):
+    for plan in job.plans:
         store = open_cache(job, plan, view)
         missing = store.missing(keys)
         if not missing:
@@ -104,7 +134,8 @@ def open_cache(job: Embedding, plan: Plan, view: View) -> FeatureCache:
     about = {
         "backbone": job.embedder.name,
         "weights": job.embedder.weights_id,
-        "preprocessing": repr(job.embedder.preprocessing),
+        "preprocessing": str(job.embedder.preprocessing),
+        "faces": job.detector if job.crop.kind != "none" else "",
         "view": str(view),
         "pillow": PIL.__version__,
         **asdict(plan),
@@ -121,11 +152,12 @@ def _fill(
     view: View,
 ) -> None:
     """Embeds the pictures into the store; what is embedded when an error comes is kept."""
+    faces = job.faces(pictures)
     files = [(job.root / path, c) for path, c in zip(pictures.path, pictures.content, strict=True)]
     start, done = time.perf_counter(), 0
     try:
         with tqdm(total=len(files), desc=f"embedding ({view})", unit=" pictures") as bar:
-            for rows in engine.features(batches(files, job.embedder, view, plan.batch)):
+            for rows in engine.features(batches(files, faces, job.embedder, view, plan.batch)):
                 if not np.isfinite(rows).all():
                     raise UserError(f"{job.embedder.name} makes embeddings that are not finite")
                 contents = [content for _, content in files[done : done + len(rows)]]
@@ -140,16 +172,22 @@ def _fill(
 
 
 def batches(
-    files: Sequence[tuple[Path, str]], embedder: Embedder, view: View, size: int
+    files: Sequence[tuple[Path, str]],
+    faces: Mapping[str, Face],
+    embedder: Embedder,
+    view: View,
+    size: int,
 ) -> Iterator[np.ndarray]:
     """(size, side, side, 3) uint8 batches of the files in order, the last one filled up with zeros.
 
-    files: (path, content hash) pairs. Threads decode ahead of the model: Pillow lets go of the
-    interpreter while it works, and threads share memory where processes would copy it.
+    files: (path, content hash) pairs. faces: by content, where the embedder wants them.
+
+    Threads decode ahead of the model: Pillow lets go of the interpreter while it works, and threads
+    share memory where processes would copy it.
     """
 
     def load(file: tuple[Path, str]) -> np.ndarray:
-        return load_pixels(*file, embedder, view)
+        return load_pixels(*file, faces.get(file[1]), embedder, view)
 
     def stack(waiting: Sequence[Future[np.ndarray]]) -> np.ndarray:
         batch = np.zeros((size, embedder.side, embedder.side, 3), np.uint8)
@@ -171,22 +209,16 @@ def batches(
             pool.shutdown(cancel_futures=True)
 
 
-def load_pixels(path: Path, content: str, embedder: Embedder, view: View) -> np.ndarray:
-    """One picture as (side, side, 3) uint8.
+def load_pixels(
+    path: Path, content: str, face: Face | None, embedder: Embedder, view: View
+) -> np.ndarray:
+    """One picture, or the crop of its face, as (side, side, 3) uint8.
 
     Raises:
         UserError: the file is not the one that the catalogue knows.
     """
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path} has gone since --stage split: run it again") from error
-    if content_hash(raw) != content:
-        raise UserError(f"{path} has changed since --stage split: run it again")
-    try:
-        image = read_picture(raw, embedder.side)
-    except Exception as error:  # what Pillow raises for a damaged file is not documented
-        raise UserError(f"{path} cannot be decoded ({error}): take it out of the data") from error
+    least = embedder.side if face is None else pixels_needed(face, embedder.side)
+    image = embedder.preprocessing.take(read_known_picture(path, content, least), face)
     if view.augmented:
         image = augment(image, np.random.default_rng([view.seed, view.number, int(content, 16)]))
-    return embedder.preprocessing.resize(image)
+    return embedder.preprocessing.resize(ImageOps.mirror(image) if view.mirrored else image)

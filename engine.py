@@ -6,6 +6,7 @@ was chosen is part of the cache's key, since each rounds in its own way. Every e
 of one fixed shape, so that what it makes of a picture does not depend on the others in its batch.
 """
 
+import hashlib
 import os
 import shutil
 import uuid
@@ -20,8 +21,9 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import nn
 
-from model import Embedder
+from model import Embedder, whiten
 from runs import log
 
 # Below this, converting a model (3 to 6 s) takes longer than it saves (about 20 ms a picture).
@@ -107,8 +109,7 @@ class OpenVinoEngine:
     def __init__(self, embedder: Embedder, plan: Plan, cache: Path) -> None:
         import openvino
 
-        key = f"{embedder.weights_id}-{embedder.side}-{plan.batch}-openvino{plan.version}"
-        folder = cache / "engines" / key.replace("/", "_")
+        folder = cache / "engines" / _key(embedder, plan)
         if not folder.is_dir():
             log.info("compiling %s for %s, kept for later runs", embedder.name, plan)
             _keep_model(convert(embedder, plan.batch), folder)
@@ -143,24 +144,42 @@ class OpenVinoEngine:
             yield finish_first()
 
 
+def _key(embedder: Embedder, plan: Plan) -> str:
+    """The name of a converted model: of its weights, and of what is built into it with them."""
+    wants = embedder.preprocessing
+    built_in = f"{wants.side} {wants.mean} {wants.std} {wants.whitening} {plan.batch}"
+    digest = hashlib.blake2b(built_in.encode(), digest_size=4).hexdigest()
+    return f"{embedder.weights_id}-{digest}-openvino{plan.version}".replace("/", "_")
+
+
 def convert(embedder: Embedder, batch: int) -> Any:
     """An OpenVINO model: (batch, side, side, 3) uint8 -> (batch, features_dim) float32."""
     import openvino
     from openvino.preprocess import PrePostProcessor
 
     example = torch.zeros(batch, 3, embedder.side, embedder.side)
+    wants, backbone = embedder.preprocessing, embedder.backbone.eval()
+    if wants.whitening:
+        backbone = nn.Sequential(Whitening(), backbone)
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")
-        exported = torch.export.export(embedder.backbone.eval(), (example,))
+        exported = torch.export.export(backbone, (example,))
         model = openvino.convert_model(exported)
     steps = PrePostProcessor(model)
     pixels = steps.input(0)
     pixels.tensor().set_element_type(openvino.Type.u8).set_layout(openvino.Layout("NHWC"))
     pixels.model().set_layout(openvino.Layout("NCHW"))
-    mean, std = embedder.preprocessing.mean, embedder.preprocessing.std
     as_float = pixels.preprocess().convert_element_type(openvino.Type.f32)
-    as_float.scale(255.0).mean(list(mean)).scale(list(std))
+    as_float.scale(255.0).mean(list(wants.mean)).scale(list(wants.std))
     return steps.build()
+
+
+class Whitening(nn.Module):
+    """`whiten` as a layer."""
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        """See model.whiten."""
+        return whiten(pictures)
 
 
 def _keep_model(model: Any, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Architectures that no library has, as plain torch modules: a face crop -> its features.
+"""Architectures that no library has, as torch modules: a face crop -> its features.
 
     network = InceptionResnetV1()
     load_into(network, load_state(Path("20180402-114759-vggface2.pt")), "FaceNet")
@@ -7,7 +7,9 @@
 The names in their state dicts are those of the public weights, which load as they are.
 """
 
+import re
 from collections import OrderedDict
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -142,3 +144,79 @@ def _convolution(
     conv = nn.Conv2d(channels, out, kernel, stride, padding, bias=False)
     bn = nn.BatchNorm2d(out, eps=1e-3)
     return nn.Sequential(OrderedDict(conv=conv, bn=bn, relu=nn.ReLU()))
+
+
+class SFace(nn.Module):
+    """SFace: a MobileNetV1 with PReLU, 112×112 aligned RGB faces -> 128 numbers.
+
+    Zhong et al., SFace: Sigmoid-Constrained Hypersphere Loss for Robust Face Recognition (2021);
+    the network and its weights are those of OpenCV Zoo (Apache 2.0).
+
+    >>> SFace().eval()(torch.zeros(2, 3, 112, 112)).shape
+    torch.Size([2, 128])
+    """
+
+    # (channels, stride) of the pointwise convolution and of the depthwise one before it.
+    STEPS = (
+        *((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2)),
+        *((512, 1), (512, 1), (512, 1), (512, 1), (512, 1), (1024, 2), (1024, 1)),
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = nn.Sequential()
+        self.trunk.add_module("conv_1", _step(3, 32, 3, 1, 1))
+        width = 32
+        for number, (channels, stride) in enumerate(self.STEPS, 2):
+            depthwise = _step(width, width, 3, stride, width)
+            self.trunk.add_module(f"conv_{number}_dw", depthwise)
+            self.trunk.add_module(f"conv_{number}", _step(width, channels, 1, 1, 1))
+            width = channels
+        self.bn1 = nn.BatchNorm2d(width, eps=2e-5)
+        self.pre_fc1 = nn.Linear(width * 7 * 7, 128)
+        self.fc1 = nn.BatchNorm1d(128, eps=2e-5)
+
+    def forward(self, faces: Tensor) -> Tensor:
+        """(N, 3, 112, 112), RGB as (x - 127.5) / 128 -> (N, 128), of any length."""
+        rows: Tensor = self.fc1(self.pre_fc1(self.bn1(self.trunk(faces)).flatten(1)))
+        return rows
+
+
+def _step(width: int, channels: int, side: int, stride: int, groups: int) -> nn.Sequential:
+    layers = nn.Sequential()
+    layers.add_module(
+        "conv2d",
+        nn.Conv2d(width, channels, side, stride, side // 2, groups=groups, bias=False),
+    )
+    layers.add_module("batchnorm", nn.BatchNorm2d(channels, eps=1e-3))
+    layers.add_module("relu", nn.PReLU(channels))
+    return layers
+
+
+# The file's names for what PyTorch calls otherwise.
+SFACE_NAMES = (
+    (r"_(conv2d|batchnorm|relu)_", r".\1."),
+    (r"^(bn1|pre_fc1|fc1)_", r"\1."),
+    (r"^conv_", "trunk.conv_"),
+    (r"moving_mean$", "running_mean"),
+    (r"moving_var$", "running_var"),
+    (r"gamma$", "weight"),
+    (r"beta$", "bias"),
+)
+
+
+def sface_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of OpenCV Zoo's SFace file, or of SFace itself, under the names of SFace.
+
+    >>> [*sface_state({"conv_2_dw_relu_gamma": torch.zeros(32, 1, 1), "bn1_beta": torch.zeros(2)})]
+    ['trunk.conv_2_dw.relu.weight', 'bn1.bias']
+    """
+    state: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        for pattern, replacement in SFACE_NAMES:
+            name = re.sub(pattern, replacement, name)
+        state[name] = tensor.flatten() if name.endswith("relu.weight") else tensor
+        if name.endswith("running_mean"):  # PyTorch counts batches too, for training alone
+            counter = name.replace("running_mean", "num_batches_tracked")
+            state.setdefault(counter, torch.tensor(0))
+    return state

@@ -10,12 +10,13 @@ on, by the same command, from what is whole.
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 
 from tabulate import tabulate
 
-from config import STAGES, Settings, UserError, announce, parse_settings
+from config import STAGES, EmbedSettings, Settings, UserError, announce, parse_settings
 from data_extraction import choose_data
 from evaluate import labels_state, read_labels
 from runs import Run, Stage, exit_code, listing, log, log_to, only_process, read_json, write_json
@@ -32,6 +33,8 @@ def work_of(room: str, name: str) -> Callable[[Run], str | None]:
     return work
 
 
+# What makes an embedding of a picture: all stages that embed depend on it.
+EMBEDDING = tuple(field.name for field in fields(EmbedSettings))
 TRAINING = ("training.csv", "split.json")
 INDEX = ("gallery.faiss", "gallery.json", "validation_gallery.faiss", "validation_gallery.json")
 STAGE_LIST = (
@@ -55,11 +58,18 @@ STAGE_LIST = (
         watch=lambda run: listing(run.data),
     ),
     Stage(
+        "crop",
+        work_of("crops", "run_crop"),
+        settings=("backbone", "crop", "crop_margin", "detector"),
+        files=("training.csv", "test.csv"),
+        outputs=("faces.csv", "crops.jpg"),
+    ),
+    Stage(
         "train",
         work_of("train_ft", "run_train"),
         settings=(
-            *("backbone", "weights", "compile", "embed_dim", "epochs", "lr", "batch_size"),
-            *("patience", "train_views", "seed"),
+            *EMBEDDING,
+            *("embed_dim", "epochs", "lr", "batch_size", "patience", "train_views", "seed"),
         ),
         files=TRAINING,
         outputs=("model.safetensors", "history.csv"),
@@ -67,14 +77,14 @@ STAGE_LIST = (
     Stage(
         "index",
         work_of("retrieve", "run_index"),
-        settings=("backbone", "weights", "compile"),
+        settings=EMBEDDING,
         files=("model.safetensors", "test.csv", *TRAINING),
         outputs=INDEX,
     ),
     Stage(
         "retrieve",
         work_of("retrieve", "run_retrieve"),
-        settings=("backbone", "weights", "compile", "format"),
+        settings=(*EMBEDDING, "format", "center"),
         files=("model.safetensors", "test.csv", *TRAINING, *INDEX),
         outputs=("submission.json", "submission.csv", "validation.json"),
     ),

@@ -3,16 +3,16 @@
     embedder = load_embedder("efficientnet_lite0")
     rows = embedder(embedder.transform(image)[None])   # (1, 1280), of length 1
 
-Names: `efficientnet_lite0` to `lite2` and `mobilenet_v2` need no model hub; `efficientnet_b0`,
-`resnet50`, `vit_b16` and every other timm name are loaded from timm's hub, `torchvision:NAME` from
-torchvision's.
+Names: `efficientnet_lite0` to `lite2`, `mobilenet_v2` and `sface` need no model hub;
+`efficientnet_b0`, `resnet50`, `vit_b16` and every other timm name are loaded from timm's hub,
+`torchvision:NAME` from torchvision's; `inception_resnet_v1` and `onnx:FILE` from a file.
 """
 
 import difflib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from config import TrainSettings, UserError
+from config import EmbedSettings, UserError
+from face_models import InceptionResnetV1, SFace, sface_state
+from faces import WHOLE, Crop, Face, crop_face, crop_kind
+from onnx_models import OnnxBackbone
 from runs import log, whole_file
 from weights import CARRIERS, carried_file, fingerprint, load_into, load_state, look_for_hub
 
@@ -39,9 +42,19 @@ TIMM_NAMES = {
 }
 
 
+# --normalization: (mean, deviation) of each channel, for values from 0 to 1.
+NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "none": ((0.0,) * 3, (1.0,) * 3),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "fixed": ((127.5 / 255,) * 3, (128 / 255,) * 3),
+    "whitening": ((0.0,) * 3, (1 / 255,) * 3),
+}
+
+
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a backbone wants to see: all of the picture, squeezed into a square, and normalised.
+    """What a backbone wants to see: all of the picture, squeezed into a square, or a face of it;
+    and normalised.
 
     The transforms that ImageNet models are published with cut the borders off, which suits an
     object in the middle; a face loses its chin. On the caricature set's training people, photograph
@@ -49,13 +62,20 @@ class Preprocessing:
     (`python -m benchmarks.transforms`).
 
     side: height and width in pixels. interpolation: bilinear or bicubic. mean, std: of each
-    channel, for values from 0 to 1.
+    channel, for values from 0 to 1. crop: what of the picture. whitening: whether each picture is
+    whitened too (see `whiten`).
     """
 
     side: int
     interpolation: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    crop: Crop = WHOLE
+    whitening: bool = False
+
+    def take(self, image: Image.Image, face: Face | None = None) -> Image.Image:
+        """The part of an RGB picture that the backbone sees."""
+        return image if face is None else crop_face(image, face, self.crop, self.side)
 
     def resize(self, image: Image.Image) -> np.ndarray:
         """An RGB picture -> (side, side, 3) uint8."""
@@ -65,7 +85,29 @@ class Preprocessing:
     def normalise(self, pixels: Tensor) -> Tensor:
         """(N, side, side, 3) uint8 -> (N, 3, side, side) float32, channels last in memory."""
         mean, std = (torch.tensor(v, device=pixels.device) for v in (self.mean, self.std))
-        return pixels.float().div(255).sub(mean).div(std).permute(0, 3, 1, 2)
+        pictures = pixels.float().div(255).sub(mean).div(std).permute(0, 3, 1, 2)
+        return whiten(pictures) if self.whitening else pictures
+
+    def normalised_by(self, name: str) -> "Preprocessing":
+        """The same with one of NORMALIZATIONS."""
+        mean, std = NORMALIZATIONS[name]
+        return replace(self, mean=mean, std=std, whitening=name == "whitening")
+
+
+def whiten(pictures: Tensor) -> Tensor:
+    """(N, C, H, W), values from 0 to 255 -> each picture with mean 0 and deviation 1.
+
+    (x - mean) / max(std, 1 / √n) over the n values of a picture: FaceNet's pre-whitening
+    (Sandberg, facenet, 2017), after TensorFlow's per_image_standardization.
+
+    >>> whiten(torch.tensor([0.0, 255.0]).view(1, 1, 1, 2)).flatten().tolist()
+    [-1.0, 1.0]
+    """
+    values = pictures.flatten(1)
+    least = values.shape[1] ** -0.5
+    mean = values.mean(1)[:, None, None, None]
+    std = values.std(1, correction=0).clamp(min=least)[:, None, None, None]
+    return (pictures - mean) / std
 
 
 class Embedder(nn.Module):
@@ -88,7 +130,7 @@ class Embedder(nn.Module):
         self.weights_id = fingerprint(backbone)
 
     def transform(self, image: Image.Image) -> Tensor:
-        """An RGB picture -> (3, side, side) float32, normalised as the backbone wants it."""
+        """An RGB picture, cropped already -> (3, side, side) float32, as the backbone wants it."""
         pixels = torch.from_numpy(self.preprocessing.resize(image).copy())
         return self.preprocessing.normalise(pixels[None])[0]
 
@@ -111,11 +153,18 @@ class Embedder(nn.Module):
         self.dim = dim or self.features_dim
 
 
-def load_embedder(name: str, weights: str | None = None, cache: Path = Path("cache")) -> Embedder:
+def load_embedder(
+    name: str,
+    weights: str | None = None,
+    cache: Path = Path("cache"),
+    crop: Crop = WHOLE,
+    normalization: str = "auto",
+) -> Embedder:
     """Builds a backbone and loads its weights.
 
     weights: a file, "none" for random ones (always the same), or None for the pretrained ones.
     cache: folder where weights that a package carries are kept.
+    crop: what of a picture it sees. normalization: see config.EmbedSettings.
 
     Raises:
         UserError: an unknown name, weights that do not fit, or a hub that cannot be reached.
@@ -125,8 +174,20 @@ def load_embedder(name: str, weights: str | None = None, cache: Path = Path("cac
     if weights is None and name in CARRIERS:
         _load_carried(backbone, name, cache)
     elif weights is not None and weights != "none":
-        load_into(backbone, load_state(Path(weights)), weights)
+        state = load_state(Path(weights))
+        load_into(backbone, sface_state(state) if name == "sface" else state, weights)
+    if crop.kind == "aligned" and isinstance(backbone, OnnxBackbone):
+        crop = replace(crop, template=backbone.template)
+    preprocessing = replace(preprocessing, crop=crop)
+    if normalization != "auto":
+        preprocessing = preprocessing.normalised_by(normalization)
     return Embedder(name, backbone, preprocessing)
+
+
+def embedder_of(settings: EmbedSettings, cache: Path) -> Embedder:
+    """The untrained embedder that the settings ask for. Raises: see load_embedder."""
+    crop = Crop(crop_kind(settings), settings.crop_margin)
+    return load_embedder(settings.backbone, settings.weights, cache, crop, settings.normalization)
 
 
 def build_backbone(name: str, from_hub: bool) -> tuple[nn.Module, Preprocessing]:
@@ -134,6 +195,10 @@ def build_backbone(name: str, from_hub: bool) -> tuple[nn.Module, Preprocessing]
     build = _build_timm
     if name == "mobilenet_v2" or name.startswith("torchvision:"):
         build = _build_torchvision
+    elif name in FACE_MODELS:
+        build = _build_face
+    elif name.startswith("onnx:"):
+        build = _build_onnx
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return build(name.removeprefix("torchvision:"), from_hub)
@@ -183,8 +248,31 @@ def _drop_classifier(backbone: nn.Module) -> None:
     setattr(backbone.get_submodule(parent), child, nn.Identity())
 
 
+FACE_MODELS: dict[str, tuple[type[nn.Module], int, str]] = {
+    "sface": (SFace, 112, "fixed"),
+    "inception_resnet_v1": (InceptionResnetV1, 160, "fixed"),
+}
+
+
+def _build_face(name: str, from_hub: bool) -> tuple[nn.Module, Preprocessing]:
+    if from_hub:
+        raise UserError(
+            f"--backbone {name}: no package carries its weights; get 20180402-114759-vggface2.pt "
+            "from the releases of facenet-pytorch, and name it with --weights"
+        )
+    model, side, normalization = FACE_MODELS[name]
+    return model(), Preprocessing(side, "bilinear", (), ()).normalised_by(normalization)
+
+
+def _build_onnx(name: str, from_hub: bool) -> tuple[nn.Module, Preprocessing]:
+    backbone = OnnxBackbone(Path(name.removeprefix("onnx:")))
+    return backbone, Preprocessing(backbone.side, "bilinear", backbone.mean, backbone.std)
+
+
 def _load_carried(backbone: nn.Module, name: str, cache: Path) -> None:
     state = load_state(carried_file(CARRIERS[name], cache))
+    if name == "sface":
+        state = sface_state(state)
     if name in TIMM_NAMES:
         # The package's tensors have other names but timm's order; its classifier comes last.
         state = dict(zip(backbone.state_dict(), state.values(), strict=False))
@@ -214,17 +302,16 @@ def save_model(path: Path, embedder: Embedder, parts: dict[str, nn.Module], **ab
 
     parts: {name: trained module}; about: what else to remember, as JSON values.
     """
-    names = {"backbone": embedder.name, "weights_id": embedder.weights_id}
     tensors = {
         f"{part}.{name}": tensor.detach().cpu().contiguous()
         for part, module in parts.items()
         for name, tensor in module.state_dict().items()
     }
     with whole_file(path) as beside:
-        save_file(tensors, beside, {"about": json.dumps(names | about)})
+        save_file(tensors, beside, {"about": json.dumps(_identity(embedder) | about)})
 
 
-def load_model(path: Path, settings: TrainSettings, cache: Path) -> Embedder:
+def load_model(path: Path, settings: EmbedSettings, cache: Path) -> Embedder:
     """The embedder of a run: its backbone, with the projection that was trained for it.
 
     Raises:
@@ -238,17 +325,27 @@ def load_model(path: Path, settings: TrainSettings, cache: Path) -> Embedder:
             state = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
     except Exception as error:
         raise UserError(f"{path} cannot be read ({error}): --stage train makes it anew") from error
-    embedder = load_embedder(settings.backbone, settings.weights, cache)
-    if (about["backbone"], about["weights_id"]) != (embedder.name, embedder.weights_id):
-        raise UserError(
-            f"{path} was made with {about['backbone']}, not with these weights of "
-            f"{settings.backbone}: run --stage train index retrieve, or name the former"
-        )
+    embedder = embedder_of(settings, cache)
+    for what, value in _identity(embedder).items():
+        if about[what] != value:
+            raise UserError(
+                f"{path} was made with {what} {about[what]}, not with {value}: run --stage train "
+                "index retrieve, or name the former"
+            )
     embedder.set_projection(about["embed_dim"])
     projection = {k.removeprefix("projection."): v for k, v in state.items() if "projection." in k}
     load_into(embedder.projection, projection, str(path))
     log.info("model: %s, %d numbers an embedding", embedder.name, embedder.dim)
     return embedder
+
+
+def _identity(embedder: Embedder) -> dict[str, str]:
+    """What the trained parts of a model go with, and nothing else."""
+    return {
+        "backbone": embedder.name,
+        "weights": embedder.weights_id,
+        "preprocessing": str(embedder.preprocessing),
+    }
 
 
 @contextmanager

@@ -73,6 +73,19 @@ def load_index(path: Path, made_from: dict[str, Any]) -> tuple[faiss.Index, list
     return index, about["keys"]
 
 
+def centre(embeddings: np.ndarray) -> np.ndarray:
+    """(N, D) float32 unit rows moved to a mean of zero, of length 1 again.
+
+    Photographs have something in common that drawings lack; what all of a domain share tells nobody
+    apart. A single row, which would be its own mean, stays as it is.
+    """
+    if len(embeddings) < 2:
+        return embeddings
+    moved = embeddings - embeddings.mean(axis=0, dtype=np.float64)
+    moved /= np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), 1e-12)
+    return moved.astype(np.float32)
+
+
 # ---- search -------------------------------------------------------------------------------------
 
 
@@ -173,9 +186,12 @@ def run_index(run: Run) -> str:
 
 
 def index_origin(run: Run) -> dict[str, Any]:
-    """The state of what an index is made from: the model and the catalogue."""
+    """The state of what an index is made from: the model, the catalogue, and what the model does
+    not say of how pictures are shown to it."""
     names = ("model.safetensors", "test.csv", "training.csv", "split.json")
-    return {name: file_hash(run.path(name)) for name in names}
+    asked = run.settings.embed
+    shown = {"detector or flip": f"{asked.detector}, {asked.flip}"}
+    return {name: file_hash(run.path(name)) for name in names} | shown
 
 
 def index_pictures(
@@ -199,7 +215,7 @@ def run_retrieve(run: Run) -> str:
     write_json(run.path("validation.json"), as_mapping(seen))
     if ranking.gallery.shape[1] < TOP:
         log.warning("warning: the gallery has fewer than %d pictures", TOP)
-    return f"{len(ranking.queries)} queries × {ranking.gallery.shape[1]} -> {path}"  # noqa: RUF001
+    return f"{len(ranking.queries)} queries × {ranking.gallery.shape[1]} -> {path}"
 
 
 def rank(run: Run, job: Embedding, rows: pd.DataFrame, keys: list[str], name: str) -> Ranking:
@@ -215,12 +231,12 @@ def rank(run: Run, job: Embedding, rows: pd.DataFrame, keys: list[str], name: st
         return Ranking([], np.zeros((0, TOP), str), np.zeros((0, TOP)))
     good = readable(rows).to_numpy()
     keys = sorted(keys)
-    found = search(
-        index,
-        gallery,
-        embed(job, rows[good]),
-        [key for key, known in zip(keys, good, strict=True) if known],
-    )
+    queries = embed(job, rows[good])
+    if run.settings.retrieve.center:
+        queries = centre(queries)
+        index = build_index(centre(index.reconstruct_n(0, index.ntotal)))
+    known = [key for key, known in zip(keys, good, strict=True) if known]
+    found = search(index, gallery, queries, known)
     width = found.gallery.shape[1]
     places = np.tile(np.array(gallery)[:width], (len(keys), 1))
     scores = np.zeros((len(keys), width))
@@ -230,7 +246,7 @@ def rank(run: Run, job: Embedding, rows: pd.DataFrame, keys: list[str], name: st
 
 def load_job(run: Run) -> Embedding:
     """The run's trained model, ready to embed the run's pictures."""
-    settings = run.settings.train
+    settings = run.settings.embed
     return run_embedding(run, load_model(run.path("model.safetensors"), settings, run.cache))
 
 

