@@ -270,10 +270,10 @@ class Crop:
     margin: float = 0.1
     template: Points = tuple(map(tuple, TEMPLATE / TEMPLATE_SIDE))
 
-    def __str__(self) -> str:
-        """Only what makes a difference: the margin counts for `face` alone."""
+    def __repr__(self) -> str:
+        """Only what makes a difference to the pixels; embeddings are cached by it."""
         kept = {"none": "", "face": f" {self.margin}", "aligned": f" {self.template}"}
-        return self.kind + kept[self.kind]
+        return f"{self.kind}{kept[self.kind]}{'' if self.kind == 'none' else ' on black'}"
 
 
 WHOLE = Crop("none")

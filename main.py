@@ -160,12 +160,16 @@ def keep_timing(run: Run) -> None:
         run.stamp("evaluate", stamps["evaluate"] | {"outputs": run.outputs(evaluated)})
 
 
+SHOWN = ("pictures_per_second", "made")
+
+
 def summary(run: Run) -> str:
     """What was made, where, how long it took, and the scores with their intervals."""
     stamps = run.stamps()
     rows = [
-        (name, f"{stamp['seconds']:.1f}", stamp["pictures_per_second"] or "", stamp["made"])
-        for name, stamp in stamps.items()
+        (name, f"{stamps[name]['seconds']:.1f}", *map(stamps[name].get, SHOWN))
+        for name in STAGES
+        if name in stamps
     ]
     made = tabulate(rows, ["stage", "seconds", "pictures/s", "made"], disable_numparse=True)
     metrics = {}
