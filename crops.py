@@ -44,7 +44,7 @@ def detect(pictures: pd.DataFrame, root: Path, cache: Path, detector: Detector) 
     Raises:
         UserError: a picture has changed or gone since the catalogue was made.
     """
-    about = {"detector": detector.name, "look": LOOK, "sure": SURE, "retries": RETRIES}
+    about = {"detector": detector.name, "look": LOOK, "sure": SURE, "surest of": RETRIES}
     store = FeatureCache(cache, "faces", about, ROW)
     keys = [bytes.fromhex(content) for content in pictures.content]
     _search(pictures.iloc[store.missing(keys)], root, store, detector)
@@ -160,15 +160,10 @@ def contact_sheet(
 def _entry(image: Image.Image, face: Face, crop: Crop) -> Image.Image:
     """A picture with its face's box, the crop beside it, and how sure the detector was."""
     entry = Image.new("RGB", (2 * CELL + 4, CELL + CAPTION), "white")
-    pen = ImageDraw.Draw(entry)
     shown = ImageOps.contain(image, (CELL, CELL))
+    low, high = face.box[:2] * shown.size, (face.box[:2] + face.box[2:]) * shown.size
+    ImageDraw.Draw(shown).rectangle([*low, *high], outline="red", width=2)
     entry.paste(shown, ((CELL - shown.width) // 2, (CELL - shown.height) // 2))
-    left, top = (CELL - shown.width) // 2, (CELL - shown.height) // 2
-    box = [*face.box[:2], *(face.box[:2] + face.box[2:])]
-    scale = (shown.width, shown.height) * 2
-    corners = [value * size for value, size in zip(box, scale, strict=True)]
-    offset = (left, top) * 2
-    pen.rectangle([c + o for c, o in zip(corners, offset, strict=True)], outline="red", width=2)
     entry.paste(crop_face(image, face, crop, CELL), (CELL + 4, 0))
-    pen.text((2, CELL), f"{face.found} {face.score:.2f}", fill="black")
+    ImageDraw.Draw(entry).text((2, CELL), f"{face.found} {face.score:.2f}", fill="black")
     return entry

@@ -65,7 +65,7 @@ class YuNet:
 
     def __init__(self, weights: Path) -> None:
         self.name = f"yunet {YUNET.sha256[:12]} opencv {cv2.__version__}"
-        self.weights = str(weights)
+        self.weights = str(weights.resolve())
         self.own = threading.local()  # a detector keeps buffers of its own: one a thread
 
     def find(self, pixels: np.ndarray) -> np.ndarray:
@@ -177,21 +177,20 @@ def prominence(face: Face, size: tuple[int, int]) -> float:
 
 
 def find_face(image: Image.Image, detector: Detector) -> Face:
-    """The face that a picture is of: the most prominent of the first attempt that is sure of one.
+    """The face that a picture is of: the most prominent that the first look is sure of.
 
-    Where no attempt is sure, the surest of all, if its confidence reaches LEAST; else a guess in
-    the centre, whose `found` is MISSED.
+    Where it is sure of none, the surest of all retries, if its confidence reaches LEAST; `found` is
+    then the retry, or UNSURE. Else a guess in the centre, whose `found` is MISSED.
     """
-    unsure: list[Face] = []
-    for attempt in (AT_ONCE, *RETRIES):
-        faces = look(image, detector, attempt)
-        sure = [face for face in faces if face.score >= SURE]
-        if sure:
-            return max(sure, key=lambda face: prominence(face, image.size))
-        unsure += faces
-    if unsure:
-        return max(unsure, key=lambda face: face.score)._replace(found=UNSURE)
-    return central_guess(image.size)
+    faces = look(image, detector, AT_ONCE)
+    sure = [face for face in faces if face.score >= SURE]
+    if sure:
+        return max(sure, key=lambda face: prominence(face, image.size))
+    faces += [face for attempt in RETRIES for face in look(image, detector, attempt)]
+    if not faces:
+        return central_guess(image.size)
+    best = max(faces, key=lambda face: face.score)
+    return best if best.score >= SURE else best._replace(found=UNSURE)
 
 
 def central_guess(size: tuple[int, int]) -> Face:

@@ -7,7 +7,7 @@ people, photographs as queries against all their drawings, with the frozen defau
 """
 
 import argparse
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +67,7 @@ def main() -> None:
     rows = []
     for kind in (Preprocessing, PublishedCrop):
         embedder = load_embedder(given.backbone, cache=given.cache)
-        embedder.preprocessing = kind(**asdict(embedder.preprocessing))
+        embedder.preprocessing = kind(**vars(embedder.preprocessing))
         scores = scores_of(embedder, given.data, given.cache, given.seeds)
         rows.append((kind.__name__, np.mean(scores), np.std(scores, ddof=1)))
     print(tabulate(rows, ["transform", "mean score", "standard deviation"], floatfmt=".1f"))

@@ -1,0 +1,108 @@
+"""SFace as a torch module beside ONNX Runtime on the same file: the same numbers, and how fast?
+
+    python -m benchmarks.sface --data ../shared/data/lfw62
+
+Aligned faces of the first pictures of the data set, in memory: ONNX Runtime takes one at a time, as
+the file is made for; the module is run in batches by the engines that embed.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from PIL import Image
+from tabulate import tabulate
+
+from config import EmbedSettings
+from engine import build_engine, plans
+from faces import find_face, load_detector
+from model import Embedder, embedder_of
+from runs import files_below
+from weights import CARRIERS, carried_file
+
+Run = Callable[[np.ndarray], np.ndarray]
+
+
+def by_onnx_runtime(cache: Path) -> Run:
+    """Aligned faces (N, 112, 112, 3) uint8 -> (N, 128), by the file itself, one at a time."""
+    model = onnx.load(carried_file(CARRIERS["sface"], cache))
+    # The file lists its weights as inputs too; ONNX Runtime wants those that are no input.
+    pictures = next(entry for entry in model.graph.input if entry.name == "data")
+    del model.graph.input[:]
+    model.graph.input.append(pictures)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+
+    def run(faces: np.ndarray) -> np.ndarray:
+        values = faces.transpose(0, 3, 1, 2).astype(np.float32)  # it normalises by itself
+        return np.concatenate([session.run(None, {"data": value[None]})[0] for value in values])
+
+    return run
+
+
+def by_engine(embedder: Embedder, mode: str, cache: Path) -> Run:
+    """The same by our module, in batches; mode: --compile on or off."""
+    plan = plans(mode, 0)[0]
+    engine = build_engine(plan, embedder, cache)
+
+    def run(faces: np.ndarray) -> np.ndarray:
+        short = -len(faces) % plan.batch
+        padded = np.concatenate([faces, np.zeros((short, *faces.shape[1:]), np.uint8)])
+        parts = np.split(padded, len(padded) // plan.batch)
+        return np.concatenate(list(engine.features(parts)))[: len(faces)]
+
+    return run
+
+
+def aligned_faces(root: Path, count: int, embedder: Embedder, cache: Path) -> np.ndarray:
+    """(count, 112, 112, 3) uint8 from the first pictures of a data set."""
+    detector = load_detector("yunet", cache)
+    images = [Image.open(path).convert("RGB") for path in files_below(root)[:count]]
+    crops = [embedder.preprocessing.take(image, find_face(image, detector)) for image in images]
+    return np.stack([np.asarray(crop) for crop in crops])
+
+
+def main() -> None:
+    """See the top of this file."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--faces", type=int, default=256)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--cache", type=Path, default=Path("cache"))
+    given = parser.parse_args()
+    embedder = embedder_of(EmbedSettings("sface"), given.cache)
+    faces = aligned_faces(given.data, given.faces, embedder, given.cache)
+    programs = {
+        "ONNX Runtime, one at a time": by_onnx_runtime(given.cache),
+        "ours, PyTorch": by_engine(embedder, "off", given.cache),
+        "ours, compiled": by_engine(embedder, "on", given.cache),
+    }
+    expected = programs["ONNX Runtime, one at a time"](faces)
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    off = {name: float(np.abs(run(faces) - expected).max()) for name, run in programs.items()}
+    for _ in range(given.repeats):  # in turns, so that a busy moment slows all alike
+        for name, run in programs.items():
+            start = time.perf_counter()
+            run(faces)
+            seconds[name].append(time.perf_counter() - start)
+    first = np.median(seconds["ONNX Runtime, one at a time"])
+    rows = [
+        (
+            name,
+            f"{len(faces) / np.median(s):.1f}",
+            f"{first / np.median(s):.2f}",
+            f"{off[name]:.1e}",
+        )
+        for name, s in seconds.items()
+    ]
+    heads = ["SFace", "faces/s", "times ONNX Runtime", "largest difference"]
+    print(tabulate(rows, heads, disable_numparse=True))
+
+
+if __name__ == "__main__":
+    main()
