@@ -214,6 +214,10 @@ def make_app(labels: Labels, results: Results, settings: ServeSettings) -> Flask
     def ranking() -> Response:
         return jsonify([place._asdict() for place in results.ranking()])
 
+    @app.get("/ranking.html")
+    def table() -> str:
+        return render_template("ranking.html", title=settings.title, ranking=results.ranking())
+
     @app.get("/")
     def page() -> Response:
         nonce = secrets.token_urlsafe(16)
