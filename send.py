@@ -269,7 +269,7 @@ def kaggle_api() -> Any:
             api.authenticate()
     except (SystemExit, Exception) as error:
         raise UserError(
-            "kaggle has no credentials: put kaggle.json from your account's settings into "
-            "~/.kaggle, or set KAGGLE_USERNAME and KAGGLE_KEY"
+            f"kaggle cannot sign in ({plain(str(error))}): put kaggle.json from your account's "
+            "settings into ~/.kaggle, or set KAGGLE_USERNAME and KAGGLE_KEY"
         ) from error
     return api

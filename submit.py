@@ -203,7 +203,7 @@ def show_history(rows: Sequence[Row]) -> str:
     table = tabulate(lines, heads, disable_numparse=True)
     if errors:
         mean = sum(map(abs, errors)) / len(errors)
-        table += f"\nthe forecast is off by {mean:.1f} on average ({len(errors)} submissions)"
+        table += f"\nmean absolute error of the forecast: {mean:.1f} (n = {len(errors)})"
     return table
 
 
@@ -316,7 +316,7 @@ class Send:
 
 @dataclass
 class History:
-    """Print what was sent, the forecast's error, and each leaderboard's best (*)."""
+    """Print what was sent, the forecast less the score (error), and each leaderboard's best (*)."""
 
     submissions: Path = SubmitSettings.submissions
     """The history."""

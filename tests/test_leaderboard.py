@@ -2,8 +2,7 @@
 
 import json
 import shutil
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ import requests
 from benchmarks.leaderboard_load import load, serving
 from config import UserError
 from evaluate import Labels, Ranked, score
-from leaderboard import RateLimit, Results, ServeSettings, address, make_server
+from leaderboard import RateLimit, Results, ServeSettings, make_server
+from tests.conftest import Start
 
 LABELS = Labels(
     {f"q{i}.jpg": f"person{i}" for i in range(3)},
@@ -31,25 +31,6 @@ def settings(tmp_path: Path) -> ServeSettings:
     labels = tmp_path / "labels.json"
     labels.write_text(json.dumps(LABELS._asdict()))
     return ServeSettings(labels, port=0, results=tmp_path / "results.sqlite", rate=0)
-
-
-Start = Callable[[ServeSettings], str]
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    """Starts a server and returns the URL of its page."""
-    servers: list[Any] = []
-
-    def run(settings: ServeSettings) -> str:
-        servers.append(make_server(settings))
-        threading.Thread(target=servers[-1].run, daemon=True).start()
-        return address(servers[-1])
-
-    yield run
-    for server in servers:
-        server.task_dispatcher.shutdown()
-        server.close()
 
 
 def send(url: str, group: str, ranked: Any) -> requests.Response:
