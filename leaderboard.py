@@ -272,8 +272,8 @@ def make_server(settings: ServeSettings) -> MultiSocketServer | BaseWSGIServer:
             threads=8,
             connection_limit=2000,
             asyncore_use_poll=True,
-            # Bodies up to ten times the limit are read, so that their senders get to see why they
-            # are refused; beyond that the connection is simply closed.
+            # Bodies up to ten times the limit are read to their end, so that their senders surely
+            # get to see why they are refused; larger ones waitress refuses unread.
             max_request_body_size=int(settings.largest * 1e7),
         )
     except (OSError, OverflowError) as error:

@@ -30,7 +30,7 @@ PAUSES = (1.0, 2.0, 4.0, 8.0)  # seconds between attempts
 LONGEST_PAUSE = 60.0  # whatever a Retry-After asks for
 PASSING = {429, 500, 502, 503, 504}  # answers that may be others in a moment
 REPLY_BYTES = 1_000_000
-REPLY_SHOWN = 300
+REPLY_SHOWN = 500
 
 
 # ---- where to -----------------------------------------------------------------------------------
@@ -248,7 +248,7 @@ def send_to_kaggle(where: Target, path: Path, ranked: Ranked) -> Outcome:
         code = error.response.status_code if error.response is not None else 0
         return Outcome("refused", f"{code}: {plain(str(error))}")
     except (requests.RequestException, ValueError) as error:
-        return Outcome("no reply", plain(str(error)))
+        return Outcome("not sent" if never_left(error) else "no reply", plain(str(error)))
     answer = plain(str(done.message))
     failed = answer == getattr(api, "COMPETITION_SUBMIT_UPLOAD_FAILED_MESSAGE", None)
     return Outcome("not sent" if failed else "accepted", answer)
@@ -267,9 +267,11 @@ def kaggle_api() -> Any:
         with redirect_stdout(io.StringIO()):
             api = import_module("kaggle.api.kaggle_api_extended").KaggleApi()
             api.authenticate()
+    except ImportError as error:
+        raise UserError(f"the kaggle package cannot be imported ({error}): install it") from error
     except (SystemExit, Exception) as error:
         raise UserError(
-            f"kaggle cannot sign in ({plain(str(error))}): put kaggle.json from your account's "
-            "settings into ~/.kaggle, or set KAGGLE_USERNAME and KAGGLE_KEY"
+            "kaggle cannot sign in: put kaggle.json from your account's settings into ~/.kaggle, "
+            "or set KAGGLE_USERNAME and KAGGLE_KEY"
         ) from error
     return api
