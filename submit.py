@@ -135,7 +135,7 @@ def read_history(path: Path) -> list[Row]:
             rows = [{name: row.get(name, "") for name in COLUMNS} for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read as a history ({error})") from error
-    if reader.fieldnames is not None and not set(COLUMNS) <= set(reader.fieldnames):
+    if tuple(reader.fieldnames or COLUMNS) != COLUMNS:
         raise UserError(f"{path}: has not the columns of a history; move it away")
     return rows
 
@@ -175,36 +175,41 @@ def finish(path: Path, begun: Row, outcome: Outcome) -> None:
         rows[:] = [done if row == begun else row for row in rows]
 
 
+def forecast_error(row: Row) -> float | None:
+    """The forecast less the score; None where either is unknown."""
+    expected, score = number(row["forecast"]), number(row["score"])
+    return None if expected is None or score is None else expected - score
+
+
 def show_history(rows: Sequence[Row]) -> str:
     """The history as a table, with the forecast's error; * marks each leaderboard's best."""
-    scores = [number(row["score"]) for row in rows]
     best: dict[str, float] = {}
-    for row, score in zip(rows, scores, strict=True):
+    for row in rows:
+        score = number(row["score"])
         if score is not None:
             best[row["leaderboard"]] = max(score, best.get(row["leaderboard"], score))
-    lines, errors = [], []
-    for row, score in zip(rows, scores, strict=True):
-        expected = number(row["forecast"])
-        error = None if score is None or expected is None else expected - score
-        errors += [] if error is None else [error]
-        lines.append(
-            (
-                "*" if score is not None and score == best[row["leaderboard"]] else "",
-                row["time"][:19].replace("T", " "),
-                *(plain(row[name], 40) for name in ("run", "leaderboard", "group")),
-                *(row[name][:8] for name in ("settings_hash", "file_hash")),
-                *("" if v is None else f"{v:.1f}" for v in (expected, score)),
-                "" if error is None else f"{error:+.1f}",
-                row["status"] + (f" ({plain(row['answer'], 60)})" if row["answer"] else ""),
-            )
-        )
     heads = ["", "time", "run", "leaderboard", "group", "settings", "file"]
     heads += ["forecast", "score", "error", "status"]
+    lines = [_line_of_table(row, best.get(row["leaderboard"])) for row in rows]
     table = tabulate(lines, heads, disable_numparse=True)
-    if errors:
-        mean = sum(map(abs, errors)) / len(errors)
-        table += f"\nmean absolute error of the forecast: {mean:.1f} (n = {len(errors)})"
-    return table
+    errors = [abs(error) for row in rows if (error := forecast_error(row)) is not None]
+    if not errors:
+        return table
+    mean = sum(errors) / len(errors)
+    return f"{table}\nmean absolute error of the forecast: {mean:.1f} (n = {len(errors)})"
+
+
+def _line_of_table(row: Row, best: float | None) -> list[str]:
+    score, error = number(row["score"]), forecast_error(row)
+    return [
+        "*" if score is not None and score == best else "",
+        row["time"][:19].replace("T", " "),
+        *(plain(row[name], 40) for name in ("run", "leaderboard", "group")),
+        *(row[name][:8] for name in ("settings_hash", "file_hash")),
+        *("" if v is None else f"{v:.1f}" for v in (number(row["forecast"]), score)),
+        "" if error is None else f"{error:+.1f}",
+        row["status"] + (f" ({plain(row['answer'], 60)})" if row["answer"] else ""),
+    ]
 
 
 # ---- the way of a submission --------------------------------------------------------------------

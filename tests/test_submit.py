@@ -258,6 +258,8 @@ def test_a_broken_history_is_not_written_over(
     assert hand_in(*words) == 1
     assert "has not the columns of a history" in capsys.readouterr().err
     assert path.read_text() == "something,else\n1,2\n"
+    path.write_text(",".join((*submit.COLUMNS, "my notes")) + "\n")
+    assert hand_in(*words) == 1, "a column that would be lost"
 
 
 def test_the_best_is_marked_for_each_leaderboard_and_answers_cannot_break_the_table(
