@@ -14,10 +14,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
+from urllib.parse import urlsplit
 
 import tyro
 
-StageName = Literal["extract", "split", "crop", "train", "index", "retrieve", "evaluate"]
+StageName = Literal["extract", "split", "crop", "train", "index", "retrieve", "evaluate", "submit"]
 STAGES: tuple[StageName, ...] = get_args(StageName)
 
 
@@ -160,6 +161,26 @@ class EvaluateSettings:
 
 
 @dataclass
+class SubmitSettings:
+    """submit: checks the submission and sends it to a leaderboard."""
+
+    url: str | None = None
+    """Where the leaderboard takes submissions. Default: the environment's LEADERBOARD_URL."""
+    group: str | None = None
+    """Your group's name there. Default: the environment's LEADERBOARD_GROUP."""
+    kaggle: str | None = None
+    """Name of a Kaggle competition, to send there instead of to --url."""
+    dry_run: bool = False
+    """Check, and show what would be sent; send nothing."""
+    again: bool = False
+    """Send the file even if this leaderboard has had it from this group before."""
+    timeout: float = 60.0
+    """Seconds to wait for the leaderboard's reply."""
+    submissions: Path = Path("runs/submissions.csv")
+    """The history of what was sent, shared by all runs."""
+
+
+@dataclass
 class Settings:
     """Everything that can be set. The groups only order the help page: every name is unique."""
 
@@ -170,6 +191,7 @@ class Settings:
     train: TrainSettings = field(default_factory=TrainSettings)
     retrieve: RetrieveSettings = field(default_factory=RetrieveSettings)
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
+    submit: SubmitSettings = field(default_factory=SubmitSettings)
 
     def flat(self) -> dict[str, Any]:
         """All settings by name, in the order of the help page; paths as strings.
@@ -181,8 +203,9 @@ class Settings:
         return {k: str(v) if isinstance(v, Path) else v for k, v in merged.items()}
 
 
-# What a recipe does not hold: which stages to run now is the command's business.
-NOT_REMEMBERED = ("stage", "config", "force")
+# What a recipe does not hold: which stages to run now is the command's business, and a recipe that
+# is handed on must neither send under its author's name nor carry a secret that stands in a URL.
+NOT_REMEMBERED = ("stage", "config", "force", "url", "group", "kaggle", "dry_run", "again")
 
 
 def recipe(settings: Settings) -> dict[str, Any]:
@@ -242,8 +265,10 @@ def as_arguments(table: Mapping[str, Any]) -> list[str]:
     return words
 
 
-def parse(arguments: Sequence[str], program: str, cls: type, description: str = "") -> Any:
-    """Reads a command line into dataclass `cls`; groups inside it do not show in the names.
+def parse(arguments: Sequence[str], program: str, cls: Any, description: str = "") -> Any:
+    """Reads a command line into dataclass `cls`, or into one of a union of them (subcommands).
+
+    Groups inside a dataclass do not show in the options' names.
 
     Raises:
         SystemExit: 2 on an unknown option (the nearest is named) or a bad value, 0 on --help.
@@ -282,6 +307,8 @@ def check(settings: Settings) -> None:
         raise UserError(f"--lr {train.lr}: must be above 0 and at most 1000")
     if not settings.general.stage:
         raise UserError("--stage: name at least one, or all")
+    if not 0 < settings.submit.timeout <= 3600:
+        raise UserError(f"--timeout {settings.submit.timeout}: must be above 0 and at most 3600")
     if settings.general.seed < 0:
         raise UserError(f"--seed {settings.general.seed}: must not be negative")
 
@@ -303,9 +330,24 @@ def _check_least(group: Any, **least: int) -> None:
             raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {low}")
 
 
+def without_secrets(url: str) -> str:
+    """A URL as it may be shown and kept: no user name, password or query string.
+
+    >>> without_secrets("https://me:secret@example.org:8000/retrieval/?token=1")
+    'https://example.org:8000/retrieval/'
+    """
+    try:
+        scheme, place, path, *_ = urlsplit(url)
+    except ValueError:
+        place = ""
+    return f"{scheme}://{place.rpartition('@')[2]}{path}" if place else "(not a URL)"
+
+
 def announce(settings: Settings) -> str:
     """One line per origin: what was set, and which defaults fill the rest."""
     default, given = Settings().flat(), settings.flat()
+    if given["url"]:
+        given["url"] = without_secrets(given["url"])
     chosen = {k: v for k, v in given.items() if v != default[k]}
     filled = {k: v for k, v in given.items() if v == default[k] and k not in NOT_REMEMBERED}
 

@@ -1,4 +1,4 @@
-"""From an archive to a scored submission: the stages, in order, each restartable alone.
+"""From an archive to a scored submission on the leaderboard: the stages, each restartable alone.
 
     python main.py --stage all
     python main.py --stage all --data data/celebrities --run runs/b0 --backbone efficientnet_b0
@@ -20,6 +20,7 @@ from config import STAGES, EmbedSettings, Settings, UserError, announce, parse_s
 from data_extraction import choose_data
 from evaluate import labels_state, read_labels
 from runs import Run, Stage, exit_code, listing, log, log_to, only_process, read_json, write_json
+from send import required_target, target
 
 
 def work_of(room: str, name: str) -> Callable[[Run], str | None]:
@@ -96,6 +97,10 @@ STAGE_LIST = (
         outputs=("metrics.json", "labels.json"),
         watch=labels_state,
     ),
+    # The history of what was sent knows whether there is anything to do.
+    Stage(
+        "submit", work_of("submit", "run_submit"), settings=(), files=(), outputs=(), always=True
+    ),
 )
 
 
@@ -106,8 +111,13 @@ def prepare(arguments: Sequence[str]) -> Run:
         remembered = (settings.general.run or locate(settings).folder) / "config.json"
         if remembered.is_file():
             settings = parse_settings(arguments, remembered)
+    # What is wrong shows now, not after an hour's work.
     if settings.evaluate.labels is not None:
-        read_labels(settings.evaluate.labels)  # a wrong path shows now, not after an hour's work
+        read_labels(settings.evaluate.labels)
+    if "submit" in settings.general.stage:
+        required_target(settings.submit)
+    elif "all" in settings.general.stage:
+        target(settings.submit)
     run = locate(settings)
     keep_apart(run)
     return run
@@ -140,13 +150,21 @@ def locate(settings: Settings) -> Run:
 
 
 def do_stages(run: Run) -> None:
-    """Does the stages that were asked for, in the order of the way, and shows what came of it."""
+    """Does the stages that were asked for, in the order of the way, and shows what came of it.
+
+    The submission is sent after that: a leaderboard that does not answer hides no result.
+    """
     asked = run.settings.general.stage
-    for stage in STAGE_LIST:
+    *stages, submit = STAGE_LIST
+    for stage in stages:
         if stage.name in asked or "all" in asked:
             run.do(stage)
     keep_timing(run)
     log.info("\n%s", summary(run))
+    if "submit" in asked or ("all" in asked and target(run.settings.submit)):
+        run.do(submit)
+    elif "all" in asked:
+        log.info("submit: not sent, since no leaderboard is named (--url and --group, or --kaggle)")
 
 
 def keep_timing(run: Run) -> None:
@@ -183,7 +201,7 @@ def summary(run: Run) -> str:
             "{:.1f} to {:.1f}".format(*block["ci95"]["score"]),
         )
         for part, block in metrics.items()
-        if part != "timing"
+        if part in ("test", "validation")
     ]
     heads = ["", *names, "95 % of score"]
     judged = tabulate(scores, heads, disable_numparse=True) if scores else "nothing scored"

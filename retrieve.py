@@ -4,7 +4,6 @@ A Ranking is query keys, gallery keys and scores as arrays. Equal scores are ord
 so that a ranking is the same on every machine.
 """
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,10 +15,10 @@ import pandas as pd
 from config import UserError
 from data import bare_names, load_catalogue, load_split, readable, rows_of
 from embed import Embedding, embed, run_embedding
+from evaluate import TOP, write_csv
 from model import load_model
 from runs import Run, file_hash, log, read_json, whole_file, write_json
 
-TOP = 10
 WIDEST_ON_GPU = 2048  # FAISS takes no more neighbours there
 TIE = 1e-5  # two roundings of one inner product of unit vectors differ by less
 
@@ -148,24 +147,18 @@ def write_submission(folder: Path, mapping: dict[str, list[str]], form: str) -> 
     Raises:
         UserError: a name with a space, which the CSV form cannot hold.
     """
-    path = folder / "submission.json"
-    spaced = [name for names in mapping.values() for name in names if " " in name]
-    if form == "csv" and spaced:
-        raise UserError(f"{spaced[0]!r}: the CSV form separates names by spaces; use another form")
+    path, table = folder / "submission.json", folder / "submission.csv"
     # Neither old scores nor an old form may stand beside a new submission.
-    for stale in ("metrics.json", "submission.csv"):
-        (folder / stale).unlink(missing_ok=True)
+    if form == "csv":
+        write_csv(table, mapping)
+    else:
+        table.unlink(missing_ok=True)
+    (folder / "metrics.json").unlink(missing_ok=True)
     if form == "list":
         write_json(path, [{"filename": q, "gallery_images": names} for q, names in mapping.items()])
-        return path
-    write_json(path, mapping)
-    if form != "csv":
-        return path
-    with whole_file(path.with_suffix(".csv")) as beside, beside.open("w", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["id", "images"])
-        writer.writerows([query, " ".join(names)] for query, names in mapping.items())
-    return path.with_suffix(".csv")
+    else:
+        write_json(path, mapping)
+    return table if form == "csv" else path
 
 
 # ---- the stages ---------------------------------------------------------------------------------

@@ -1,0 +1,6 @@
+"""Programs that print the figures of README.md. None of them sends to a real leaderboard."""
+
+import os
+
+for name in ("LEADERBOARD_URL", "LEADERBOARD_GROUP"):
+    os.environ.pop(name, None)

@@ -90,15 +90,11 @@ def main() -> None:
             start = time.perf_counter()
             run(faces)
             seconds[name].append(time.perf_counter() - start)
-    first = np.median(seconds["ONNX Runtime, one at a time"])
+    median = {name: float(np.median(times)) for name, times in seconds.items()}
+    first = median["ONNX Runtime, one at a time"]
     rows = [
-        (
-            name,
-            f"{len(faces) / np.median(s):.1f}",
-            f"{first / np.median(s):.2f}",
-            f"{off[name]:.1e}",
-        )
-        for name, s in seconds.items()
+        (name, f"{len(faces) / taken:.1f}", f"{first / taken:.2f}", f"{off[name]:.1e}")
+        for name, taken in median.items()
     ]
     heads = ["SFace", "faces/s", "times ONNX Runtime", "largest difference"]
     print(tabulate(rows, heads, disable_numparse=True))

@@ -3,13 +3,16 @@
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from leaderboard import ServeSettings, address, make_server
 from runs import log
 
 ROOT = Path(__file__).parent.parent
@@ -68,8 +71,13 @@ def competition(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def _work_in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Default folders (data/, runs/, cache/) are relative: keep them out of the project."""
+    """Default folders (data/, runs/, cache/) are relative: keep them out of the project.
+
+    No test may send to a leaderboard that the machine's owner has configured.
+    """
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LEADERBOARD_URL", raising=False)
+    monkeypatch.delenv("LEADERBOARD_GROUP", raising=False)
     yield
     for handler in list(log.handlers):
         handler.close()
@@ -88,3 +96,22 @@ def run_program(tmp_path: Path) -> Program:
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
 
     return run
+
+
+Start = Callable[[ServeSettings], str]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts a leaderboard and returns the URL of its page."""
+    servers: list[Any] = []
+
+    def run(settings: ServeSettings) -> str:
+        servers.append(make_server(settings))
+        threading.Thread(target=servers[-1].run, daemon=True).start()
+        return address(servers[-1])
+
+    yield run
+    for server in servers:
+        server.task_dispatcher.shutdown()
+        server.close()

@@ -19,6 +19,7 @@ from faces import (
     UNSURE,
     Attempt,
     Crop,
+    Detector,
     Face,
     apart,
     central_guess,
@@ -40,7 +41,7 @@ def drawn(person: int, domain: str = "photo") -> Image.Image:
     return draw_picture(make_person(8, person), domain, default_rng([8, person]))
 
 
-def yunet() -> object:
+def yunet() -> Detector:
     return load_detector("yunet", Path("cache"))
 
 
@@ -137,7 +138,7 @@ def test_the_oddest_picture_has_a_crop(size: tuple[int, int]) -> None:
     image = Image.new("RGB", size, "gray")
     face = find_face(image, yunet())
     for kind in ("face", "aligned"):
-        assert crop_face(image, face, Crop(kind), 112).size == (112, 112)  # type: ignore[arg-type]
+        assert crop_face(image, face, Crop(kind), 112).size == (112, 112)
     assert find_all(image, yunet()) == []
 
 
