@@ -326,17 +326,21 @@ def load_model(path: Path, settings: EmbedSettings, cache: Path) -> Embedder:
     except Exception as error:
         raise UserError(f"{path} cannot be read ({error}): --stage train makes it anew") from error
     embedder = embedder_of(settings, cache)
-    for what, value in _identity(embedder).items():
-        if about[what] != value:
-            raise UserError(
-                f"{path} was made with {what} {about[what]}, not with {value}: run --stage train "
-                "index retrieve, or name the former"
-            )
+    other = [what for what, value in _identity(embedder).items() if about[what] != value]
+    if other:
+        made_with = f"{other[0]} {about[other[0]]}" if other[0] == "backbone" else OTHER[other[0]]
+        raise UserError(
+            f"{path} was made with {made_with}: run --stage train index retrieve, or name what "
+            "it was made with"
+        )
     embedder.set_projection(about["embed_dim"])
     projection = {k.removeprefix("projection."): v for k, v in state.items() if "projection." in k}
     load_into(embedder.projection, projection, str(path))
     log.info("model: %s, %d numbers an embedding", embedder.name, embedder.dim)
     return embedder
+
+
+OTHER = {"weights": "other weights", "preprocessing": "another crop, margin or normalization"}
 
 
 def _identity(embedder: Embedder) -> dict[str, str]:

@@ -4,19 +4,23 @@ import os
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image, ImageOps
 
 import embed
 import engine
 from cache import KEY, FeatureCache
 from config import UserError
-from data import read_catalogue, read_picture
+from data import content_hash, read_catalogue, read_picture
+from demo import draw_picture, make_person
 from embed import Embedding, View, embed_features
 from engine import plans
+from faces import Crop, crop_face, find_face, load_detector
 from model import Embedder, load_embedder
 from runs import log_to
 
@@ -216,3 +220,54 @@ def test_runs_write_at_once_and_lose_nothing(tmp_path: Path) -> None:
     cache = open_cache(tmp_path)
     assert cache.missing(keys) == []
     assert np.array_equal(cache.rows(keys), rows_of_keys(range(750)))
+
+
+# ---- faces and mirror images --------------------------------------------------------------------
+
+
+def test_the_mirror_image_counts_as_much_as_the_picture(
+    job: Embedding, pictures: pd.DataFrame, tmp_path: Path
+) -> None:
+    """The mirrored files as pictures of their own give the other half of the sum."""
+    rows = pictures[:6]
+    for path in rows.path:
+        copy = tmp_path / "mirrored" / Path(path).with_suffix(".png")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        ImageOps.mirror(Image.open(job.root / path)).save(copy)
+    names = [str(Path(path).with_suffix(".png")) for path in rows.path]
+    contents = [content_hash((tmp_path / "mirrored" / name).read_bytes()) for name in names]
+    mirrored = replace(job, root=tmp_path / "mirrored")
+    others = embed.embed(mirrored, rows.assign(path=names, content=contents))
+    both = embed.embed(job, rows) + others
+    both /= np.linalg.norm(both, axis=1, keepdims=True)
+    assert np.allclose(embed.embed(replace(job, flip=True), rows), both, atol=1e-3)
+    assert not np.allclose(embed.embed(job, rows), both, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["face", "aligned"])
+def test_a_face_backbone_sees_the_crop(kind: Literal["face", "aligned"], tmp_path: Path) -> None:
+    for person in range(3):
+        path = tmp_path / "faces" / "test" / ("query" if person else "gallery") / f"{person}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draw_picture(make_person(8, person), "photo", np.random.default_rng(person)).save(path)
+    rows = read_catalogue(tmp_path / "faces")
+    embedder = load_embedder("sface", crop=Crop(kind))
+    made = embed.embed(Embedding(embedder, tmp_path / "faces", tmp_path / "cache"), rows)
+    detector = load_detector("yunet", tmp_path)
+    for path, row in zip(rows.path, made, strict=True):
+        image = Image.open(tmp_path / "faces" / path).convert("RGB")
+        crop = crop_face(image, find_face(image, detector), Crop(kind), 112)
+        with torch.inference_mode():
+            expected = embedder(embedder.transform(crop)[None])[0].numpy()
+        assert np.abs(row - expected).max() < 1e-4
+    whole = Embedding(load_embedder("sface"), tmp_path / "faces", tmp_path / "cache")
+    assert np.abs(embed.embed(whole, rows) - made).max() > 0.01
+
+
+def test_the_engine_whitens_as_pytorch_does(job: Embedding, pictures: pd.DataFrame) -> None:
+    embedder = load_embedder("efficientnet_lite0", normalization="whitening")
+    plain, compiled = (
+        embed_features(replace(job, embedder=embedder, compile=mode), pictures[:8])
+        for mode in ("off", "on")
+    )
+    assert not np.array_equal(plain, compiled) and np.abs(plain - compiled).max() < 1e-4

@@ -5,13 +5,18 @@ shape of each tensor, but for the batch normalisation after each convolution, wh
 follow from the convolution's width.
 """
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from config import UserError
-from face_models import InceptionResnetV1
-from tests.conftest import ROOT
+from benchmarks.sface import aligned_faces, by_onnx_runtime
+from config import EmbedSettings, UserError
+from face_models import InceptionResnetV1, SFace, sface_state
+from model import embedder_of, load_embedder
+from tests.conftest import ROOT, SHARED
 from weights import load_into
 
 TABLE = ROOT / "tests" / "inception_resnet_v1.txt"
@@ -94,3 +99,40 @@ def test_a_gradient_reaches_every_parameter(facenet: nn.Module) -> None:
     (features * torch.arange(512)).sum().backward()
     for name, parameter in facenet.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
+
+
+# ---- SFace --------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not (SHARED / "lfw62").is_dir(), reason="the shared LFW62 is not here")
+def test_sface_is_onnx_runtimes_on_real_faces() -> None:
+    embedder = embedder_of(EmbedSettings("sface"), Path("cache"))
+    pixels = aligned_faces(SHARED / "lfw62", 50, embedder, Path("cache"))
+    pictures = embedder.preprocessing.normalise(torch.from_numpy(pixels))
+    with torch.inference_mode():
+        ours = embedder.features(pictures).numpy()
+    assert np.abs(ours - by_onnx_runtime(Path("cache"))(pixels)).max() < 1e-4
+
+
+def test_sface_loads_its_own_state_too(tmp_path: Path) -> None:
+    embedder = load_embedder("sface")
+    state = embedder.backbone.state_dict()
+    assert sface_state(state).keys() == state.keys()
+    torch.save(state, tmp_path / "tuned.pt")
+    assert load_embedder("sface", str(tmp_path / "tuned.pt")).weights_id == embedder.weights_id
+
+
+def test_sface_can_be_fine_tuned() -> None:
+    network = SFace().train()
+    network(torch.randn(2, 3, 112, 112)).square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+
+
+def test_the_public_facenet_weights_are_named_with_their_file(
+    facenet: InceptionResnetV1, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="20180402-114759-vggface2"):
+        load_embedder("inception_resnet_v1")
+    torch.save(facenet.state_dict() | {"logits.weight": torch.zeros(2, 2)}, tmp_path / "own.pt")
+    embedder = load_embedder("inception_resnet_v1", str(tmp_path / "own.pt"))
+    assert (embedder.side, embedder.dim) == (160, 512)

@@ -1,6 +1,7 @@
 """The whole way on a tiny competition: skipping, going on, staying the same, and its messages."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,7 @@ def test_the_contract_of_the_run_folder(done: Path, competition: Path) -> None:
         assert set(block["ci95"]) == measures
         low, high = block["ci95"]["score"]
         assert 0 <= low <= block["score"] <= high <= 1000
-    assert set(metrics()["timing"]) == {"split", "train", "index", "retrieve", "evaluate"}
+    assert set(metrics()["timing"]) == {"split", "crop", "train", "index", "retrieve", "evaluate"}
     validation = read_json(done / "validation.json", "")
     assert all(query.startswith("training/") for query in validation), "paths, not bare names"
     labels = read_json(done / "labels.json", "")
@@ -55,7 +56,7 @@ def test_a_second_run_does_nothing_and_force_does_it_again(
     before = {path: path.stat().st_mtime_ns for path in done.glob("*.safetensors")}
     assert run_all("--data", competition, *FAST, *DOMAINS) == 0
     said = capsys.readouterr().err
-    assert said.count("inputs unchanged, nothing to do") == 5
+    assert said.count("inputs unchanged, nothing to do") == 6
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert run_all("--data", competition, *FAST, *DOMAINS, "--force") == 0
     assert "nothing to do (" not in capsys.readouterr().err
@@ -96,7 +97,7 @@ def test_a_single_stage_goes_on_with_the_runs_own_settings(
 
 def test_every_stage_alone_makes_the_same(done: Path, competition: Path) -> None:
     words = ["--run", "runs/steps", "--data", str(competition), *FAST, *DOMAINS]
-    for stage in ("extract", "split", "train", "index", "retrieve", "evaluate"):
+    for stage in ("extract", "split", "crop", "train", "index", "retrieve", "evaluate"):
         assert runner.main(["--stage", stage, *words]) == 0
     for name in ("submission.json", "validation.json", "split.json", "model.safetensors"):
         assert (done / name).read_bytes() == (Path("runs/steps") / name).read_bytes()
@@ -231,7 +232,7 @@ def test_another_model_in_the_run_is_noticed(
 ) -> None:
     words = ["--stage", "retrieve", "--run", str(done), "--backbone", "test_resnet", "--force"]
     assert runner.main(words) == 1
-    assert "was made with test_efficientnet" in capsys.readouterr().err
+    assert "was made with backbone test_efficientnet" in capsys.readouterr().err
     config = read_json(done / "config.json", "")
     assert config["backbone"] == "test_efficientnet", "what failed is not remembered"
     assert runner.main(["--stage", "train", "--run", str(done), "--epochs", "1"]) == 0
@@ -272,3 +273,18 @@ def test_the_program_says_what_it_made(competition: Path, run_program: Program) 
         assert words in ran.stderr
     scored = run_program("evaluate.py", "runs/tiny/submission.json", "--json")
     assert json.loads(scored.stdout) == metrics()["test"]
+
+
+def test_a_face_backbone_goes_the_whole_way(
+    competition: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Pictures without faces too: a guess in the centre, counted."""
+    assert run_all("--data", competition, *FAST, *DOMAINS, "--crop", "aligned", "--center") == 0
+    said = capsys.readouterr().err
+    assert re.search(r"faces in \d+ of 80 pictures", said) and "low confidence" in said
+    run = Path("runs/tiny")
+    assert (run / "crops.jpg").is_file() and len((run / "faces.csv").read_text().splitlines()) == 81
+    assert runner.main(["--stage", "retrieve", "--run", str(run), "--flip", "off"]) == 1
+    assert "made from another detector or flip: run --stage index" in capsys.readouterr().err
+    assert runner.main(["--stage", "retrieve", "--run", str(run), "--crop", "face"]) == 1
+    assert "was made with another crop" in capsys.readouterr().err

@@ -11,7 +11,15 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from config import EmbedSettings, UserError
-from model import Embedder, load_embedder, load_model, project_rows, save_model
+from model import (
+    Embedder,
+    Preprocessing,
+    embedder_of,
+    load_embedder,
+    load_model,
+    project_rows,
+    save_model,
+)
 from weights import CARRIERS, carried_file, load_state
 
 SMALL = "test_efficientnet"
@@ -95,7 +103,9 @@ def test_a_hub_out_of_reach_is_an_error_that_lists_what_works(
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(UserError, match=r"efficientnet_lite0.*mobilenet_v2; or --weights FILE"):
+    with pytest.raises(
+        UserError, match=r"efficientnet_lite0.*mobilenet_v2, sface; or --weights FILE"
+    ):
         load_embedder("test_vit")
 
 
@@ -116,3 +126,36 @@ def test_a_model_is_stored_without_its_frozen_backbone(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(UserError, match="make it with --stage train"):
         load_model(path, settings, tmp_path)
+
+
+@pytest.mark.parametrize("value", [None, 77])
+def test_whitening_is_each_pictures_own_standardisation(value: int | None) -> None:
+    """Against the formula in numpy; in a flat picture 1/√n stands for the deviation."""
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3)).astype(np.uint8)
+    if value is not None:
+        pixels[1] = value
+    wants = Preprocessing(16, "bilinear", (), ()).normalised_by("whitening")
+    made = wants.normalise(torch.from_numpy(pixels)).permute(0, 2, 3, 1).numpy()
+    for x, whitened in zip(pixels.astype(float), made, strict=True):
+        expected = (x - x.mean()) / max(x.std(), 1 / np.sqrt(x.size))
+        assert np.allclose(whitened, expected, atol=2e-3 if value else 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high"), [("none", 0, 1), ("fixed", -127.5 / 128, 127.5 / 128)]
+)
+def test_a_normalization_can_be_chosen_by_name(name: str, low: float, high: float) -> None:
+    embedder = load_embedder(SMALL, "none", normalization=name)
+    made = embedder.transform(Image.fromarray(np.array([[[0] * 3, [255] * 3]], np.uint8)))
+    assert float(made.min()) == pytest.approx(low) and float(made.max()) == pytest.approx(high)
+    assert load_embedder(SMALL, "none").preprocessing != embedder.preprocessing
+
+
+def test_a_model_goes_with_what_its_backbone_saw(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    embedder = embedder_of(EmbedSettings(SMALL, "none", crop="face"), tmp_path)
+    save_model(path, embedder, {}, embed_dim=None)
+    load_model(path, EmbedSettings(SMALL, "none", crop="face"), tmp_path)
+    for other in ({"crop": "aligned"}, {"crop": "face", "crop_margin": 0.3}, {"crop": "none"}):
+        with pytest.raises(UserError, match="was made with another crop, margin or norm"):
+            load_model(path, EmbedSettings(SMALL, "none", **other), tmp_path)

@@ -7,10 +7,13 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 import requests
 import torch
 from huggingface_hub import constants
+from onnx import helper, numpy_helper
 from safetensors.torch import save_file
 from torch import nn
 
@@ -138,3 +141,28 @@ def test_an_unreachable_hub_is_noticed_by_one_look(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(requests, "head", lambda *_, **__: None)
     weights.look_for_hub()
     assert not constants.HF_HUB_OFFLINE
+
+
+def test_integers_in_blocks_are_unpacked(tmp_path: Path) -> None:
+    """Five columns in blocks of two: the last block is short."""
+    integers = np.arange(-5, 5, dtype=np.int8).reshape(2, 5)
+    scale = np.array([[1, 2, 3], [0.5, 0.25, 4]], np.float32)
+    zero = np.array([[0, 1, -1], [2, 0, 0]], np.int8)
+    stored: dict[str, np.ndarray] = {
+        "w_quantized": integers,
+        "w_scales": scale,
+        "w_zero_point": zero,
+        "w_shape": np.array([5, 2, 1], np.int64),
+        "bias": np.ones(3, np.float32),
+    }
+    tensors = [numpy_helper.from_array(value, name) for name, value in stored.items()]
+    graph = helper.make_graph([], "packed", [], [], tensors)
+    onnx.save(helper.make_model(graph), tmp_path / "packed.onnx")
+    state = load_state(tmp_path / "packed.onnx")
+    expected = [
+        [(int(q) - int(zero[i, j // 2])) * float(scale[i, j // 2]) for j, q in enumerate(row)]
+        for i, row in enumerate(integers)
+    ]
+    assert state.keys() == {"w", "bias"}
+    assert state["w"].shape == (5, 2, 1)
+    assert state["w"].flatten().tolist() == [x for row in expected for x in row]
