@@ -149,7 +149,24 @@ class RetrieveSettings:
     or, beside the mapping, Kaggle's submission.csv."""
     center: bool = False
     """Move the queries and the gallery each to a mean of zero first: what is common to all
-    photographs, or to all drawings, says nothing of who it is. Uses other test pictures."""
+    photographs, or to all drawings, says nothing of who it is."""
+    whiten: int | None = None
+    """Keep this many principal directions of the training's pictures, each with deviation 1."""
+    query_neighbours: float | None = None
+    """Sum each query with all other queries of at least this cosine."""
+    gallery_neighbours: float | None = None
+    """Sum each gallery picture with all others of at least this cosine."""
+    expand: float | None = None
+    """Sum each query with the gallery pictures of at least this cosine (α-query expansion)."""
+    hubs: Literal["none", "csls", "softmax"] = "none"
+    """Take off what a gallery picture is to everybody, by CSLS or an inverted softmax."""
+    gallery_clusters: float | None = None
+    """Cluster the gallery down to this cosine; pictures of a cluster come up together."""
+    rerank: Literal["none", "reciprocal"] = "none"
+    """Re-rank by the neighbours that two pictures have in common (k-reciprocal encoding)."""
+    no_transductive: bool = False
+    """Answer each query from itself, the gallery and the training alone, for rules that forbid to
+    learn from the test's other queries."""
 
 
 @dataclass
@@ -303,6 +320,7 @@ def check(settings: Settings) -> None:
     _check_least(train, epochs=0, batch_size=1, train_views=0, patience=1, embed_dim=1)
     if not 0 <= settings.embed.crop_margin <= 5:
         raise UserError(f"--crop-margin {settings.embed.crop_margin}: must be from 0 to 5")
+    _check_cosines(settings.retrieve)
     if not 0 < train.lr <= 1000:
         raise UserError(f"--lr {train.lr}: must be above 0 and at most 1000")
     if not settings.general.stage:
@@ -321,6 +339,14 @@ def check_extract(extract: ExtractSettings) -> None:
         raise UserError("--metadata is used with --source imdb: add it")
     # A test of one picture would have a query and no gallery.
     _check_least(extract, min_pictures=1, min_size=1, train_per_person=1, test_per_person=2)
+
+
+def _check_cosines(asked: RetrieveSettings) -> None:
+    for name in ("query_neighbours", "gallery_neighbours", "expand", "gallery_clusters"):
+        value = getattr(asked, name)
+        if value is not None and not 0 < value <= 1:
+            raise UserError(f"--{name.replace('_', '-')} {value}: a cosine above 0 and up to 1")
+    _check_least(asked, whiten=1)
 
 
 def _check_least(group: Any, **least: int) -> None:

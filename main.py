@@ -16,7 +16,15 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from config import STAGES, EmbedSettings, Settings, UserError, announce, parse_settings
+from config import (
+    STAGES,
+    EmbedSettings,
+    RetrieveSettings,
+    Settings,
+    UserError,
+    announce,
+    parse_settings,
+)
 from data_extraction import choose_data
 from evaluate import labels_state, read_labels
 from runs import Run, Stage, exit_code, listing, log, log_to, only_process, read_json, write_json
@@ -85,7 +93,7 @@ STAGE_LIST = (
     Stage(
         "retrieve",
         work_of("retrieve", "run_retrieve"),
-        settings=(*EMBEDDING, "format", "center"),
+        settings=(*EMBEDDING, *(field.name for field in fields(RetrieveSettings)), "query_domain"),
         files=("model.safetensors", "test.csv", *TRAINING, *INDEX),
         outputs=("submission.json", "submission.csv", "validation.json"),
     ),

@@ -12,11 +12,12 @@ import faiss
 import numpy as np
 import pandas as pd
 
-from config import UserError
+from config import RetrieveSettings, UserError
 from data import bare_names, load_catalogue, load_split, readable, rows_of
 from embed import Embedding, embed, run_embedding
 from evaluate import TOP, write_csv
 from model import load_model
+from postprocess import Embeddings, apply, score_all, scores_wanted
 from runs import Run, file_hash, log, read_json, whole_file, write_json
 
 WIDEST_ON_GPU = 2048  # FAISS takes no more neighbours there
@@ -72,19 +73,6 @@ def load_index(path: Path, made_from: dict[str, Any]) -> tuple[faiss.Index, list
     return index, about["keys"]
 
 
-def centre(embeddings: np.ndarray) -> np.ndarray:
-    """(N, D) float32 unit rows moved to a mean of zero, of length 1 again.
-
-    Photographs have something in common that drawings lack; what all of a domain share tells nobody
-    apart. A single row, which would be its own mean, stays as it is.
-    """
-    if len(embeddings) < 2:
-        return embeddings
-    moved = embeddings - embeddings.mean(axis=0, dtype=np.float64)
-    moved /= np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), 1e-12)
-    return moved.astype(np.float32)
-
-
 # ---- search -------------------------------------------------------------------------------------
 
 
@@ -115,6 +103,21 @@ def search(
             rows[i], scores[i] = near[order], exact[order]
         open_queries, width = open_queries[cut_off], 4 * width
     return Ranking(list(names), names_of_rows[rows], scores)
+
+
+def ranking_of(
+    scores: np.ndarray, gallery: Sequence[str], keys: Sequence[str], k: int = TOP
+) -> Ranking:
+    """The k best of each row of a (Q, G) score matrix, equal scores by gallery key."""
+    names = np.array(gallery)
+    k = min(k, len(names))
+    rows = np.zeros((len(keys), k), np.int64)
+    for row, values in zip(rows, scores, strict=True):
+        least = np.partition(values, -k)[-k]
+        near = np.flatnonzero(values >= least)  # all that tie with the last place too
+        row[:] = near[np.lexsort((names[near], -values[near]))[:k]]
+    best = np.take_along_axis(scores, rows, 1).astype(np.float64)
+    return Ranking(list(keys), names[rows], best)
 
 
 def _exact_scores(index: faiss.Index, rows: np.ndarray, query: np.ndarray) -> np.ndarray:
@@ -224,17 +227,55 @@ def rank(run: Run, job: Embedding, rows: pd.DataFrame, keys: list[str], name: st
         return Ranking([], np.zeros((0, TOP), str), np.zeros((0, TOP)))
     good = readable(rows).to_numpy()
     keys = sorted(keys)
-    queries = embed(job, rows[good])
-    if run.settings.retrieve.center:
-        queries = centre(queries)
-        index = build_index(centre(index.reconstruct_n(0, index.ntotal)))
     known = [key for key, known in zip(keys, good, strict=True) if known]
-    found = search(index, gallery, queries, known)
+    found = rank_embeddings(run, job, index, gallery, embed(job, rows[good]), known, name)
     width = found.gallery.shape[1]
     places = np.tile(np.array(gallery)[:width], (len(keys), 1))
     scores = np.zeros((len(keys), width))
     places[good], scores[good] = found.gallery, found.scores
     return Ranking(keys, places, scores)
+
+
+def rank_embeddings(
+    run: Run,
+    job: Embedding,
+    index: faiss.Index,
+    gallery: list[str],
+    queries: np.ndarray,
+    keys: list[str],
+    name: str,
+) -> Ranking:
+    """Ranks the gallery of an index for the embeddings of queries, by the steps asked for."""
+    asked = run.settings.retrieve
+    if asked == RetrieveSettings(format=asked.format):
+        return search(index, gallery, queries, keys)
+    stored = index.reconstruct_n(0, index.ntotal)
+    seen = seen_embeddings(run, job, name)
+    given = apply(Embeddings(queries, stored, *seen), asked)
+    if scores_wanted(asked):
+        return ranking_of(score_all(given, asked), gallery, keys)
+    return search(build_index(given.gallery), gallery, given.queries, keys)
+
+
+def seen_embeddings(run: Run, job: Embedding, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings of labelled pictures that a ranking may learn from: those of the query's domain,
+    and the others; all of them twice where domains are unknown. Empty where no step wants them.
+
+    name: `gallery` may learn from all of them, `validation_gallery` not from the validation.
+    """
+    asked = run.settings.retrieve
+    if not (asked.whiten or (asked.no_transductive and (asked.center or asked.hubs != "none"))):
+        return (np.zeros((0, job.embedder.dim), np.float32),) * 2
+    split = load_split(run)
+    paths = {**split["train"], **split["holdout"]}
+    if name == "gallery":
+        paths |= split["validation"]["query"] | split["validation"]["gallery"]
+    rows = rows_of(load_catalogue(run.path("training.csv")), sorted(paths))
+    embeddings = embed(job, rows)
+    asks = (rows.domain == run.settings.split.query_domain).to_numpy()
+    if not asks.any() or asks.all():
+        return embeddings, embeddings
+    return embeddings[asks], embeddings[~asks]
 
 
 def load_job(run: Run) -> Embedding:

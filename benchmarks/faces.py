@@ -9,7 +9,6 @@ drawing, and of the test where it has labels.
 
 import argparse
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,8 @@ from embed import Embedding, embed
 from evaluate import Labels, read_labels, score
 from faces import AT_ONCE, Face, central_guess, load_detector
 from model import embedder_of
-from retrieve import as_mapping, build_index, centre, search
+from postprocess import Embeddings, centre
+from retrieve import as_mapping, build_index, search
 
 PATTERN = r"(?P<domain>photo|caricature)_"
 
@@ -45,11 +45,11 @@ def scores(rows: pd.DataFrame, embeddings: np.ndarray, labels: Labels) -> list[f
     """[plain, centred] score of a catalogue's pictures, known by `key`."""
     query, gallery = (rows.key.isin(names).to_numpy() for names in labels)
     found = []
-    for step in (np.asarray, centre):
-        step_: Callable[[np.ndarray], np.ndarray] = step
-        index = build_index(step_(embeddings[gallery]))
-        keys = list(rows.key[gallery])
-        ranking = search(index, keys, step_(embeddings[query]), list(rows.key[query]))
+    none = np.zeros((0, embeddings.shape[1]), np.float32)
+    plain = Embeddings(embeddings[query], embeddings[gallery], none, none)
+    for given in (plain, centre(plain)):
+        index, keys = build_index(given.gallery), list(rows.key[gallery])
+        ranking = search(index, keys, given.queries, list(rows.key[query]))
         found.append(score(as_mapping(ranking), labels)[0]["score"])
     return found
 

@@ -13,7 +13,6 @@ from retrieve import (
     TOP,
     as_mapping,
     build_index,
-    centre,
     load_index,
     save_index,
     search,
@@ -91,25 +90,3 @@ def test_a_ranking_as_a_mapping() -> None:
     rows = np.eye(2, dtype=np.float32)
     found = search(build_index(rows), ["a", "b"], rows, ["p", "q"], k=1)
     assert as_mapping(found) == {"p": ["a"], "q": ["b"]}
-
-
-def test_centring_takes_away_what_a_domain_shares() -> None:
-    """Photographs lean one way, drawings another: some drawings are then near to everyone."""
-    rng = np.random.default_rng(3)
-    people, photo, drawing = (rng.normal(size=(n, 16)) for n in (40, 1, 1))
-    queries = unit(people + 3 * photo + 0.3 * rng.normal(size=people.shape))
-    gallery = unit(people + 3 * drawing)
-    keys = [f"{i:02}" for i in range(40)]
-
-    def right(q: np.ndarray, g: np.ndarray) -> float:
-        found = search(build_index(g), keys, q, keys, 1).gallery[:, 0]
-        return float((found == keys).mean())
-
-    centred = centre(gallery)
-    assert centred.dtype == np.float32
-    assert np.allclose(np.linalg.norm(centred, axis=1), 1, atol=1e-6)
-    assert right(centre(queries), centred) > 0.9 > right(queries, gallery)
-
-
-def test_a_single_picture_is_not_its_own_mean() -> None:
-    assert np.array_equal(centre(np.ones((1, 4), np.float32) / 2), np.ones((1, 4)) / 2)

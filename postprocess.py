@@ -1,0 +1,313 @@
+"""Every further point after the embedding: small steps, embeddings in, embeddings or scores out.
+
+    embeddings = apply(Embeddings(queries, gallery), settings)   # centring, whitening, neighbours
+    scores = score_all(embeddings, settings)                     # hubs, clusters, re-ranking
+
+Each step is an option of the retrieve stage, off by default; `--auto` tries them on the validation.
+Steps that let a query profit from the other queries of the test say so, and `--no-transductive`
+replaces them by the training's pictures, or leaves them out, where the rules forbid it.
+"""
+
+from dataclasses import dataclass, replace
+
+import faiss
+import numpy as np
+from scipy.sparse import csr_array, diags_array
+from sklearn.cluster import AgglomerativeClustering
+
+from config import RetrieveSettings
+
+QUERY_ALPHA, GALLERY_ALPHA = 1.0, 3.0  # a neighbour counts by its cosine to this power
+SHARPNESS = 10.0  # of the inverted softmax: its inverse temperature
+CSLS_NEIGHBOURS = 10
+CHUNK = 1024  # rows of a similarity matrix at once
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """What a ranking is made of, each (n, D) float32 rows of length 1.
+
+    queries, gallery: those to rank. seen_queries, seen_gallery: the training's pictures of the
+    query's domain and of the others (of all, where domains are unknown); they may be empty.
+    """
+
+    queries: np.ndarray
+    gallery: np.ndarray
+    seen_queries: np.ndarray
+    seen_gallery: np.ndarray
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    """(N, D) rows brought to length 1, float32; a row of zeros stays one."""
+    length = np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return (rows / length).astype(np.float32)
+
+
+# ---- steps from embeddings to embeddings --------------------------------------------------------
+
+
+def apply(given: Embeddings, asked: RetrieveSettings) -> Embeddings:
+    """The steps that the settings ask for, in the order in which they stand here."""
+    if asked.center:
+        given = centre(given, transductive=not asked.no_transductive)
+    if asked.whiten:
+        given = whiten(given, asked.whiten)
+    if asked.gallery_neighbours is not None:
+        rows = with_neighbours(given.gallery, asked.gallery_neighbours, GALLERY_ALPHA)
+        given = replace(given, gallery=rows)
+    if asked.query_neighbours is not None and not (asked.no_transductive or _reranks(asked)):
+        rows = with_neighbours(given.queries, asked.query_neighbours, QUERY_ALPHA)
+        given = replace(given, queries=rows)
+    if asked.expand is not None:
+        given = replace(given, queries=expanded(given.queries, given.gallery, asked.expand))
+    return given
+
+
+def centre(given: Embeddings, transductive: bool = True) -> Embeddings:
+    """Each side moved to a mean of zero, of length 1 again.
+
+    Photographs have something in common that drawings lack; what all of a domain share tells nobody
+    apart. The mean is that of the side itself, or, where that is forbidden, of the training's
+    pictures of its domain; a side of fewer than two pictures stays as it is.
+    """
+
+    def moved(rows: np.ndarray, seen: np.ndarray) -> np.ndarray:
+        known = rows if transductive else seen
+        return unit(rows - known.mean(0, dtype=np.float64)) if len(known) > 1 else rows
+
+    seen = (
+        moved(given.seen_queries, given.seen_queries),
+        moved(given.seen_gallery, given.seen_gallery),
+    )
+    queries, gallery = given.queries, given.gallery
+    return Embeddings(moved(queries, given.seen_queries), moved(gallery, given.seen_gallery), *seen)
+
+
+def whiten(given: Embeddings, dim: int) -> Embeddings:
+    """The first `dim` principal directions of the training's pictures, each with deviation 1.
+
+    Jegou and Chum, Negative evidences and co-occurrences in image retrieval: the benefit of PCA and
+    whitening (2012). Without training pictures nothing changes.
+    """
+    seen = np.concatenate([given.seen_queries, given.seen_gallery]).astype(np.float64)
+    if len(seen) <= dim:
+        return given
+    mean = seen.mean(0)
+    values, vectors = np.linalg.eigh(np.cov(seen - mean, rowvar=False))
+    directions = vectors[:, ::-1][:, :dim] / np.sqrt(np.maximum(values[::-1][:dim], 1e-12))
+    return Embeddings(*(unit((rows - mean) @ directions) for rows in _sides(given)))
+
+
+def _sides(given: Embeddings) -> tuple[np.ndarray, ...]:
+    return given.queries, given.gallery, given.seen_queries, given.seen_gallery
+
+
+def with_neighbours(rows: np.ndarray, least: float, alpha: float) -> np.ndarray:
+    """Each row summed with its neighbours among the rows, weighted by cosine^alpha.
+
+    The neighbours are all rows with a cosine of at least `least`: their number follows the data, so
+    that a picture without a like stays as it is. On the query side the other photographs of the
+    same person help most; on the gallery side it is database-side augmentation (Turcot and Lowe,
+    2009; Arandjelovic and Zisserman, 2012).
+    """
+    out = np.empty_like(rows)
+    for start in range(0, len(rows), CHUNK):
+        part = rows[start : start + CHUNK]
+        weights = _weights(part @ rows.T, least, alpha)
+        weights[np.arange(len(part)), start + np.arange(len(part))] = 1.0  # itself
+        out[start : start + CHUNK] = unit(weights @ rows)
+    return out
+
+
+def expanded(queries: np.ndarray, gallery: np.ndarray, least: float) -> np.ndarray:
+    """α-query expansion: each query summed with the gallery pictures of at least this cosine.
+
+    Radenovic, Tolias and Chum, Fine-tuning CNN image retrieval with no human annotation (2018).
+    """
+    parts = [queries[i : i + CHUNK] for i in range(0, len(queries), CHUNK)]
+    near = [part + _weights(part @ gallery.T, least, GALLERY_ALPHA) @ gallery for part in parts]
+    return unit(np.concatenate(near)) if parts else queries
+
+
+def _weights(cosines: np.ndarray, least: float, alpha: float) -> np.ndarray:
+    weights: np.ndarray = np.where(cosines >= least, np.maximum(cosines, 0), 0) ** alpha
+    return weights
+
+
+# ---- steps from embeddings to scores ------------------------------------------------------------
+
+
+def scores_wanted(asked: RetrieveSettings) -> bool:
+    """Whether a step needs the scores of all pairs; without one, an index searches."""
+    return asked.hubs != "none" or asked.rerank != "none" or asked.gallery_clusters is not None
+
+
+def score_all(given: Embeddings, asked: RetrieveSettings) -> np.ndarray:
+    """(Q, G) float32: how alike each query and each gallery picture are; only the order of a row
+    means something."""
+    if _reranks(asked):
+        scores = k_reciprocal(given.queries, given.gallery)
+        if asked.query_neighbours is not None:
+            scores = scores_of_neighbours(scores, given.queries, asked.query_neighbours)
+    else:
+        scores = given.queries @ given.gallery.T
+    if asked.hubs != "none":
+        bank = given.seen_queries if asked.no_transductive else given.queries
+        correct = {"csls": csls, "softmax": inverted_softmax}[asked.hubs]
+        if len(bank):
+            scores = correct(scores, bank @ given.gallery.T, _rarity(bank, asked.query_neighbours))
+    if asked.gallery_clusters is not None:
+        scores = by_cluster(scores, given.gallery, asked.gallery_clusters)
+    return scores
+
+
+def _reranks(asked: RetrieveSettings) -> bool:
+    return asked.rerank == "reciprocal" and not asked.no_transductive
+
+
+def scores_of_neighbours(scores: np.ndarray, queries: np.ndarray, least: float) -> np.ndarray:
+    """Each query's scores summed with those of its neighbours, as `with_neighbours` sums queries:
+    for cosines that would rank alike, but re-ranked scores are no cosines."""
+    out = np.empty_like(scores)
+    for start in range(0, len(queries), CHUNK):
+        part = queries[start : start + CHUNK]
+        weights = _weights(part @ queries.T, least, QUERY_ALPHA)
+        weights[np.arange(len(part)), start + np.arange(len(part))] = 1.0
+        out[start : start + CHUNK] = weights @ scores / weights.sum(1, keepdims=True)
+    return out
+
+
+def _rarity(bank: np.ndarray, least: float | None) -> np.ndarray:
+    """1 / the number of a row's likes: a person with many photographs weighs no more than one with
+    few. All 1 where it is not known what is alike."""
+    if least is None:
+        return np.ones(len(bank))
+    parts = [bank[i : i + CHUNK] @ bank.T >= least for i in range(0, len(bank), CHUNK)]
+    return 1 / np.maximum(np.concatenate([part.sum(1) for part in parts]), 1)
+
+
+def inverted_softmax(scores: np.ndarray, known: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Scores less what a gallery picture is to everybody: the log of an inverted softmax.
+
+    scores: (Q, G). known: (B, G) scores of a bank of queries, with (B,) weights; the bank may be
+    the queries themselves (Smith et al., Offline bilingual word vectors, orthogonal transformations
+    and the inverted softmax, 2017) or the training's (Bogolin et al., Cross modal retrieval with
+    querybank normalisation, 2022).
+    """
+    top = known.max(0)
+    total = (weights[:, None] * np.exp(SHARPNESS * (known - top))).sum(0)
+    return np.asarray(scores - top - np.log(total) / SHARPNESS, np.float32)
+
+
+def csls(scores: np.ndarray, known: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Cross-domain similarity local scaling: twice the score less how near the gallery picture is
+    to its ten nearest of the bank, each counting by its weight (see inverted_softmax).
+
+    Conneau et al., Word translation without parallel data (2018); their term of the query is left
+    out, since it is the same for the whole row.
+    """
+    count = min(CSLS_NEIGHBOURS, len(known))
+    near = np.argpartition(-known, count - 1, axis=0)[:count]
+    weight = weights[near]
+    hubness = (weight * np.take_along_axis(known, near, 0)).sum(0) / weight.sum(0)
+    return np.asarray(2 * scores - hubness, np.float32)
+
+
+def by_cluster(scores: np.ndarray, gallery: np.ndarray, least: float) -> np.ndarray:
+    """Each score averaged with the best of the gallery picture's cluster: average linkage, down to
+    a cosine of `least`, so that pictures of one person come up together."""
+    if len(gallery) < 2:
+        return scores
+    cluster = AgglomerativeClustering(
+        None, metric="cosine", linkage="average", distance_threshold=1 - least
+    ).fit_predict(gallery)
+    order = np.argsort(cluster, kind="stable")
+    starts = np.flatnonzero(np.diff(cluster[order], prepend=-1))
+    best = np.maximum.reduceat(scores[:, order], starts, axis=1)
+    return np.asarray((scores + best[:, cluster]) / 2, np.float32)
+
+
+# ---- re-ranking ---------------------------------------------------------------------------------
+
+
+def k_reciprocal(
+    queries: np.ndarray, gallery: np.ndarray, k1: int = 20, k2: int = 6, share: float = 0.5
+) -> np.ndarray:
+    """k-reciprocal re-ranking, (Q, G) similarities: the share of neighbours that two pictures have
+    in common, and `share` of their own cosine.
+
+    Zhong et al., Re-ranking person re-identification with k-reciprocal encoding (2017), with their
+    k1 and k2; half of the cosine, not 0.3, since drawings share few neighbours with photographs.
+    Neighbourhoods are sparse, so memory grows with the pictures and not with their square, but for
+    the result.
+    """
+    rows = np.ascontiguousarray(np.concatenate([queries, gallery]), np.float32)
+    k1 = min(k1, len(rows) - 1)
+    near = _nearest(rows, k1 + 1)
+    encoded = _encode(rows, near, k1)
+    nearest = _adjacency(near[:, : min(k2, k1 + 1)])
+    encoded = csr_array(diags_array(1 / nearest.sum(1)) @ nearest @ encoded)
+    shared = _shared_mass(encoded[: len(queries)], encoded[len(queries) :])
+    jaccard = shared / (2 - shared)
+    jaccard *= 1 - share
+    jaccard += share * (queries @ gallery.T)
+    return jaccard
+
+
+def _nearest(rows: np.ndarray, k: int) -> np.ndarray:
+    """(N, k) numbers of the nearest rows, oneself first."""
+    index = faiss.IndexFlatIP(rows.shape[1])
+    index.add(rows)
+    near: np.ndarray = index.search(rows, k)[1]
+    return near
+
+
+def _adjacency(near: np.ndarray) -> csr_array:
+    """(N, k) numbers -> (N, N) with 1 where a row names another."""
+    count, k = near.shape
+    ones = np.ones(count * k, np.float32)
+    return csr_array((ones, near.ravel(), np.arange(0, count * k + 1, k)), shape=(count, count))
+
+
+def _mutual(near: np.ndarray) -> csr_array:
+    """1 where two rows name each other."""
+    names = _adjacency(near)
+    return csr_array(names.multiply(names.T))
+
+
+def _encode(rows: np.ndarray, near: np.ndarray, k1: int) -> csr_array:
+    """Each row's k-reciprocal neighbours, widened by those of its neighbours that mostly agree, as
+    weights that sum to 1."""
+    wide, narrow = _mutual(near), _mutual(near[:, : k1 // 2 + 1])
+    agreed = csr_array((wide @ narrow.T).multiply(wide))
+    needed = 2 / 3 * narrow.sum(1)
+    agreed.data = (agreed.data > needed[agreed.indices]).astype(np.float32)
+    members = csr_array(wide + agreed @ narrow)
+    members.eliminate_zeros()
+    members.sum_duplicates()
+    pairs = members.tocoo()
+    cosines = np.concatenate(
+        [
+            np.einsum("ij,ij->i", rows[pairs.row[i : i + 65536]], rows[pairs.col[i : i + 65536]])
+            for i in range(0, len(pairs.row), 65536)
+        ]
+    )
+    weights = csr_array((np.exp(2 * cosines - 2), (pairs.row, pairs.col)), shape=members.shape)
+    return csr_array(diags_array(1 / weights.sum(1)) @ weights)
+
+
+def _shared_mass(queries: csr_array, gallery: csr_array) -> np.ndarray:
+    """(Q, G): the sum over columns of the smaller of two weights, a query at a time."""
+    columns = gallery.tocsc()
+    shared = np.zeros((queries.shape[0], gallery.shape[0]), np.float32)
+    for i, out in enumerate(shared):
+        mine = slice(queries.indptr[i], queries.indptr[i + 1])
+        names, weights = queries.indices[mine], queries.data[mine]
+        starts, ends = columns.indptr[names], columns.indptr[names + 1]
+        lengths = ends - starts
+        places = np.repeat(starts - np.cumsum(lengths) + lengths, lengths) + np.arange(
+            lengths.sum()
+        )
+        smaller = np.minimum(columns.data[places], np.repeat(weights, lengths))
+        out[:] = np.bincount(columns.indices[places], smaller, len(out))
+    return shared
