@@ -11,14 +11,25 @@ import difflib
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
 import tyro
 
-StageName = Literal["extract", "split", "crop", "train", "index", "retrieve", "evaluate", "submit"]
+StageName = Literal[
+    "extract",
+    "split",
+    "auto",
+    "crop",
+    "train",
+    "index",
+    "retrieve",
+    "forecast",
+    "evaluate",
+    "submit",
+]
 STAGES: tuple[StageName, ...] = get_args(StageName)
 
 
@@ -41,6 +52,10 @@ class RunSettings:
     """Seed of every random choice: layout, split, training."""
     cache: Path = Path("cache")
     """Folder of the embedding cache, shared by all runs."""
+    auto: bool = False
+    """Choose backbone, crop and the steps of retrieve on labelled people (stage auto)."""
+    auto_backbones: tuple[str, ...] = ("efficientnet_lite0", "sface")
+    """The backbones that --auto chooses from."""
     config: Path | None = None
     """File with settings, JSON or TOML; the command line wins over it."""
     force: bool = False
@@ -367,6 +382,16 @@ def without_secrets(url: str) -> str:
     except ValueError:
         place = ""
     return f"{scheme}://{place.rpartition('@')[2]}{path}" if place else "(not a URL)"
+
+
+def with_choice(settings: Settings, chosen: Mapping[str, Any]) -> Settings:
+    """The settings with other values for some of the embedding's and ranking's, by name."""
+
+    def changed(group: Any) -> Any:
+        return replace(group, **{k: v for k, v in chosen.items() if hasattr(group, k)})
+
+    embed, retrieve = changed(settings.embed), changed(settings.retrieve)
+    return replace(settings, embed=embed, retrieve=retrieve)
 
 
 def announce(settings: Settings) -> str:

@@ -417,18 +417,23 @@ def make_split(catalogue: pd.DataFrame, kind: str, query_domain: str, seed: int)
         "closed_set": closed,
         "train": _flatten(train),
         "holdout": _flatten(holdout),
-        "validation": _retrieval_task(validation, domains, query_domain, seed),
+        "validation": retrieval_task(validation, domains, query_domain, seed),
     }
 
 
 Grouped = dict[str, list[str]]  # identity -> paths
 
 
-def _by_identity(rows: pd.DataFrame) -> Grouped:
+def group(pictures: Pictures) -> Grouped:
+    """{path: identity} -> {identity: sorted paths}."""
     groups: Grouped = {}
-    for path, identity in sorted(zip(rows.path, rows.identity, strict=True)):
+    for path, identity in sorted(pictures.items()):
         groups.setdefault(identity, []).append(path)
     return groups
+
+
+def _by_identity(rows: pd.DataFrame) -> Grouped:
+    return group(dict(zip(rows.path, rows.identity, strict=True)))
 
 
 def _flatten(groups: Grouped) -> Pictures:
@@ -463,7 +468,7 @@ def _hold_out(groups: Grouped, rng: np.random.Generator) -> tuple[Grouped, Group
     return kept, held
 
 
-def _retrieval_task(
+def retrieval_task(
     groups: Grouped, domains: dict[str, str], query_domain: str, seed: int
 ) -> dict[str, Pictures]:
     """Queries and gallery: by domain where domains are known, else a fifth of each identity."""

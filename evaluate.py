@@ -441,8 +441,10 @@ def run_evaluate(run: Run) -> str:
         metrics["validation"], _ = score(read_submission(run.path("validation.json")), labels)
     elif labels.query:
         log.warning("warning: no validation query has its person in the gallery: nothing to score")
-    write_json(run.path("metrics.json"), metrics)
     scores = [f"{name} {block['score']:.1f}" for name, block in metrics.items()]
+    if run.path("forecast.json").is_file():
+        metrics["forecast"] = read_json(run.path("forecast.json"), "--stage forecast")
+    write_json(run.path("metrics.json"), metrics)
     return "score: " + (", ".join(scores) or "nothing to score against")
 
 

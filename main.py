@@ -10,7 +10,7 @@ on, by the same command, from what is whole.
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib import import_module
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from config import (
     UserError,
     announce,
     parse_settings,
+    with_choice,
 )
 from data_extraction import choose_data
 from evaluate import labels_state, read_labels
@@ -44,6 +45,7 @@ def work_of(room: str, name: str) -> Callable[[Run], str | None]:
 
 # What makes an embedding of a picture: all stages that embed depend on it.
 EMBEDDING = tuple(field.name for field in fields(EmbedSettings))
+RANKING = tuple(field.name for field in fields(RetrieveSettings))
 TRAINING = ("training.csv", "split.json")
 INDEX = ("gallery.faiss", "gallery.json", "validation_gallery.faiss", "validation_gallery.json")
 STAGE_LIST = (
@@ -65,6 +67,13 @@ STAGE_LIST = (
         files=(),
         outputs=("training.csv", "test.csv", "split.json"),
         watch=lambda run: listing(run.data),
+    ),
+    Stage(
+        "auto",
+        work_of("auto", "run_auto"),
+        settings=(*EMBEDDING, *RANKING, "auto_backbones", "embed_dim", "query_domain", "seed"),
+        files=TRAINING,
+        outputs=("auto.json", "auto.csv"),
     ),
     Stage(
         "crop",
@@ -93,15 +102,22 @@ STAGE_LIST = (
     Stage(
         "retrieve",
         work_of("retrieve", "run_retrieve"),
-        settings=(*EMBEDDING, *(field.name for field in fields(RetrieveSettings)), "query_domain"),
+        settings=(*EMBEDDING, *RANKING, "query_domain"),
         files=("model.safetensors", "test.csv", *TRAINING, *INDEX),
         outputs=("submission.json", "submission.csv", "validation.json"),
+    ),
+    Stage(
+        "forecast",
+        work_of("auto", "run_forecast"),
+        settings=(*EMBEDDING, *RANKING, "embed_dim", "query_domain", "seed"),
+        files=("model.safetensors", "test.csv", *TRAINING),
+        outputs=("forecast.json",),
     ),
     Stage(
         "evaluate",
         work_of("evaluate", "run_evaluate"),
         settings=("labels",),
-        files=("submission.json", "validation.json", "split.json"),
+        files=("submission.json", "validation.json", "split.json", "forecast.json"),
         outputs=("metrics.json", "labels.json"),
         watch=labels_state,
     ),
@@ -165,14 +181,29 @@ def do_stages(run: Run) -> None:
     asked = run.settings.general.stage
     *stages, submit = STAGE_LIST
     for stage in stages:
+        if stage.name == "auto" and not ("auto" in asked or run.settings.general.auto):
+            continue
         if stage.name in asked or "all" in asked:
             run.do(stage)
+        if stage.name == "auto":
+            run = chosen_by_auto(run)
     keep_timing(run)
     log.info("\n%s", summary(run))
     if "submit" in asked or ("all" in asked and target(run.settings.submit)):
         run.do(submit)
     elif "all" in asked:
         log.info("submit: not sent, since no leaderboard is named (--url and --group, or --kaggle)")
+
+
+def chosen_by_auto(run: Run) -> Run:
+    """The run with the settings that the stage auto has written, where it has."""
+    path = run.path("auto.json")
+    if not path.is_file():
+        return run
+    run = replace(run, settings=with_choice(run.settings, read_json(path, "--stage auto")))
+    log.info("auto has chosen: %s", announce(run.settings).splitlines()[0])
+    run.remember_settings()
+    return run
 
 
 def keep_timing(run: Run) -> None:
@@ -213,6 +244,11 @@ def summary(run: Run) -> str:
     ]
     heads = ["", *names, "95 % of score"]
     judged = tabulate(scores, heads, disable_numparse=True) if scores else "nothing scored"
+    if "forecast" in metrics:
+        low, high = metrics["forecast"]["ci95"]
+        judged += (
+            f"\nforecast of the test: {metrics['forecast']['score']:.1f} ({low:.1f} to {high:.1f})"
+        )
     return f"{made}\n\n{judged}\n\nall of it in {run.folder}/"
 
 
