@@ -10,6 +10,7 @@ all that was tried, `auto.json` is what was chosen, a file for --config.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,10 +19,11 @@ from scipy.cluster.hierarchy import linkage
 from tabulate import tabulate
 from tqdm import tqdm
 
-from config import RetrieveSettings, Settings
+from config import EmbedSettings, RetrieveSettings, Settings
 from data import Pictures, group, load_catalogue, load_split, readable, retrieval_task, rows_of
-from embed import embed, run_embedding
+from embed import Embedding, embed, flips, run_embedding
 from evaluate import RESAMPLES, interval, measure
+from faces import crop_kind
 from model import embedder_of
 from postprocess import Embeddings, apply, centre, score_all
 from retrieve import load_job, ranking_of
@@ -46,22 +48,20 @@ class Judged(NamedTuple):
 class People:
     """Labelled people to judge by: retrieval tasks, and their pictures' embeddings by path.
 
+    catalogue: the rows of their pictures. query_domain: the domain that asks.
     tasks: [{"query": {path: identity}, "gallery": {...}, "seen": {...}}]; what may be learnt for a
     task is learnt from the `seen`, people of no query of it.
     """
 
-    run: Run
+    catalogue: pd.DataFrame
+    query_domain: str
     tasks: list[dict[str, Pictures]]
     rows: dict[str, np.ndarray] = field(default_factory=dict)
 
-    def embed(self, run: Run) -> None:
-        """Embeds all their pictures as a run's settings say."""
+    def embed(self, job: Embedding) -> None:
+        """Embeds all their pictures."""
         paths = sorted({path for task in self.tasks for part in task.values() for path in part})
-        rows = rows_of(load_catalogue(self.run.path("training.csv")), paths)
-        trained = run.settings.train.embed_dim is not None
-        settings = run.settings.embed
-        job = load_job(run) if trained else run_embedding(run, embedder_of(settings, run.cache))
-        self.rows = dict(zip(paths, embed(job, rows), strict=True))
+        self.rows = dict(zip(paths, embed(job, rows_of(self.catalogue, paths)), strict=True))
 
     def stack(self, paths: Mapping[str, str]) -> np.ndarray:
         """(N, D) embeddings of these pictures."""
@@ -70,18 +70,16 @@ class People:
 
     def given(self, task: dict[str, Pictures]) -> Embeddings:
         """A task's embeddings; the seen ones divided by domain, where domains are known."""
-        asks = self.run.settings.split.query_domain
-        seen = [[p for p in task["seen"] if (self.domains[p] == asks) == side] for side in (1, 0)]
+        seen = [[p for p in task["seen"] if (p in self.asking) == side] for side in (True, False)]
         if not all(seen):
             seen = [list(task["seen"])] * 2
         parts = [self.stack(dict.fromkeys(paths, "")) for paths in seen]
         return Embeddings(self.stack(task["query"]), self.stack(task["gallery"]), *parts)
 
-    @property
-    def domains(self) -> dict[str, str]:
-        """{path: domain} of the labelled pictures."""
-        rows = load_catalogue(self.run.path("training.csv"))
-        return dict(zip(rows.path, rows.domain, strict=True))
+    @cached_property
+    def asking(self) -> set[str]:
+        """The paths of the pictures in the query's domain."""
+        return set(self.catalogue.path[self.catalogue.domain == self.query_domain])
 
     def judge(self, asked: RetrieveSettings) -> Judged:
         """Ranks every task by these steps."""
@@ -110,26 +108,30 @@ def labelled_people(run: Run, parts: int) -> People:
 
     Where a projection is trained into the embedding, only the validation's people are unseen.
     """
-    split = load_split(run)
-    trained = {**split["train"], **split["holdout"]}
-    validation = split["validation"]
+    split, asks = load_split(run), run.settings.split.query_domain
+    catalogue = load_catalogue(run.path("training.csv"))
+    trained, validation = {**split["train"], **split["holdout"]}, split["validation"]
     if run.settings.train.embed_dim is not None:
-        return People(run, [validation | {"seen": trained}] if validation["query"] else [])
+        tasks = [validation | {"seen": trained}] if validation["query"] else []
+        return People(catalogue, asks, tasks)
     pictures = trained | validation["query"] | validation["gallery"]
+    domains = dict(zip(catalogue.path, catalogue.domain, strict=True))
     names = sorted(set(pictures.values()))
     order = np.random.default_rng([run.seed, 5]).permutation(len(names))
-    rows = load_catalogue(run.path("training.csv"))
-    domains = dict(zip(rows.path, rows.domain, strict=True))
     tasks = []
     for part in range(parts):
         chosen = {names[i] for i in order[part::parts]}
         inside = {path: name for path, name in pictures.items() if name in chosen}
-        asks = run.settings.split.query_domain
-        task = retrieval_task(group(inside), domains, asks, run.seed)
         outside = {path: name for path, name in pictures.items() if name not in chosen}
-        tasks.append(task | {"seen": outside or inside})
-    judged = [task for task in tasks if set(task["query"].values()) & set(task["gallery"].values())]
-    return People(run, judged)
+        task = retrieval_task(group(inside), domains, asks, run.seed)
+        if set(task["query"].values()) & set(task["gallery"].values()):
+            tasks.append(task | {"seen": outside or inside})
+    return People(catalogue, asks, tasks)
+
+
+def untrained_job(run: Run) -> Embedding:
+    """How the settings embed, before anything is trained."""
+    return run_embedding(run, embedder_of(run.settings.embed, run.cache))
 
 
 # ---- choosing -----------------------------------------------------------------------------------
@@ -155,12 +157,18 @@ def embedding_choices(asked: Settings) -> list[tuple[str, list[Any]]]:
     ]
 
 
+def in_use(asked: EmbedSettings, name: str) -> Any:
+    """A setting's value; for `auto`, what that comes to."""
+    if name == "crop":
+        return crop_kind(asked)
+    return ("on" if flips(asked) else "off") if name == "flip" else getattr(asked, name)
+
+
 def step_choices(people: People, asked: RetrieveSettings) -> Iterator[dict[str, Any]]:
     """Every single step that could be added to, or changed in, the steps asked for."""
     dim = len(next(iter(people.rows.values())))
     query, gallery = thresholds(people, asked)
     choices: dict[str, list[Any]] = {
-        "center": [True],
         "whiten": [dim // 2, 3 * dim // 4],
         "gallery_neighbours": gallery,
         "query_neighbours": query,
@@ -217,7 +225,7 @@ def run_auto(run: Run) -> str | None:
         return None
     tried: list[Tried] = []
     run, best = choose_embedding(run, people, tried)
-    people.embed(run)
+    people.embed(untrained_job(run))
     run = choose_steps(run, people, best, tried)
     table = pd.DataFrame(tried)
     with whole_file(run.path("auto.csv")) as beside:
@@ -225,23 +233,24 @@ def run_auto(run: Run) -> str | None:
     chosen = asdict(run.settings.embed) | asdict(run.settings.retrieve)
     write_json(run.path("auto.json"), chosen)
     log.info("%s", tabulate([asdict(row) for row in tried], "keys", floatfmt=".3f"))
-    kept = [row.choice for row in tried if row.kept]
-    return f"{len(tried)} choices tried, kept: {', '.join(kept) or 'none'}"
+    default = asdict(EmbedSettings()) | asdict(RetrieveSettings())
+    kept = [f"{name} {value}" for name, value in chosen.items() if value != default[name]]
+    return f"{len(tried)} choices tried; chosen: {', '.join(kept) or 'the defaults'}"
 
 
 def choose_embedding(run: Run, people: People, tried: list[Tried]) -> tuple[Run, Judged]:
     """The backbone, crop and mirror image that rank best, one after another."""
     plain = RetrieveSettings(no_transductive=run.settings.retrieve.no_transductive)
-    people.embed(run)
+    people.embed(untrained_job(run))
     best = people.judge(plain)
     for name, values in embedding_choices(run.settings):
         start = run
         for value in values:
-            if value == getattr(run.settings.embed, name):
+            if value == in_use(run.settings.embed, name):
                 continue
             settings = replace(start.settings, embed=replace(start.settings.embed, **{name: value}))
             candidate = replace(start, settings=settings)
-            people.embed(candidate)
+            people.embed(untrained_job(candidate))
             judged = people.judge(plain)
             if note(tried, f"{name} {value}", best, judged):
                 run, best = candidate, judged
@@ -249,9 +258,23 @@ def choose_embedding(run: Run, people: People, tried: list[Tried]) -> tuple[Run,
 
 
 def choose_steps(run: Run, people: People, best: Judged, tried: list[Tried]) -> Run:
-    """Adds the step that gains most, again and again, as long as the gain is outside noise."""
+    """The steps of the ranking, from two starts: as it is, and centred, since every cosine that a
+    step goes by depends on that. Centred it stays where it ends better, outside noise."""
     forbidden = run.settings.retrieve.no_transductive
-    asked = RetrieveSettings(run.settings.retrieve.format, no_transductive=forbidden)
+    plain = RetrieveSettings(run.settings.retrieve.format, no_transductive=forbidden)
+    asked, reached = add_steps(people, plain, best, tried)
+    centred = replace(plain, center=True)
+    other, end = add_steps(people, centred, people.judge(centred), tried)
+    if note(tried, "centred, with its steps", reached, end):
+        asked = other
+    return replace(run, settings=replace(run.settings, retrieve=asked))
+
+
+def add_steps(
+    people: People, asked: RetrieveSettings, best: Judged, tried: list[Tried]
+) -> tuple[RetrieveSettings, Judged]:
+    """Adds the step that gains most, again and again, as long as the gain is outside noise."""
+    prefix = "centred: " if asked.center else ""
     while True:
         steps = list(step_choices(people, asked))
         judged = [people.judge(replace(asked, **step)) for step in tqdm(steps, "steps")]
@@ -259,10 +282,10 @@ def choose_steps(run: Run, people: People, best: Judged, tried: list[Tried]) -> 
         before = best
         for i, (step, one) in enumerate(zip(steps, judged, strict=True)):
             (name, value), *_ = step.items()
-            if note(tried, f"{name} {value}", before, one, may_stay=i == first):
+            if note(tried, f"{prefix}{name} {value}", before, one, may_stay=i == first):
                 asked, best = replace(asked, **step), one
         if best is before:
-            return replace(run, settings=replace(run.settings, retrieve=asked))
+            return asked, best
 
 
 def note(
@@ -288,16 +311,27 @@ def run_forecast(run: Run) -> str:
     run.path("forecast.json").unlink(missing_ok=True)
     if not people.tasks or len(set(people.tasks[0]["query"].values())) < 4:
         return "too few labelled people to forecast from"
-    people.embed(run)
+    job = load_job(run)
+    people.embed(job)
     test = load_catalogue(run.path("test.csv"))
     test = test[readable(test)]
-    queries = embed(load_job(run), test[test.part == "query"])
-    count = count_people(people.stack(people.tasks[0]["query"]), people.tasks[0], queries)
-    sizes = {"query": len(queries), "gallery": int((test.part == "gallery").sum())}
-    forecast = extrapolate(people, run.settings.retrieve, count, sizes, run.seed)
+    queries = embed(job, test[test.part == "query"])
+    task, gallery = people.tasks[0], int((test.part == "gallery").sum())
+    each = len(task["gallery"]) / len(set(task["gallery"].values()))
+    # How many people the test shows is not known; the interval spans two estimates.
+    counts = (count_people(people.stack(task["query"]), task, queries), round(gallery / each))
+    sizes = {"query": len(queries), "gallery": gallery}
+    parts = [extrapolate(people, run.settings.retrieve, max(1, n), sizes, run.seed) for n in counts]
+    forecast = {
+        "score": sum(expected for expected, _ in parts) / 2,
+        "ci95": [min(ends[0] for _, ends in parts), max(ends[1] for _, ends in parts)],
+        "people": sorted(counts),
+        "labelled_people": len(set(task["query"].values())),
+    }
     write_json(run.path("forecast.json"), forecast)
     low, high = forecast["ci95"]
-    return f"{forecast['score']:.1f} ({low:.1f} to {high:.1f}), for about {count} people"
+    few, many = forecast["people"]
+    return f"{forecast['score']:.1f} ({low:.1f} to {high:.1f}), for {few} to {many} people"
 
 
 def count_people(known: np.ndarray, task: dict[str, Pictures], unknown: np.ndarray) -> int:
@@ -318,36 +352,36 @@ def count_people(known: np.ndarray, task: dict[str, Pictures], unknown: np.ndarr
 
 def extrapolate(
     people: People, asked: RetrieveSettings, count: int, sizes: dict[str, int], seed: int
-) -> dict[str, Any]:
-    """The expected score of `count` people with `sizes` query and gallery pictures in all.
+) -> tuple[float, tuple[float, float]]:
+    """The expected score of `count` people with `sizes` query and gallery pictures in all, and the
+    ends of its 95 % interval.
 
     Random subsets of the labelled people, of several sizes and with as many pictures a person as
-    the test has, are scored; a line through score and log(people) gives the expectation. The
-    interval adds what the labelled people leave open and what another set of people would.
+    the test has, are scored; the expectation lies between them on the scale of log(people), beyond
+    them on a line. The interval adds what the labelled people leave open and what another set of
+    people would.
     """
     task, names = people.tasks[0], sorted(set(people.tasks[0]["query"].values()))
     rng = np.random.default_rng([seed, 6])
-    scores, logs = [], []
     levels = sorted({max(2, round(len(names) * share)) for share in (0.25, 0.5, 0.75, 1)})
+    means = []
     for level in levels:
+        scores = []
         for _ in range(DRAWS):
             chosen = set(rng.permutation(names)[:level].tolist())
             part = subset(task, chosen, {k: n / count for k, n in sizes.items()}, rng)
-            judged = judge_task(people.given(part), part, asked)
-            scores.append(judged.mean("score"))
-            logs.append(np.log(level))
-    slope, level_0 = np.polyfit(logs, scores, 1) if len(levels) > 1 else (0.0, np.mean(scores))
-    expected = float(np.clip(level_0 + slope * np.log(count), 0, 1000))
+            scores.append(judge_task(people.given(part), part, asked).mean("score"))
+        means.append(float(np.mean(scores)))
+    expected = float(np.interp(np.log(count), np.log(levels), means))
+    if count > levels[-1]:
+        slope = np.polyfit(np.log(levels), means, 1)[0] if len(levels) > 1 else 0.0
+        expected += float(slope * np.log(count / levels[-1]))
+    expected = float(np.clip(expected, 0, 1000))
     whole = people.judge(asked)
     low, high = interval(whole.values["score"][:, None], whole.identities)[:, 0]
     spread = (high - low) / 2 * np.sqrt(1 + len(names) / count)
-    ends = np.clip([expected - spread, expected + spread], 0, 1000)
-    return {
-        "score": expected,
-        "ci95": [float(end) for end in ends],
-        "people": count,
-        "labelled_people": len(names),
-    }
+    low, high = np.clip([expected - spread, expected + spread], 0, 1000)
+    return expected, (float(low), float(high))
 
 
 def subset(

@@ -18,7 +18,7 @@ from PIL import ImageOps
 from tqdm import tqdm
 
 from cache import FeatureCache
-from config import UserError
+from config import EmbedSettings, UserError
 from crops import detect
 from data import WORKERS, augment, count_pictures, read_known_picture, truncated_pictures
 from engine import Engine, Plan, build_engine, plans
@@ -84,12 +84,18 @@ class Embedding:
         return detect(pictures, self.root, self.cache, load_detector(self.detector, self.cache))
 
 
+def flips(asked: EmbedSettings) -> bool:
+    """Whether mirror images are embedded too; `auto` is for faces."""
+    return asked.flip == "on" or (asked.flip == "auto" and crop_kind(asked) != "none")
+
+
 def run_embedding(run: Run, embedder: Embedder) -> Embedding:
     """How a run embeds its pictures with this embedder."""
     asked = run.settings.embed
-    flip = asked.flip == "on" or (asked.flip == "auto" and crop_kind(asked) != "none")
     total = count_pictures(run)
-    return Embedding(embedder, run.data, run.cache, asked.compile, total, asked.detector, flip)
+    return Embedding(
+        embedder, run.data, run.cache, asked.compile, total, asked.detector, flips(asked)
+    )
 
 
 def embed(job: Embedding, pictures: pd.DataFrame) -> np.ndarray:

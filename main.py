@@ -173,8 +173,10 @@ def locate(settings: Settings) -> Run:
     return Run(folder, data, settings)
 
 
-def do_stages(run: Run) -> None:
+def do_stages(run: Run) -> Run:
     """Does the stages that were asked for, in the order of the way, and shows what came of it.
+
+    Returns the run, with the settings that the stage auto has chosen.
 
     The submission is sent after that: a leaderboard that does not answer hides no result.
     """
@@ -193,6 +195,7 @@ def do_stages(run: Run) -> None:
         run.do(submit)
     elif "all" in asked:
         log.info("submit: not sent, since no leaderboard is named (--url and --group, or --kaggle)")
+    return run
 
 
 def chosen_by_auto(run: Run) -> Run:
@@ -264,9 +267,8 @@ def main(arguments: Sequence[str]) -> int:
             run.sweep()
             if "all" in run.settings.general.stage:
                 run.remember_settings()
-            do_stages(run)
             # Settings of a single stage count for the run once they have worked.
-            run.remember_settings()
+            do_stages(run).remember_settings()
 
     return exit_code(work)
 
