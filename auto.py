@@ -278,11 +278,11 @@ def add_steps(
     while True:
         steps = list(step_choices(people, asked))
         judged = [people.judge(replace(asked, **step)) for step in tqdm(steps, "steps")]
-        first = int(np.argmax([one.mean("score") for one in judged]))
-        before = best
+        before, believed = best, [chance_of_none(one, best) < NOISE for one in judged]
+        scores = np.where(believed, [one.mean("score") for one in judged], -np.inf)
         for i, (step, one) in enumerate(zip(steps, judged, strict=True)):
             (name, value), *_ = step.items()
-            if note(tried, f"{prefix}{name} {value}", before, one, may_stay=i == first):
+            if note(tried, f"{prefix}{name} {value}", before, one, may_stay=i == scores.argmax()):
                 asked, best = replace(asked, **step), one
         if best is before:
             return asked, best
@@ -322,7 +322,7 @@ def run_forecast(run: Run) -> str:
     counts = (count_people(people.stack(task["query"]), task, queries), round(gallery / each))
     sizes = {"query": len(queries), "gallery": gallery}
     parts = [extrapolate(people, run.settings.retrieve, max(1, n), sizes, run.seed) for n in counts]
-    forecast = {
+    forecast: dict[str, Any] = {
         "score": sum(expected for expected, _ in parts) / 2,
         "ci95": [min(ends[0] for _, ends in parts), max(ends[1] for _, ends in parts)],
         "people": sorted(counts),
