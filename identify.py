@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
@@ -56,6 +56,8 @@ from runs import (
     write_json,
 )
 
+Method = Literal["medoid", "centroid", "kmeans", "knn"]
+METHODS: tuple[Method, ...] = get_args(Method)
 UNKNOWN = "unknown"
 CALIBRATION = "identify.json"
 
@@ -68,7 +70,7 @@ class Naming:
     """Run folder: its embedder, and its labelled pictures as the people who are known."""
     folder: Path | None = None
     """Know other people instead: a folder with a folder of pictures for each of them."""
-    method: Literal["medoid", "centroid", "kmeans", "knn"] = "centroid"
+    method: Method = "centroid"
     """What stands for a person: the picture nearest to the person's others, the mean, several means
     (--representatives), or all pictures, of which the nearest vote (--neighbours)."""
     representatives: int = 3
@@ -467,32 +469,59 @@ def mark(image: Image.Image, faces: Sequence[Face], labels: Sequence[str]) -> Im
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     marked = image.resize(size)
     pen = ImageDraw.Draw(marked)
-    line = max(2, round(min(size) / 250))
     corners = [np.concatenate([f.box[:2], f.box[:2] + f.box[2:]]) * (size * 2) for f in faces]
     for box in corners:
-        pen.rectangle(box.tolist(), outline=RED, width=line)
+        pen.rectangle(box.tolist(), outline=RED, width=max(2, round(min(size) / 250)))
+    taken = list(corners)
     for box, label in zip(corners, labels, strict=True):
-        write_label(pen, box, label, size)
+        taken.append(write_label(pen, box, label, size, taken))
     return marked
 
 
 def write_label(
-    pen: ImageDraw.ImageDraw, box: np.ndarray, label: str, size: tuple[int, int]
-) -> None:
-    """A name in white on red above a face's box, moved to lie inside of the picture.
+    pen: ImageDraw.ImageDraw,
+    box: np.ndarray,
+    label: str,
+    size: tuple[int, int],
+    taken: Sequence[np.ndarray],
+) -> np.ndarray:
+    """Writes a name in white on red by a face's box, and returns the place that it takes.
 
-    box: left, top, right, bottom. size: of the picture. All in pixels.
+    box, taken: left, top, right, bottom; of the face, and of what the name should not hide.
+    size: of the picture. All in pixels.
     """
-    width = max(1.4 * (box[2] - box[0]), min(size) / 5)
-    font = fitting_font(label, min(width, size[0]), max(12, min(size) / 30))
+    width = max(1.5 * (box[2] - box[0]), min(size) / 8)
+    font = fitting_font(label, min(width, size[0]), max(14, min(size) / 35))
     left, top, right, bottom = pen.textbbox((0, 0), label, font=font)
     edge = (bottom - top) / 4
-    wide, high = right - left + 2 * edge, bottom - top + 2 * edge
-    x = min(max(0.0, box[0]), max(0.0, size[0] - wide))
-    above = box[1] - high if box[1] >= high else box[3]
-    y = min(max(0.0, above), max(0.0, size[1] - high))
-    pen.rectangle((x, y, x + wide, y + high), fill=RED)
+    extent = np.array([right - left, bottom - top]) + 2 * edge
+    x, y, *_ = place = label_place(box, extent, size, taken)
+    pen.rectangle(place.tolist(), fill=RED)
     pen.text((x + edge - left, y + edge - top), label, fill="white", font=font)
+    return place
+
+
+def label_place(
+    box: np.ndarray, extent: np.ndarray, size: tuple[int, int], taken: Sequence[np.ndarray]
+) -> np.ndarray:
+    """Where a label of this width and height hides least: above the face, below it, or a line
+    further off; inside of the picture.
+
+    >>> label_place(np.array([10, 0, 20, 10]), np.array([30, 5]), (35, 50), [])  # no room above
+    array([ 5, 10, 35, 15])
+    """
+    high = extent[1]
+    tops = (box[1] - high, box[3], box[1] - 2 * high, box[3] + high)
+    room = np.maximum(0, size - extent)
+    inside = [np.array([box[0], top]).clip(0, room) for top in tops if 0 <= top <= room[1]]
+    places = [np.concatenate([corner, corner + extent]) for corner in inside or [room * (0, 1)]]
+    return min(places, key=lambda place: sum(shared_area(place, other) for other in taken))
+
+
+def shared_area(one: np.ndarray, two: np.ndarray) -> float:
+    """Of two boxes (left, top, right, bottom)."""
+    sides = np.minimum(one[2:], two[2:]) - np.maximum(one[:2], two[:2])
+    return float(np.prod(sides.clip(0)))
 
 
 def fitting_font(text: str, width: float, largest: float) -> Font:
