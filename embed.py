@@ -23,7 +23,7 @@ from crops import detect
 from data import WORKERS, augment, count_pictures, read_known_picture, truncated_pictures
 from engine import Engine, Plan, build_engine, plans
 from faces import Crop, Face, crop_kind, load_detector, pixels_needed
-from model import Embedder, project_rows
+from model import Embedder, one_thread, project_rows
 from onnx_models import OnnxBackbone
 from runs import Run, log, pace
 
@@ -104,7 +104,9 @@ def embed_faces(job: Embedding, image: Image.Image, faces: Sequence[Face]) -> np
     """(n, dim) float32 unit rows of n faces in one RGB picture, as `embed` makes them of a picture
     with one face, to within 1e-4.
 
-    In plain PyTorch, a face at a time, and not cached: so few are not worth compiling for.
+    In plain PyTorch, a face at a time, and not cached: so few are not worth compiling for. On one
+    thread, since several that wait for each other at every layer of one face are slower on a busy
+    machine, twenty times on two busy cores.
     """
     engine = build_engine(plans("off", 0)[0], job.embedder, job.cache)
     wants = job.embedder.preprocessing
@@ -115,7 +117,8 @@ def embed_faces(job: Embedding, image: Image.Image, faces: Sequence[Face]) -> np
         rows = list(engine.features(pixels[None] for pixels in shown))
         return np.concatenate([np.zeros((0, job.embedder.features_dim), np.float32), *rows])
 
-    return embed_views(job, features)
+    with one_thread():
+        return embed_views(job, features)
 
 
 def embed_views(job: Embedding, features: Callable[[View], np.ndarray]) -> np.ndarray:

@@ -271,7 +271,7 @@ def threshold_at(strangers: np.ndarray, false_accept: float) -> float:
     """
     ordered = np.sort(strangers.astype(float))[::-1]
     allowed = int(false_accept * len(ordered) + 1e-9)  # 0.29 * 100 is 28.999…
-    return float(np.nextafter(ordered[allowed], 2))
+    return float(np.nextafter(ordered[allowed], np.inf))
 
 
 def choose_strangers(split: Mapping[str, Any], seed: int) -> set[str]:
