@@ -95,6 +95,10 @@ class Guess(NamedTuple):
     identity: str
     similarity: float
 
+    def as_json(self) -> dict[str, Any]:
+        """Four digits are more than an embedding is good for."""
+        return {"identity": self.identity, "similarity": round(self.similarity, 4)}
+
 
 def make_references(
     rows: np.ndarray, identities: Sequence[str], how: Naming, seed: int
@@ -614,8 +618,8 @@ class Namer:
         return {
             "identity": best.identity if sure else UNKNOWN,
             "nearest": best.identity,
-            "similarity": best.similarity,
-            "second": others[0]._asdict() if others else None,
+            "similarity": round(best.similarity, 4),
+            "second": others[0].as_json() if others else None,
         }
 
 
@@ -723,24 +727,16 @@ class Like:
     """Print one JSON object and nothing else on standard output."""
 
 
-class Neighbour(NamedTuple):
-    """A known person's picture, and the cosine from -1 to 1 to the picture that was asked about."""
-
-    path: str
-    identity: str
-    similarity: float
-
-
 class Likeness(NamedTuple):
-    """What was found for one picture: people and pictures, the most alike first.
+    """What was found for one picture: people and known pictures, the most alike first.
 
-    face: what of the picture was compared; None is all of it.
+    face: what of the picture was compared; None is all of it. nearest: (path, whom it shows).
     """
 
     photo: str
     face: Face | None
     guesses: list[Guess]
-    nearest: list[Neighbour]
+    nearest: list[tuple[str, Guess]]
 
 
 def like(asked: Like) -> None:
@@ -780,7 +776,7 @@ def compare(
     whom = dict(zip(people.path, people.identity, strict=True))
     faces = job.faces(photos)
     nearest = [
-        [Neighbour(path, whom[path], score) for path, score in zip(paths, scores, strict=True)]
+        [(path, Guess(whom[path], score)) for path, score in zip(paths, scores, strict=True)]
         for paths, scores in zip(near.gallery.tolist(), near.scores.tolist(), strict=True)
     ]
     shown = [faces.get(content) for content in photos.content]
@@ -800,9 +796,9 @@ def describe_likeness(found: Likeness, size: tuple[int, int]) -> dict[str, Any]:
             "confidence": round(face.score, 4),
             "found": face.found,
         },
-        **best._asdict(),
-        "second": others[0]._asdict() if others else None,
-        "nearest": [neighbour._asdict() for neighbour in found.nearest],
+        **best.as_json(),
+        "second": others[0].as_json() if others else None,
+        "nearest": [{"path": path} | guess.as_json() for path, guess in found.nearest],
     }
 
 
@@ -825,11 +821,11 @@ def panel(
     sheet = Image.new("RGB", (wide, LEAST_SHOWN), "white")
     sheet.paste(query, ((LEAST_SHOWN - query.width) // 2, (LEAST_SHOWN - query.height) // 2))
     pen, top = ImageDraw.Draw(sheet), (LEAST_SHOWN - CELL) // 2
-    for i, neighbour in enumerate(found.nearest):
+    for i, (path, guess) in enumerate(found.nearest):
         left = LEAST_SHOWN + GAP + i * (CELL + GAP)
-        known = read_known_picture(root / neighbour.path, contents[neighbour.path], CELL)
+        known = read_known_picture(root / path, contents[path], CELL)
         sheet.paste(ImageOps.pad(known, (CELL, CELL), color="white"), (left, top))
-        caption = f"{neighbour.identity} {neighbour.similarity:.2f}"
+        caption = f"{guess.identity} {guess.similarity:.2f}"
         font = fitting_font(caption, CELL, 16)
         pen.text((left, top + CELL + 4), caption, fill="black", font=font)
     return sheet

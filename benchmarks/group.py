@@ -28,8 +28,8 @@ def paste_group(seed: int, people: list[int]) -> Image.Image:
         shot = default_rng((seed, index, len(TRAINING) + 100))
         side = int(rng.integers(130, CELL))
         photo = draw_picture(make_person(seed, index), "photo", shot).resize((side, side))
-        corner = rng.integers(0, CELL - side, 2) + (place % COLUMNS * CELL, place // COLUMNS * CELL)
-        sheet.paste(photo, (int(corner[0]), int(corner[1])))
+        left, top = rng.integers(0, CELL - side, 2).tolist()
+        sheet.paste(photo, (left + place % COLUMNS * CELL, top + place // COLUMNS * CELL))
         known = "" if index < FIRST_TEST_INDEX else " (a stranger)"
         print(make_name(seed, index) + known)
     return sheet

@@ -33,7 +33,7 @@ def at(*degrees: float) -> np.ndarray:
     return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
 
 
-def naming(method: Any, **options: int) -> Naming:
+def naming(method: Any, **options: Any) -> Naming:
     return Naming(Path("runs/none"), method=method, **options)
 
 
@@ -169,8 +169,8 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run on the tiny competition, which sees whole pictures."""
     root = tmp_path_factory.mktemp("drawn")
     places = ["--data", draw_competition(root / "tiny"), "--run", root / "run"]
-    words = ["--stage", "split", "train", *places, "--cache", root / "cache", *FAST]
-    assert runner.main(list(map(str, words))) == 0
+    words = ["--stage", "split", "train", "--cache", root / "cache", *FAST]
+    assert runner.main([str(word) for word in (*words, *places)]) == 0
     log.handlers.clear()
     return root / "run"
 
@@ -395,9 +395,9 @@ def faces_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for picture, place in zip(pictures[:7], places, strict=True):
             (root / "data" / place).mkdir(parents=True, exist_ok=True)
             shutil.copy(picture, root / "data" / place)
-    places = ["--data", root / "data", "--run", root / "run", "--cache", root / "cache"]
-    words = ["--stage", "split", "train", *places, "--backbone", "sface", "--epochs", "1"]
-    assert runner.main(list(map(str, words))) == 0
+    words = ["--stage", "split", "train", "--backbone", "sface", "--epochs", "1"]
+    places = [f"--{name}={root / name}" for name in ("data", "run", "cache")]
+    assert runner.main([*words, *places]) == 0
     log.handlers.clear()
     return root / "run"
 
