@@ -458,3 +458,15 @@ def test_a_likeness_is_found_by_the_face(
     scores = [near["similarity"] for near in found["nearest"]]
     assert scores == sorted(scores, reverse=True)
     assert found["face"]["found"] == "at once" and found["face"]["confidence"] > 0.6
+
+
+@real_faces
+def test_a_group_that_lies_on_its_side_is_named_as_one_that_stands(
+    faces_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sheet = Image.new("RGB", (700, 300), "grey")
+    for i, person in enumerate(("Laura_Bush", "Hans_Blix")):
+        sheet.paste(face_of(person).crop((50, 40, 200, 210)), (50 + 350 * i, 60))
+    sheet.rotate(-90, expand=True).save("side.png")
+    [photo] = answer(capsys, "who", "side.png", "--run", faces_run)["photos"]
+    assert sorted(names_in(photo)) == ["Hans_Blix", "Laura_Bush"]
