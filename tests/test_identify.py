@@ -1,0 +1,472 @@
+"""Faces get the right names, strangers none; every picture is answered, every mistake explained."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import embed
+import identify
+import main as runner
+from identify import (
+    METHODS,
+    Guess,
+    Naming,
+    calibrate,
+    choose_strangers,
+    make_references,
+    name_rows,
+    rates,
+    threshold_at,
+)
+from runs import log, read_json
+from tests.conftest import FAST, SHARED, Program, draw, draw_competition
+
+
+def at(*degrees: float) -> np.ndarray:
+    """Unit rows in the plane, at these angles."""
+    angles = np.deg2rad(degrees)
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+
+
+def naming(method: Any, **options: Any) -> Naming:
+    return Naming(Path("runs/none"), method=method, **options)
+
+
+def named(rows: np.ndarray, people: dict[str, np.ndarray], how: Naming) -> list[list[str]]:
+    """The names of the guesses for each row."""
+    identities = [name for name, own in people.items() for _ in own]
+    known = make_references(np.concatenate(list(people.values())), identities, how, seed=0)
+    return [[guess.identity for guess in guesses] for guesses in name_rows(rows, known, how)]
+
+
+# ---- methods ------------------------------------------------------------------------------------
+
+
+def test_the_medoid_is_the_picture_in_the_middle() -> None:
+    known = make_references(at(0, 10, 70, 90, 95), list("aaabb"), naming("medoid"), 0)
+    assert known.identities == ["a", "b"]
+    np.testing.assert_allclose(known.rows, at(10, 90), atol=1e-6)
+
+
+def test_the_centroid_is_the_mean_direction() -> None:
+    known = make_references(at(0, 90, 40, 60), list("abba"), naming("centroid"), 0)
+    assert known.identities == ["a", "b"]
+    np.testing.assert_allclose(known.rows, at(30, 65), atol=1e-6)
+
+
+def test_k_means_finds_both_looks_of_a_person() -> None:
+    """Halfway between the two looks stands somebody else, whom the centroid mistakes for them."""
+    people = {"ada": at(0, 2, 88, 90), "bob": at(30, 32)}
+    asked = at(1, 89, 31)
+    assert [names[0] for names in named(asked, people, naming("kmeans", representatives=2))] == [
+        "ada",
+        "ada",
+        "bob",
+    ]
+    assert [names[0] for names in named(asked, people, naming("centroid"))] == ["bob", "ada", "bob"]
+
+
+def test_k_means_takes_fewer_where_there_are_fewer_different_pictures() -> None:
+    rows = at(0, 0, 0, 50, 60)
+    known = make_references(rows, list("aaabb"), naming("kmeans", representatives=3), 0)
+    assert known.identities == ["a", "b", "b"]
+
+
+def test_the_neighbours_vote_by_their_similarity() -> None:
+    people = {"ada": at(1), "bob": at(5, 6), "cleo": at(170, 175)}
+    assert named(at(0), people, naming("knn", neighbours=1)) == [["ada"]]
+    assert named(at(0), people, naming("knn", neighbours=3)) == [["bob", "ada"]]
+    # What points the other way has no vote, however many of it there are.
+    assert named(at(0), people, naming("knn", neighbours=9))[0][:2] == ["bob", "ada"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_names_the_nearest_and_the_next(method: Any) -> None:
+    people = {"ada": at(0, 1, 2), "bob": at(20, 21, 22), "cleo": at(100, 101, 102)}
+    how = naming(method)
+    near, far = named(at(3, 19), people, how)
+    assert (near[0], far[0]) == ("ada", "bob")
+    assert near[1:2] in (["bob"], []) and far[1:2] in (["ada"], [])
+    assert named(at(50), {"ada": at(0, 1)}, how) == [["ada"]], "there is nobody else"
+    assert named(np.zeros((0, 2), np.float32), people, how) == []
+
+
+# ---- the threshold ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("false_accept", [0.0, 0.01, 0.1, 0.29, 0.5])
+def test_no_more_strangers_are_accepted_than_asked_for(false_accept: float) -> None:
+    scores = np.random.default_rng(0).normal(size=100)
+    accepted = (scores >= threshold_at(scores, false_accept)).mean()
+    assert accepted == pytest.approx(false_accept)
+    ties = np.repeat([0.1, 0.2], 50)
+    assert (ties >= threshold_at(ties, false_accept)).mean() <= false_accept
+
+
+def test_the_rates_are_those_of_the_scores() -> None:
+    genuine = [Guess("ada", 0.9), Guess("bob", 0.6), Guess("ada", 0.3), Guess("ada", 0.8)]
+    strangers = [Guess("ada", score) for score in (0.1, 0.2, 0.4, 0.5)]
+    found = rates(genuine, ["ada", "ada", "ada", "ada"], strangers, 0.25)
+    assert 0.4 < found.pop("threshold") < 0.5
+    assert found == {"false_accept": 0.25, "false_reject": 0.25, "misnamed": 0.25}
+
+
+def split_of(train: str, holdout: str, validation: str) -> dict[str, Any]:
+    """A split in which each letter is a person's picture."""
+
+    def part(name: str, people: str) -> dict[str, str]:
+        return {f"{name}/{i}": person for i, person in enumerate(people)}
+
+    query, gallery = part("query", validation[::2]), part("gallery", validation[1::2])
+    validated = {"query": query, "gallery": gallery}
+    return {
+        "train": part("train", train),
+        "holdout": part("holdout", holdout),
+        "validation": validated,
+    }
+
+
+def test_strangers_are_whom_training_never_saw() -> None:
+    assert choose_strangers(split_of("aabb", "ab", "ccdd"), 0) == {"c", "d"}
+    closed = split_of("abcdefghij" * 2, "abcdefghij", "abcdefghij")
+    drawn = choose_strangers(closed, 0)
+    assert len(drawn) == 2 and drawn < set("abcdefghij")
+    assert drawn == choose_strangers(closed, 0)
+    assert any(drawn != choose_strangers(closed, seed) for seed in range(1, 6))
+    assert choose_strangers(split_of("aa", "a", ""), 0) == set()
+
+
+def test_calibration_tells_people_from_strangers() -> None:
+    split = split_of("aabb", "ab", "ccdd")
+    angle = {"a": 0.0, "b": 90.0, "c": 45.0, "d": 180.0}
+    pictures = {**split["train"], **split["holdout"]}
+    pictures |= {**split["validation"]["query"], **split["validation"]["gallery"]}
+    rows = {path: at(angle[person] + i)[0] for i, (path, person) in enumerate(pictures.items())}
+    found = calibrate(rows, split, naming("centroid"), 0.0, seed=0)
+    assert np.cos(np.deg2rad(45)) < found["threshold"] < np.cos(np.deg2rad(10))
+    assert found["false_accept"] == found["false_reject"] == found["misnamed"] == 0
+    assert found["known"] == "2 pictures of 2 people"
+    assert found["strangers"] == "4 pictures of 2 people"
+
+
+@pytest.mark.parametrize("parts", [("aa", "a", ""), ("", "", ""), ("aabb", "", "cc")])
+def test_too_little_to_calibrate_on_gives_no_threshold(parts: tuple[str, str, str]) -> None:
+    split = split_of(*parts)
+    rows = {path: at(0)[0] for path in split["train"]}
+    assert calibrate(rows, split, naming("knn"), 0.01, 0) == {"threshold": None}
+
+
+# ---- the program, on drawn pictures without faces -----------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run on the tiny competition, which sees whole pictures."""
+    root = tmp_path_factory.mktemp("drawn")
+    places = ["--data", draw_competition(root / "tiny"), "--run", root / "run"]
+    words = ["--stage", "split", "train", "--cache", root / "cache", *FAST]
+    assert runner.main([str(word) for word in (*words, *places)]) == 0
+    log.handlers.clear()
+    return root / "run"
+
+
+class OneFace:
+    """A detector that finds a face in the left upper part of every picture."""
+
+    name = "stand-in"
+
+    def find(self, pixels: np.ndarray) -> np.ndarray:
+        """See faces.Detector."""
+        height, width = pixels.shape[:2]
+        box = [width / 4, height / 8, width / 2, height / 2]
+        return np.array([[*box, *([width / 2, height / 3] * 5), 0.9]], np.float32)
+
+
+@pytest.fixture
+def one_face(monkeypatch: pytest.MonkeyPatch) -> None:
+    for room in (identify, embed):
+        monkeypatch.setattr(room, "load_detector", lambda name, cache: OneFace())
+
+
+def run_identify(*words: str | Path) -> int:
+    return identify.main(list(map(str, words)))
+
+
+def answer(capsys: pytest.CaptureFixture[str], *words: str | Path) -> dict[str, Any]:
+    """What --json prints, which must be one object and nothing else."""
+    assert run_identify(*words, "--json") == 0, capsys.readouterr().err
+    return dict(json.loads(capsys.readouterr().out))
+
+
+def test_a_photograph_without_a_face_is_no_error(
+    drawn: Path, tmp_path: Path, run_program: Program
+) -> None:
+    draw(tmp_path / "blobs.jpg", person=1, picture=77)
+    done = run_program("identify.py", "who", "blobs.jpg", "--run", drawn)
+    assert done.returncode == 0, done.stderr
+    assert "1 photographs show no face: written unmarked: blobs.jpg" in done.stderr
+    assert "made for whole pictures, not for faces" in done.stderr
+    assert "(no face)" in done.stdout and str(drawn / "identify" / "blobs.jpg") in done.stdout
+    record = read_json(drawn / "identify" / "blobs.json", "")
+    assert record["faces"] == [] and record["size"] == [48, 48]
+
+
+def test_a_likeness_is_found_in_any_picture(
+    drawn: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw(Path("blobs.jpg"), person=1, picture=77)
+    [found] = answer(capsys, "like", "blobs.jpg", "--run", drawn)["photos"]
+    assert found["identity"] == "person_01" and len(found["nearest"]) == 5
+    assert found == read_json(drawn / "like" / "blobs.json", "")
+    assert Image.open(found["marked"]).width > 5 * 192
+
+
+def test_boxes_are_pixels_of_the_upright_picture(
+    drawn: Path, tmp_path: Path, one_face: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (6000, 4000), "grey").save("turned.jpg", exif=exif)
+    [photo] = answer(capsys, "who", "turned.jpg", "--run", drawn)["photos"]
+    assert photo["size"] == [4000, 6000]
+    [face] = photo["faces"]
+    assert face["box"] == [1000, 750, 2000, 3000]
+    marked = np.asarray(Image.open(photo["marked"]).resize((400, 600)), int)
+    red = (marked[:, :, 0] > 150) & (marked[:, :, 1] < 80)
+    assert red[200:350, 98:104].any(axis=1).all() and not red[200:350, 110:290].any()
+
+
+def test_a_threshold_is_kept_until_its_inputs_change(
+    drawn: Path, one_face: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw(Path("photo.jpg"), person=3, picture=50)
+    who = ("who", "photo.jpg", "--run", drawn)
+    first = answer(capsys, *who)
+    kept = drawn / "identify.json"
+    made = read_json(kept, "")
+    assert first["threshold"] == made["threshold"] and made["method"] == "centroid"
+    assert made["strangers"] == "12 pictures of 2 people", "a fifth of 10 people, 6 pictures each"
+    before = kept.stat().st_mtime_ns
+    answer(capsys, *who)
+    assert kept.stat().st_mtime_ns == before
+    assert answer(capsys, *who, "--threshold", "0.5")["threshold"] == 0.5
+    assert kept.stat().st_mtime_ns == before, "it was not asked for"
+    answer(capsys, *who, "--method", "knn")
+    assert read_json(kept, "")["method"] == "knn"
+    kept.write_text("broken")
+    assert answer(capsys, *who) == first
+    assert read_json(kept, "") == made
+
+
+def test_who_is_like_nobody_is_unknown(
+    drawn: Path, one_face: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw(Path("photo.jpg"), person=3, picture=50)
+    who = ("who", "photo.jpg", "--run", drawn)
+    [face] = answer(capsys, *who, "--threshold", "1")["photos"][0]["faces"]
+    assert face["identity"] == "unknown" and face["nearest"].startswith("person_")
+    [sure] = answer(capsys, *who, "--threshold", "-1")["photos"][0]["faces"]
+    assert sure == face | {"identity": face["nearest"]}
+    assert sure["similarity"] >= sure["second"]["similarity"]
+
+
+def test_photographs_of_one_name_keep_apart_and_no_file_is_overwritten(
+    drawn: Path, one_face: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, path in enumerate(("a.jpg", "x/a.jpg", "x/a.png", "y/a.jpg")):
+        draw(Path(path), number, 0)
+    before = Path("a.jpg").read_bytes()
+    who = ("who", "a.jpg", "x", "y/a.jpg", "--run", drawn, "--output", ".")
+    photos = answer(capsys, *who)["photos"]
+    places = {photo["photo"]: photo["marked"] for photo in photos}
+    assert places == {
+        "a.jpg": "a-2.jpg",
+        "x/a.jpg": "a-3.jpg",
+        "x/a.png": "a-4.jpg",
+        "y/a.jpg": "a-5.jpg",
+    }
+    assert Path("a.jpg").read_bytes() == before
+    assert [read_json(Path(p["marked"]).with_suffix(".json"), "") for p in photos] == photos
+    assert answer(capsys, *who)["photos"] == photos, "the same photograph takes the same place"
+
+
+def test_pictures_of_every_kind_are_answered(
+    drawn: Path, one_face: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for mode, name in (("L", "grey.png"), ("P", "palette.gif"), ("RGBA", "clear.png")):
+        Image.new(mode, (60, 40)).save(name)
+    Image.new("RGB", (10, 10)).save("tiny.png")
+    Image.new("RGB", (1, 1)).save("dot.png")
+    Image.new("RGB", (900, 3)).save("strip.png")
+    names = ["grey.png", "palette.gif", "clear.png", "tiny.png", "dot.png", "strip.png"]
+    for command in ("who", "like"):
+        photos = answer(capsys, command, *names, "--run", drawn)["photos"]
+        assert [photo["photo"] for photo in photos] == names
+        assert all(Image.open(photo["marked"]).width >= 1 for photo in photos)
+
+
+def test_an_unreadable_picture_costs_only_itself(
+    drawn: Path, one_face: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("broken.jpg").write_text("no picture")
+    draw(Path("good.jpg"), 1, 1)
+    for command, folder in (("who", "identify"), ("like", "like")):
+        assert run_identify(command, "broken.jpg", "good.jpg", "--run", drawn) == 1
+        said = capsys.readouterr()
+        assert "error: 1 pictures could not be read, first broken.jpg (unreadable" in said.err
+        assert "good.jpg" in said.out and (drawn / folder / "good.json").is_file()
+
+
+def test_people_of_a_folder_are_known_instead(
+    drawn: Path, classes: Path, one_face: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (classes / "person_00" / "broken.jpg").write_text("no picture")
+    (classes / "person_02").rename(classes / "Mary Shelley")
+    draw(Path("mary.jpg"), 2, 99)
+    [found] = answer(capsys, "like", "mary.jpg", "--run", drawn, "--folder", classes)["photos"]
+    assert found["identity"] == "Mary Shelley"
+    assert Path(found["nearest"][0]["path"]).parent == classes / "Mary Shelley"
+    words = ("who", "mary.jpg", "--run", drawn, "--folder", classes, "--threshold", "-1")
+    [photo] = answer(capsys, *words)["photos"]
+    assert photo["faces"][0]["identity"] in {p.name for p in classes.iterdir()}
+
+
+WRONG = [
+    (["who", "p.jpg", "--run", "runs/none"], "runs/none: no run there; make one with main.py"),
+    (["who", "no.jpg", "--run", "RUN"], "no.jpg: no such picture or folder"),
+    (["like", "no.jpg", "--run", "RUN"], "no.jpg: no such picture or folder"),
+    (["who", "empty", "--run", "RUN"], "no pictures there: name at least one"),
+    (["who", "--run", "RUN"], "no pictures there: name at least one"),
+    (["who", "p.jpg", "--run", "RUN", "--folder", "no"], "no: no such folder"),
+    (["who", "p.jpg", "--run", "RUN", "--folder", "empty"], "holds no class folders"),
+    (["who", "p.jpg", "--run", "RUN", "--confidence", "0.1"], "must be from 0.3 to 1"),
+    (["who", "p.jpg", "--run", "RUN", "--overlap", "2"], "--overlap 2.0: must be from 0 to 1"),
+    (["who", "p.jpg", "--run", "RUN", "--threshold", "7"], "must be a cosine, from -1 to 1"),
+    (["who", "p.jpg", "--run", "RUN", "--false-accept", "1"], "must be at least 0 and below 1"),
+    (["who", "p.jpg", "--run", "RUN", "--neighbours", "0"], "--neighbours 0: must be at least 1"),
+    (["like", "p.jpg", "--run", "RUN", "--nearest", "0"], "--nearest 0: must be at least 1"),
+    (["like", "p.jpg", "--run", "UNTRAINED"], "has no training pictures: name people with"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), WRONG)
+def test_a_mistake_is_a_sentence(
+    words: list[str], message: str, drawn: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw(Path("p.jpg"), 0, 0)
+    Path("empty").mkdir()
+    shutil.copytree(drawn, "untrained", ignore=shutil.ignore_patterns("identify", "like"))
+    head = (drawn / "training.csv").read_text().splitlines()[0]
+    Path("untrained/training.csv").write_text(head + "\n")
+    runs = {"RUN": str(drawn), "UNTRAINED": "untrained"}
+    assert run_identify(*[runs.get(word, word) for word in words]) == 1
+    said = capsys.readouterr()
+    assert f"error: {message}" in said.err or message in said.err
+    assert "Traceback" not in said.err and not said.out
+
+
+def test_an_unknown_method_names_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run_identify("who", "p.jpg", "--run", "x", "--method", "mean")
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert all(method in said for method in METHODS)
+
+
+# ---- real faces ---------------------------------------------------------------------------------
+
+LFW = SHARED / "lfw62"
+PEOPLE = ("Colin_Powell", "Hans_Blix", "Hugo_Chavez", "Jack_Straw", "Laura_Bush", "Naomi_Watts")
+real_faces = pytest.mark.skipif(not LFW.is_dir(), reason="needs the pictures of LFW62")
+
+
+@pytest.fixture(scope="module")
+def faces_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run with SFace that knows six people by five pictures each."""
+    root = tmp_path_factory.mktemp("lfw")
+    for name in PEOPLE:
+        pictures = sorted((LFW / name).iterdir())
+        places = [f"training/{name}"] * 5 + ["test/query", "test/gallery"]
+        for picture, place in zip(pictures[:7], places, strict=True):
+            (root / "data" / place).mkdir(parents=True, exist_ok=True)
+            shutil.copy(picture, root / "data" / place)
+    words = ["--stage", "split", "train", "--backbone", "sface", "--epochs", "1"]
+    places = [f"--{name}={root / name}" for name in ("data", "run", "cache")]
+    assert runner.main([*words, *places]) == 0
+    log.handlers.clear()
+    return root / "run"
+
+
+def face_of(person: str, number: int = 10) -> Image.Image:
+    """A picture that the run does not know; 250×250."""
+    return Image.open(sorted((LFW / person).iterdir())[number])
+
+
+def names_in(photo: dict[str, Any]) -> list[str]:
+    """From left to right, without those of strangers in the background."""
+    faces = sorted(photo["faces"], key=lambda face: face["box"])
+    return [face["identity"] for face in faces if face["identity"] != "unknown"]
+
+
+@real_faces
+@pytest.mark.parametrize("method", METHODS)
+def test_everybody_in_a_group_is_named(
+    method: str, faces_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    group = ["Laura_Bush", "Hugo_Chavez", "Hans_Blix", "Naomi_Watts"]
+    sheet = Image.new("RGB", (1100, 300), "grey")
+    for i, person in enumerate(group):
+        side = 130 + 40 * i
+        face = face_of(person).crop((50, 40, 200, 210)).resize((side, side))
+        sheet.paste(face, (20 + 270 * i, 10 * i))
+    sheet.save("group.jpg")
+    who = ("who", "group.jpg", "--run", faces_run, "--method", method)
+    [photo] = answer(capsys, *who)["photos"]
+    assert names_in(photo) == group
+    for face in photo["faces"]:
+        second = face["second"] or {"similarity": -1}  # none where all neighbours agree
+        assert face["similarity"] > second["similarity"]
+
+
+@real_faces
+def test_a_stranger_is_unknown_and_a_turned_photograph_is_no_obstacle(
+    faces_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    face_of("Vladimir_Putin").save("stranger.png")
+    face_of("Jack_Straw").rotate(90).save("turned.png")
+    face_of("Jack_Straw").resize((10, 10)).save("tiny.png")
+    words = ("who", "stranger.png", "turned.png", "tiny.png", "--run", faces_run)
+    stranger, turned, tiny = answer(capsys, *words)["photos"]
+    assert stranger["faces"] and names_in(stranger) == []
+    assert names_in(turned) == ["Jack_Straw"]
+    assert tiny["size"] == [10, 10]
+
+
+@real_faces
+def test_a_likeness_is_found_by_the_face(
+    faces_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    face_of("Colin_Powell").save("someone.png")
+    [found] = answer(capsys, "like", "someone.png", "--run", faces_run, "--nearest", "3")["photos"]
+    assert found["identity"] == "Colin_Powell"
+    assert [near["identity"] for near in found["nearest"]] == ["Colin_Powell"] * 3
+    scores = [near["similarity"] for near in found["nearest"]]
+    assert scores == sorted(scores, reverse=True)
+    assert found["face"]["found"] == "at once" and found["face"]["confidence"] > 0.6
+
+
+@real_faces
+def test_a_group_that_lies_on_its_side_is_named_as_one_that_stands(
+    faces_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sheet = Image.new("RGB", (700, 300), "grey")
+    for i, person in enumerate(("Laura_Bush", "Hans_Blix")):
+        sheet.paste(face_of(person).crop((50, 40, 200, 210)), (50 + 350 * i, 60))
+    sheet.rotate(-90, expand=True).save("side.png")
+    [photo] = answer(capsys, "who", "side.png", "--run", faces_run)["photos"]
+    assert sorted(names_in(photo)) == ["Hans_Blix", "Laura_Bush"]
