@@ -19,7 +19,7 @@ from config import UserError
 from data import bare_names, load_catalogue, readable
 from embed import embed
 from evaluate import labels_path, read_labels
-from identify import (
+from naming import (
     METHODS,
     Naming,
     calibration,
