@@ -332,7 +332,7 @@ def check(settings: Settings) -> None:
     """Raises UserError for a value that has the right type but no meaning."""
     train = settings.train
     check_extract(settings.extract)
-    _check_least(train, epochs=0, batch_size=1, train_views=0, patience=1, embed_dim=1)
+    check_least(train, epochs=0, batch_size=1, train_views=0, patience=1, embed_dim=1)
     if not 0 <= settings.embed.crop_margin <= 5:
         raise UserError(f"--crop-margin {settings.embed.crop_margin}: must be from 0 to 5")
     _check_cosines(settings.retrieve)
@@ -353,7 +353,7 @@ def check_extract(extract: ExtractSettings) -> None:
     if extract.metadata is not None and extract.source is None:
         raise UserError("--metadata is used with --source imdb: add it")
     # A test of one picture would have a query and no gallery.
-    _check_least(extract, min_pictures=1, min_size=1, train_per_person=1, test_per_person=2)
+    check_least(extract, min_pictures=1, min_size=1, train_per_person=1, test_per_person=2)
 
 
 def _check_cosines(asked: RetrieveSettings) -> None:
@@ -361,10 +361,11 @@ def _check_cosines(asked: RetrieveSettings) -> None:
         value = getattr(asked, name)
         if value is not None and not 0 < value <= 1:
             raise UserError(f"--{name.replace('_', '-')} {value}: a cosine above 0 and up to 1")
-    _check_least(asked, whiten=1)
+    check_least(asked, whiten=1)
 
 
-def _check_least(group: Any, **least: int) -> None:
+def check_least(group: Any, **least: int) -> None:
+    """Raises UserError where a setting of the group, if it is given, is below its least value."""
     for name, low in least.items():
         value = getattr(group, name)
         if value is not None and value < low:

@@ -271,3 +271,18 @@ def test_the_engine_whitens_as_pytorch_does(job: Embedding, pictures: pd.DataFra
         for mode in ("off", "on")
     )
     assert not np.array_equal(plain, compiled) and np.abs(plain - compiled).max() < 1e-4
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_faces_of_a_loose_picture_are_embedded_as_those_of_the_catalogue(
+    flip: bool, competition: Path, pictures: pd.DataFrame, tmp_path: Path
+) -> None:
+    embedder = load_embedder("test_efficientnet", "none", crop=Crop("face"))
+    job = Embedding(embedder, competition, tmp_path / "cache", flip=flip)
+    rows, faces = embed.embed(job, pictures[:3]), job.faces(pictures[:3])
+    for row, path, content in zip(rows, pictures.path, pictures.content, strict=False):
+        image = Image.open(competition / path)
+        twice = embed.embed_faces(job, image, [faces[content]] * 2)
+        assert np.abs(twice - row).max() < 1e-4
+        assert np.array_equal(twice[0], twice[1])
+    assert embed.embed_faces(job, image, []).shape == (0, embedder.dim)
