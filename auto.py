@@ -148,13 +148,16 @@ def chance_of_none(after: Judged, before: Judged) -> float:
     return float((drawn @ sums <= 0).mean())
 
 
-def embedding_choices(asked: Settings) -> list[tuple[str, list[Any]]]:
-    """What is tried of the embedding, one setting after another."""
-    return [
-        ("backbone", list(asked.general.auto_backbones)),
-        ("crop", ["none", "face", "aligned"]),
-        ("flip", ["on", "off"]),
-    ]
+def embedding_choices(asked: Settings, name: str) -> list[Any]:
+    """What is tried of a setting of the embedding, where the others are as asked."""
+    around = crop_kind(asked.embed) != "none"  # a whole picture has nothing around it
+    choices: dict[str, list[Any]] = {
+        "backbone": list(asked.general.auto_backbones),
+        "crop": ["none", "face", "aligned"],
+        "scales": [(0.85, 1.0), (0.7, 0.85, 1.0)] if around else [(1.0, 1.15), (1.0, 1.15, 1.3)],
+        "flip": ["on", "off"],
+    }
+    return choices[name]
 
 
 def in_use(asked: EmbedSettings, name: str) -> Any:
@@ -243,9 +246,9 @@ def choose_embedding(run: Run, people: People, tried: list[Tried]) -> tuple[Run,
     plain = RetrieveSettings(no_transductive=run.settings.retrieve.no_transductive)
     people.embed(untrained_job(run))
     best = people.judge(plain)
-    for name, values in embedding_choices(run.settings):
+    for name in ("backbone", "crop", "scales", "flip"):
         start = run
-        for value in values:
+        for value in embedding_choices(start.settings, name):
             if value == in_use(run.settings.embed, name):
                 continue
             settings = replace(start.settings, embed=replace(start.settings.embed, **{name: value}))

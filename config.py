@@ -133,6 +133,12 @@ class EmbedSettings:
     or by each picture's own mean and deviation. `auto` is what the backbone was trained with."""
     flip: Literal["auto", "on", "off"] = "auto"
     """Embed a picture's mirror image too, and take the sum; `auto` does for faces."""
+    scales: tuple[float, ...] = (1.0,)
+    """Embed a picture at each of these scales, and take the sum: above 1 shows the face larger (or
+    the middle of a whole picture), below 1 more of what is around the face."""
+    pooling: Literal["auto", "avg", "max", "gem", "cls", "mean"] = "auto"
+    """How a timm backbone makes one vector of a picture's places: a CNN by avg, max or gem, a ViT
+    by its class token (cls) or the mean of the others. `auto` is the backbone's own."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Compile the backbone for the CPU; `auto` does where the run has pictures enough for it."""
 
@@ -226,13 +232,20 @@ class Settings:
     submit: SubmitSettings = field(default_factory=SubmitSettings)
 
     def flat(self) -> dict[str, Any]:
-        """All settings by name, in the order of the help page; paths as strings.
+        """All settings by name, in the order of the help page, as JSON holds them.
 
         >>> Settings().flat()["backbone"]
         'efficientnet_lite0'
         """
         merged = {name: value for group in asdict(self).values() for name, value in group.items()}
-        return {k: str(v) if isinstance(v, Path) else v for k, v in merged.items()}
+        return {name: _plain(value) for name, value in merged.items()}
+
+
+def _plain(value: Any) -> Any:
+    """Paths as strings, tuples as lists: what a JSON file gives back is what was put in."""
+    if isinstance(value, tuple):
+        return [_plain(part) for part in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 # What a recipe does not hold: which stages to run now is the command's business, and a recipe that
@@ -274,7 +287,7 @@ def _fits(value: Any, default: Any) -> bool:
     """Whether a file may hold this for a setting; the command line's parser checks the rest."""
     if isinstance(default, bool) or isinstance(value, bool):
         return isinstance(default, bool) and isinstance(value, bool)
-    if isinstance(default, tuple):
+    if isinstance(default, list):
         return isinstance(value, list)
     return value is None or isinstance(value, str | int | float)
 
@@ -335,6 +348,7 @@ def check(settings: Settings) -> None:
     check_least(train, epochs=0, batch_size=1, train_views=0, patience=1, embed_dim=1)
     if not 0 <= settings.embed.crop_margin <= 5:
         raise UserError(f"--crop-margin {settings.embed.crop_margin}: must be from 0 to 5")
+    _check_scales(settings.embed.scales)
     _check_cosines(settings.retrieve)
     if not 0 < train.lr <= 1000:
         raise UserError(f"--lr {train.lr}: must be above 0 and at most 1000")
@@ -354,6 +368,12 @@ def check_extract(extract: ExtractSettings) -> None:
         raise UserError("--metadata is used with --source imdb: add it")
     # A test of one picture would have a query and no gallery.
     check_least(extract, min_pictures=1, min_size=1, train_per_person=1, test_per_person=2)
+
+
+def _check_scales(scales: tuple[float, ...]) -> None:
+    if not scales or len(set(scales)) < len(scales) or not all(0.1 <= s <= 10 for s in scales):
+        named = " ".join(map(str, scales)) or "nothing"
+        raise UserError(f"--scales {named}: one or more different numbers from 0.1 to 10")
 
 
 def _check_cosines(asked: RetrieveSettings) -> None:
@@ -389,7 +409,10 @@ def with_choice(settings: Settings, chosen: Mapping[str, Any]) -> Settings:
     """The settings with other values for some of the embedding's and ranking's, by name."""
 
     def changed(group: Any) -> Any:
-        return replace(group, **{k: v for k, v in chosen.items() if hasattr(group, k)})
+        known = {k: v for k, v in chosen.items() if hasattr(group, k)}
+        return replace(
+            group, **{k: tuple(v) if isinstance(v, list) else v for k, v in known.items()}
+        )
 
     embed, retrieve = changed(settings.embed), changed(settings.retrieve)
     return replace(settings, embed=embed, retrieve=retrieve)
@@ -404,10 +427,13 @@ def announce(settings: Settings) -> str:
     filled = {k: v for k, v in given.items() if v == default[k] and k not in NOT_REMEMBERED}
 
     def show(table: Mapping[str, Any]) -> str:
-        return ", ".join(f"{k}={_words(v)}" for k, v in table.items() if v is not None) or "nothing"
+        return (
+            ", ".join(f"{k}={_words(v)}" for k, v in table.items() if v not in (None, []))
+            or "nothing"
+        )
 
     return f"settings: {show(chosen)}\ndefaults: {show(filled)}"
 
 
 def _words(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -32,21 +33,24 @@ AHEAD = 96  # pictures decoded and waiting: enough that the engine never waits, 
 
 @dataclass(frozen=True)
 class View:
-    """How pictures are shown to the backbone: as they are, mirrored, or one of several augmented
-    ways."""
+    """How pictures are shown to the backbone: as they are, mirrored, larger or smaller, or one of
+    several augmented ways."""
 
     number: int = 0
     seed: int = 0
     augmented: bool = False
     mirrored: bool = False
+    scale: float = 1.0
 
     def __str__(self) -> str:
+        """What the cache knows it by."""
         if self.augmented:
             return f"augmented {self.number}, seed {self.seed}"
-        return "mirrored" if self.mirrored else "plain"
+        name = "mirrored" if self.mirrored else "plain"
+        return name if self.scale == 1 else f"{name}, scale {self.scale}"
 
 
-PLAIN, MIRRORED = View(), View(mirrored=True)
+PLAIN = View()
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,8 @@ class Embedding:
 
     root: the data set's folder. cache: the folder of the cache. compile: auto, on or off.
     total: number of pictures of the whole run, which decides whether compiling pays. detector: what
-    finds faces, where the embedder wants them. flip: whether the mirror image counts too.
+    finds faces, where the embedder wants them. flip: whether the mirror image counts too. scales:
+    how large a picture is shown, one view for each.
     """
 
     embedder: Embedder
@@ -65,6 +70,13 @@ class Embedding:
     total: int = 0
     detector: str = "yunet"
     flip: bool = False
+    scales: tuple[float, ...] = (1.0,)
+
+    @property
+    def views(self) -> list[View]:
+        """All that an embedding is the sum of."""
+        sides = (False, True) if self.flip else (False,)
+        return [View(mirrored=side, scale=scale) for scale in self.scales for side in sides]
 
     @property
     def plans(self) -> list[Plan]:
@@ -90,18 +102,25 @@ def flips(asked: EmbedSettings) -> bool:
 
 
 def run_embedding(run: Run, embedder: Embedder) -> Embedding:
-    """How a run embeds its pictures with this embedder."""
+    """How a run embeds its pictures with this embedder.
+
+    Raises:
+        UserError: a scale below 1 where there is nothing around what the backbone sees.
+    """
     asked = run.settings.embed
-    total = count_pictures(run)
-    return Embedding(
-        embedder, run.data, run.cache, asked.compile, total, asked.detector, flips(asked)
-    )
+    if crop_kind(asked) == "none" and min(asked.scales) < 1:
+        raise UserError(
+            f"--scales {min(asked.scales)}: a whole picture has nothing around it that a scale "
+            "below 1 could show; name scales from 1, or crop faces (--crop aligned)"
+        )
+    how = (asked.compile, count_pictures(run), asked.detector, flips(asked), asked.scales)
+    return Embedding(embedder, run.data, run.cache, *how)
 
 
 def embed(job: Embedding, pictures: pd.DataFrame) -> np.ndarray:
     """(N, dim) float32 unit rows for N catalogue rows, in their order. See `embed_features`.
 
-    With `job.flip` a row is the sum, brought to length 1, of the picture's and its mirror image's.
+    Where there are several views (`job.views`), a row is the sum of theirs, brought to length 1.
     """
     return embed_views(job, lambda view: embed_features(job, pictures, view))
 
@@ -116,9 +135,9 @@ def embed_faces(job: Embedding, image: Image.Image, faces: Sequence[Face]) -> np
     """
     engine = build_engine(plans("off", 0)[0], job.embedder, job.cache)
     wants = job.embedder.preprocessing
-    crops = [wants.take(image, face) for face in faces]
 
     def features(view: View) -> np.ndarray:
+        crops = [wants.take(image, face, view.scale) for face in faces]
         shown = [wants.resize(show(crop, view)).copy() for crop in crops]
         rows = list(engine.features(pixels[None] for pixels in shown))
         return np.concatenate([np.zeros((0, job.embedder.features_dim), np.float32), *rows])
@@ -128,10 +147,12 @@ def embed_faces(job: Embedding, image: Image.Image, faces: Sequence[Face]) -> np
 
 
 def embed_views(job: Embedding, features: Callable[[View], np.ndarray]) -> np.ndarray:
-    """Unit rows from the features of the plain view and, with `job.flip`, the mirrored one."""
-    rows = project_rows(job.embedder, features(PLAIN))
-    if job.flip:
-        rows += project_rows(job.embedder, features(MIRRORED))
+    """Unit rows from the features of all views, summed."""
+    first, *others = job.views
+    rows = project_rows(job.embedder, features(first))
+    for view in others:
+        rows += project_rows(job.embedder, features(view))
+    if others:
         rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
     return rows
 
@@ -249,8 +270,10 @@ def load_pixels(
     Raises:
         UserError: the file is not the one that the catalogue knows.
     """
-    least = embedder.side if face is None else pixels_needed(face, embedder.side)
-    image = embedder.preprocessing.take(read_known_picture(path, content, least), face)
+    side = embedder.side * view.scale
+    least = ceil(side) if face is None else pixels_needed(face, side)
+    image = read_known_picture(path, content, least)
+    image = embedder.preprocessing.take(image, face, view.scale)
     if view.augmented:
         image = augment(image, np.random.default_rng([view.seed, view.number, int(content, 16)]))
     return embedder.preprocessing.resize(show(image, view))

@@ -277,6 +277,17 @@ class Crop:
     margin: float = 0.1
     template: Points = tuple(map(tuple, TEMPLATE / TEMPLATE_SIDE))
 
+    def scaled(self, scale: float) -> "Crop":
+        """The crop that shows a face `scale` times as large, about the same centre.
+
+        >>> Crop("face", margin=0.5).scaled(2)  # half of the square: the face's box
+        face 0.0 on black
+        """
+        if scale == 1:
+            return self
+        template = tuple(tuple((np.array(point) - 0.5) * scale + 0.5) for point in self.template)
+        return Crop(self.kind, ((1 + 2 * self.margin) / scale - 1) / 2, template)
+
     def __repr__(self) -> str:
         """Only what makes a difference to the pixels; embeddings are cached by it."""
         kept = {"none": "", "face": f" {self.margin}", "aligned": f" {self.template}"}
@@ -294,6 +305,16 @@ def crop_kind(settings: EmbedSettings) -> Literal["none", "face", "aligned"]:
         return "face"
     aligned = settings.backbone == "sface" or settings.backbone.startswith("onnx:")
     return "aligned" if aligned else "none"
+
+
+def crop_middle(image: Image.Image, scale: float) -> Image.Image:
+    """The central part of a picture, 1 / scale of each side.
+
+    >>> crop_middle(Image.new("RGB", (40, 30)), 2).size
+    (20, 15)
+    """
+    width, height = (round(length * (1 - 1 / scale) / 2) for length in image.size)
+    return image.crop((width, height, image.width - width, image.height - height))
 
 
 def crop_face(image: Image.Image, face: Face, crop: Crop, side: int) -> Image.Image:
@@ -339,6 +360,6 @@ def warp(image: Image.Image, matrix: np.ndarray, side: int) -> Image.Image:
     return Image.fromarray(cv2.warpAffine(np.asarray(image), matrix, (side, side)))
 
 
-def pixels_needed(face: Face, side: int) -> int:
+def pixels_needed(face: Face, side: float) -> int:
     """The side that a picture must be decoded at for its face to be `side` pixels."""
     return int(np.ceil(side / max(float(face.box[2:].min()), 1e-3)))

@@ -23,12 +23,15 @@ import torchvision
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
+from timm.layers import SelectAdaptivePool2d
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from config import EmbedSettings, UserError
 from face_models import InceptionResnetV1, SFace, sface_state
-from faces import WHOLE, Crop, Face, crop_face, crop_kind
+from faces import WHOLE, Crop, Face, crop_face, crop_kind, crop_middle
 from onnx_models import OnnxBackbone
 from runs import log, whole_file
 from weights import CARRIERS, carried_file, fingerprint, load_into, load_state, look_for_hub
@@ -73,9 +76,11 @@ class Preprocessing:
     crop: Crop = WHOLE
     whitening: bool = False
 
-    def take(self, image: Image.Image, face: Face | None = None) -> Image.Image:
-        """The part of an RGB picture that the backbone sees."""
-        return image if face is None else crop_face(image, face, self.crop, self.side)
+    def take(self, image: Image.Image, face: Face | None = None, scale: float = 1.0) -> Image.Image:
+        """The part of an RGB picture that the backbone sees, shown `scale` times as large."""
+        if face is not None:
+            return crop_face(image, face, self.crop.scaled(scale), self.side)
+        return image if scale == 1 else crop_middle(image, scale)
 
     def resize(self, image: Image.Image) -> np.ndarray:
         """An RGB picture -> (side, side, 3) uint8."""
@@ -116,18 +121,23 @@ class Embedder(nn.Module):
     name: the backbone's name, as the command line knows it.
     preprocessing: how pictures become its input; side: height and width of that in pixels.
     features_dim, dim: width of the backbone's features and of the embedding.
-    weights_id: hash of the backbone's weights.
+    weights_id: hash of the backbone's weights, and how it pools where that is not its own way:
+        the same weights_id and preprocessing make the same features.
     """
 
-    def __init__(self, name: str, backbone: nn.Module, preprocessing: Preprocessing) -> None:
+    def __init__(
+        self, name: str, backbone: nn.Module, preprocessing: Preprocessing, pooling: str = "auto"
+    ) -> None:
         super().__init__()
+        if pooling != "auto":
+            set_pooling(backbone, pooling, name)
         self.name, self.preprocessing, self.side = name, preprocessing, preprocessing.side
         self.backbone = backbone.eval()
         self.projection: nn.Module = nn.Identity()
         with torch.inference_mode():
             self.features_dim = int(self.features(torch.zeros(1, 3, self.side, self.side)).shape[1])
         self.dim = self.features_dim
-        self.weights_id = fingerprint(backbone)
+        self.weights_id = fingerprint(backbone) + ("" if pooling == "auto" else f"-{pooling}")
 
     def transform(self, image: Image.Image) -> Tensor:
         """An RGB picture, cropped already -> (3, side, side) float32, as the backbone wants it."""
@@ -159,15 +169,17 @@ def load_embedder(
     cache: Path = Path("cache"),
     crop: Crop = WHOLE,
     normalization: str = "auto",
+    pooling: str = "auto",
 ) -> Embedder:
     """Builds a backbone and loads its weights.
 
     weights: a file, "none" for random ones (always the same), or None for the pretrained ones.
     cache: folder where weights that a package carries are kept.
-    crop: what of a picture it sees. normalization: see config.EmbedSettings.
+    crop: what of a picture it sees. normalization, pooling: see config.EmbedSettings.
 
     Raises:
-        UserError: an unknown name, weights that do not fit, or a hub that cannot be reached.
+        UserError: an unknown name, weights that do not fit, a hub that cannot be reached, or a
+            pooling that the backbone does not have.
     """
     from_hub = weights is None and name not in CARRIERS
     backbone, preprocessing = build_backbone(name, from_hub)
@@ -181,13 +193,15 @@ def load_embedder(
     preprocessing = replace(preprocessing, crop=crop)
     if normalization != "auto":
         preprocessing = preprocessing.normalised_by(normalization)
-    return Embedder(name, backbone, preprocessing)
+    return Embedder(name, backbone, preprocessing, pooling)
 
 
 def embedder_of(settings: EmbedSettings, cache: Path) -> Embedder:
     """The untrained embedder that the settings ask for. Raises: see load_embedder."""
     crop = Crop(crop_kind(settings), settings.crop_margin)
-    return load_embedder(settings.backbone, settings.weights, cache, crop, settings.normalization)
+    return load_embedder(
+        settings.backbone, settings.weights, cache, crop, settings.normalization, settings.pooling
+    )
 
 
 def build_backbone(name: str, from_hub: bool) -> tuple[nn.Module, Preprocessing]:
@@ -294,6 +308,61 @@ def _explain_hub(name: str, error: Exception) -> None:
     ) from error
 
 
+# ---- pooling ------------------------------------------------------------------------------------
+
+
+class Gem(nn.Module):
+    """Generalised mean of each channel over the picture's places, (mean of x^p)^(1/p) with p = 3:
+    between the average (p = 1) and the maximum.
+
+    Radenovic, Tolias and Chum, Fine-tuning CNN image retrieval with no human annotation (2018).
+    average: the layer that pools by the plain mean, whatever layout the backbone has.
+    """
+
+    def __init__(self, average: nn.Module, p: float = 3.0) -> None:
+        super().__init__()
+        self.average, self.p = average, p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What `average` takes -> what it gives; values below 1e-6 count as that."""
+        mean: Tensor = self.average(x.clamp(min=1e-6).pow(self.p))
+        return mean.pow(1 / self.p)
+
+
+TIMM_POOLINGS = {"gem": "avg", "cls": "token", "mean": "avg"}  # what timm calls them, or builds on
+
+
+def set_pooling(backbone: nn.Module, pooling: str, name: str) -> None:
+    """Has a timm backbone without a classifier pool in another way than its own.
+
+    Raises:
+        UserError: it has no such choice (only timm's CNNs and ViTs have any); its own are named.
+    """
+    choices = poolings(backbone)
+    if pooling not in choices:
+        others = ", ".join(("auto", *choices))
+        raise UserError(f"--pooling {pooling}: --backbone {name} has no such choice, only {others}")
+    backbone.reset_classifier(0, TIMM_POOLINGS.get(pooling, pooling))  # type: ignore[operator]
+    if pooling == "gem":
+        (place,) = _pooling_layers(backbone)
+        parent, _, child = place.rpartition(".")
+        gem = Gem(backbone.get_submodule(place))
+        setattr(backbone.get_submodule(parent), child, gem)
+
+
+def poolings(backbone: nn.Module) -> tuple[str, ...]:
+    """The values of --pooling that a backbone can have, beside `auto`."""
+    if len(_pooling_layers(backbone)) == 1:
+        return "avg", "max", "gem"
+    if isinstance(backbone, VisionTransformer | Eva):
+        return ("cls", "mean") if backbone.cls_token is not None else ("mean",)
+    return ()
+
+
+def _pooling_layers(backbone: nn.Module) -> list[str]:
+    return [k for k, part in backbone.named_modules() if isinstance(part, SelectAdaptivePool2d)]
+
+
 # ---- the trained model of a run -----------------------------------------------------------------
 
 
@@ -340,7 +409,10 @@ def load_model(path: Path, settings: EmbedSettings, cache: Path) -> Embedder:
     return embedder
 
 
-OTHER = {"weights": "other weights", "preprocessing": "another crop, margin or normalization"}
+OTHER = {
+    "weights": "other weights or pooling",
+    "preprocessing": "another crop, margin or normalization",
+}
 
 
 def _identity(embedder: Embedder) -> dict[str, str]:

@@ -186,7 +186,7 @@ def index_origin(run: Run) -> dict[str, Any]:
     not say of how pictures are shown to it."""
     names = ("model.safetensors", "test.csv", "training.csv", "split.json")
     asked = run.settings.embed
-    shown = {"detector or flip": f"{asked.detector}, {asked.flip}"}
+    shown = {"detector, flip or scales": f"{asked.detector}, {asked.flip}, {asked.scales}"}
     return {name: file_hash(run.path(name)) for name in names} | shown
 
 

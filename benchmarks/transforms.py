@@ -7,7 +7,7 @@ people, photographs as queries against all their drawings, with the frozen defau
 """
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from config import UserError
 from data import read_catalogue
 from embed import Embedding, embed
 from evaluate import Labels, score
-from model import Embedder, Preprocessing, load_embedder
+from model import Preprocessing, load_embedder
 from retrieve import as_mapping, build_index, search
 
 PATTERN = r"training/.*(?P<domain>photo|caricature)_"
@@ -37,11 +37,11 @@ class PublishedCrop(Preprocessing):
         return np.asarray(large.crop((left, top, left + self.side, top + self.side)))
 
 
-def scores_of(embedder: Embedder, root: Path, cache: Path, seeds: int) -> list[float]:
+def scores_of(job: Embedding, seeds: int) -> list[float]:
     """The score of each seed's 40 people."""
-    rows = read_catalogue(root, PATTERN)
+    rows = read_catalogue(job.root, PATTERN)
     rows = rows[rows.part == "training"].reset_index(drop=True)
-    embeddings = embed(Embedding(embedder, root, cache, total=len(rows)), rows)
+    embeddings = embed(replace(job, total=len(rows)), rows)
     people = sorted(set(rows.identity))
     scores = []
     for seed in range(seeds):
@@ -68,7 +68,7 @@ def main() -> None:
     for kind in (Preprocessing, PublishedCrop):
         embedder = load_embedder(given.backbone, cache=given.cache)
         embedder.preprocessing = kind(**vars(embedder.preprocessing))
-        scores = scores_of(embedder, given.data, given.cache, given.seeds)
+        scores = scores_of(Embedding(embedder, given.data, given.cache), given.seeds)
         rows.append((kind.__name__, np.mean(scores), np.std(scores, ddof=1)))
     print(tabulate(rows, ["transform", "mean score", "standard deviation"], floatfmt=".1f"))
 

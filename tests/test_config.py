@@ -84,10 +84,14 @@ def test_an_unknown_option_or_value_exits_2_and_names_the_known(
 
 
 @pytest.mark.parametrize(
-    "words", ["--epochs -1", "--lr 0", "--batch-size 0", "--seed -1", "--lr nan", "--stage"]
+    "words",
+    [
+        *("--epochs -1", "--lr 0", "--batch-size 0", "--seed -1", "--lr nan", "--stage"),
+        *("--scales", "--scales 0", "--scales 1 1", "--scales nan"),
+    ],
 )
 def test_values_without_a_meaning_are_refused(words: str) -> None:
-    with pytest.raises(UserError, match=r"must|name at least one"):
+    with pytest.raises(UserError, match=r"must|name at least one|different numbers"):
         parse_settings(words.split())
 
 

@@ -15,14 +15,16 @@ from PIL import Image, ImageOps
 import embed
 import engine
 from cache import KEY, FeatureCache
-from config import UserError
+from config import UserError, parse_settings
 from data import content_hash, read_catalogue, read_picture
 from demo import draw_picture, make_person
 from embed import Embedding, View, embed_features
 from engine import plans
 from faces import Crop, crop_face, find_face, load_detector
 from model import Embedder, load_embedder
-from runs import log_to
+from runs import Run, log_to
+
+SMALL = ("test_efficientnet", "none")
 
 
 @pytest.fixture(scope="module")
@@ -242,6 +244,50 @@ def test_the_mirror_image_counts_as_much_as_the_picture(
     both /= np.linalg.norm(both, axis=1, keepdims=True)
     assert np.allclose(embed.embed(replace(job, flip=True), rows), both, atol=1e-3)
     assert not np.allclose(embed.embed(job, rows), both, atol=1e-3)
+
+
+def test_a_scale_above_one_counts_the_middle_of_a_picture(
+    job: Embedding, pictures: pd.DataFrame, tmp_path: Path
+) -> None:
+    """The middles as files of their own give the other half of the sum."""
+    rows = pictures[:4]
+    names = [f"{i}.png" for i in range(len(rows))]
+    for path, name in zip(rows.path, names, strict=True):
+        Image.open(job.root / path).crop((12, 12, 36, 36)).save(tmp_path / name)
+    contents = [content_hash((tmp_path / name).read_bytes()) for name in names]
+    middles = embed.embed(replace(job, root=tmp_path), rows.assign(path=names, content=contents))
+    both = embed.embed(job, rows) + middles
+    both /= np.linalg.norm(both, axis=1, keepdims=True)
+    assert np.allclose(embed.embed(replace(job, scales=(1.0, 2.0)), rows), both, atol=1e-3)
+
+
+def test_every_view_is_a_scale_and_a_side_and_kept_apart(
+    job: Embedding, pictures: pd.DataFrame, seen: list[str]
+) -> None:
+    all_views = replace(job, scales=(1.0, 1.5), flip=True)
+    known = ["plain", "mirrored", "plain, scale 1.5", "mirrored, scale 1.5"]
+    assert [str(view) for view in all_views.views] == known
+    embed.embed(all_views, pictures[:3])
+    assert len(seen) == 4 * 3
+    embed.embed(replace(job, flip=True), pictures[:3])
+    assert len(seen) == 4 * 3
+
+
+def test_a_scale_below_one_needs_something_around(competition: Path, tmp_path: Path) -> None:
+    run = Run(tmp_path, competition, parse_settings(["--scales", "1", "0.9"]))
+    with pytest.raises(UserError, match=r"--scales 0\.9: a whole picture has nothing around it"):
+        embed.run_embedding(run, load_embedder(*SMALL))
+
+
+def test_a_pooling_is_compiled_too_and_kept_apart(job: Embedding, pictures: pd.DataFrame) -> None:
+    plain, gem = (
+        replace(job, embedder=load_embedder(*SMALL, pooling=pooling)) for pooling in ("auto", "gem")
+    )
+    eager, compiled = (
+        embed_features(replace(gem, compile=mode), pictures[:4]) for mode in ("off", "on")
+    )
+    assert not np.array_equal(eager, compiled) and np.allclose(eager, compiled, rtol=1e-3)
+    assert not np.allclose(embed_features(plain, pictures[:4]), eager, rtol=1e-2)
 
 
 @pytest.mark.parametrize("kind", ["face", "aligned"])

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -224,6 +225,21 @@ def test_the_margin_of_a_face_is_a_share_of_its_side(margin: float, share: float
     red = np.asarray(crop)[..., 1] < 128
     assert np.sqrt(red.mean()) == pytest.approx(share, abs=0.03)
     assert np.allclose(np.argwhere(red).mean(0), 49.5, atol=1)
+
+
+@pytest.mark.parametrize("kind", ["face", "aligned"])
+@pytest.mark.parametrize("scale", [0.5, 2.0])
+def test_a_scale_shows_the_same_crop_larger_or_smaller(
+    kind: Literal["face", "aligned"], scale: float
+) -> None:
+    """Against the plain crop, itself enlarged or made smaller about its middle."""
+    image = drawn(0)
+    face = find_face(image, yunet())
+    small, large = (Crop(kind).scaled(s) for s in sorted((1.0, scale)))
+    inner = crop_face(image, face, small, 224).crop((56, 56, 168, 168))
+    made = np.asarray(crop_face(image, face, large, 112), float)
+    assert np.abs(made - np.asarray(inner, float)).mean() < 6
+    assert Crop(kind).scaled(1.0) == Crop(kind)
 
 
 def test_outside_of_the_picture_it_is_black() -> None:

@@ -1,5 +1,6 @@
 """A name -> an Embedder: unit rows, known weights, errors that list what works."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import save_file
+from torch import Tensor
 
 from config import EmbedSettings, UserError
 from model import (
@@ -149,6 +151,60 @@ def test_a_normalization_can_be_chosen_by_name(name: str, low: float, high: floa
     made = embedder.transform(Image.fromarray(np.array([[[0] * 3, [255] * 3]], np.uint8)))
     assert float(made.min()) == pytest.approx(low) and float(made.max()) == pytest.approx(high)
     assert load_embedder(SMALL, "none").preprocessing != embedder.preprocessing
+
+
+@pytest.mark.parametrize(
+    ("pooling", "pooled"),
+    [
+        ("avg", lambda maps: maps.mean((2, 3))),
+        ("max", lambda maps: maps.amax((2, 3))),
+        ("gem", lambda maps: (maps.clamp(min=1e-6) ** 3).mean((2, 3)) ** (1 / 3)),
+    ],
+)
+def test_a_cnn_pools_as_asked(pooling: str, pooled: Callable[[Tensor], Tensor]) -> None:
+    pictures = torch.rand(2, 3, 160, 160, generator=torch.Generator().manual_seed(0))
+    plain, other = (load_embedder(SMALL, "none", pooling=p) for p in ("auto", pooling))
+    with torch.inference_mode():
+        expected = pooled(plain.backbone.forward_features(pictures))  # type: ignore[operator]
+        assert torch.allclose(other.features(pictures), expected, atol=1e-5)
+
+
+def test_a_vit_pools_by_its_class_token_or_the_mean_of_the_others() -> None:
+    plain, cls, mean = (load_embedder("test_vit", "none", pooling=p) for p in ("auto", *VIT))
+    pictures = torch.rand(2, 3, plain.side, plain.side, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        tokens = plain.backbone.forward_features(pictures)  # type: ignore[operator]
+        assert torch.allclose(cls.features(pictures), tokens[:, 0], atol=1e-6)
+        assert torch.allclose(mean.features(pictures), tokens[:, 1:].mean(1), atol=1e-6)
+        assert torch.equal(plain.features(pictures), cls.features(pictures))
+
+
+VIT = ("cls", "mean")
+
+
+@pytest.mark.parametrize(
+    ("name", "pooling", "choices"),
+    [
+        (SMALL, "cls", "auto, avg, max, gem"),
+        ("test_vit", "gem", "auto, cls, mean"),
+        ("sface", "avg", "auto"),
+        ("torchvision:mobilenet_v3_small", "gem", "auto"),
+    ],
+)
+def test_a_pooling_that_a_backbone_lacks_names_those_it_has(
+    name: str, pooling: str, choices: str
+) -> None:
+    with pytest.raises(UserError, match=f"{pooling}: --backbone {name} .*, only {choices}$"):
+        load_embedder(name, "none", pooling=pooling)
+
+
+def test_a_model_goes_with_its_pooling(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    settings = EmbedSettings(SMALL, "none", pooling="gem")
+    save_model(path, embedder_of(settings, tmp_path), {}, embed_dim=None)
+    load_model(path, settings, tmp_path)
+    with pytest.raises(UserError, match="was made with other weights or pooling"):
+        load_model(path, EmbedSettings(SMALL, "none"), tmp_path)
 
 
 def test_a_model_goes_with_what_its_backbone_saw(tmp_path: Path) -> None:

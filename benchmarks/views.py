@@ -1,0 +1,51 @@
+"""What do more views of a face add? Judged on training people, photograph to drawing.
+
+    python -m benchmarks.views --data ../shared/data/caricature
+
+The people and seeds of `benchmarks.transforms`, never the test, with SFace on aligned faces: each
+line is a set of scales, with and without the mirror image. The gain is over one view, seed by seed.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from tabulate import tabulate
+
+from benchmarks.transforms import scores_of
+from config import EmbedSettings, UserError
+from embed import Embedding
+from model import embedder_of
+from runs import log
+
+SCALES = ((1.0,), (0.9, 1.0), (1.0, 1.1), (0.9, 1.0, 1.1), (0.85, 1.0, 1.15))
+
+
+def main() -> None:
+    """See the top of this file."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--backbone", default="sface")
+    parser.add_argument("--cache", type=Path, default=Path("cache"))
+    parser.add_argument("--seeds", type=int, default=20)
+    given = parser.parse_args()
+    if not given.data.is_dir():
+        raise UserError(f"--data {given.data}: no such folder")
+    log.setLevel("ERROR")
+    embedder = embedder_of(EmbedSettings(given.backbone, crop="aligned"), given.cache)
+    rows: list[tuple[object, ...]] = []
+    one_view = np.zeros(given.seeds)
+    for scales in SCALES:
+        for flip in (False, True):
+            job = Embedding(embedder, given.data, given.cache, flip=flip, scales=scales)
+            scores = np.array(scores_of(job, given.seeds))
+            one_view = scores if not rows else one_view
+            gain = scores - one_view
+            views = " ".join(map(str, scales)), "on" if flip else "off", len(job.views)
+            rows.append((*views, scores.mean(), scores.std(ddof=1), gain.mean(), gain.std(ddof=1)))
+    heads = ["scales", "flip", "views", "mean score", "± over seeds", "gain", "± over seeds"]
+    print(tabulate(rows, heads, floatfmt=("", "", "", ".1f", ".1f", "+.1f", ".1f")))
+
+
+if __name__ == "__main__":
+    main()
