@@ -216,7 +216,4 @@ def sface_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for pattern, replacement in SFACE_NAMES:
             name = re.sub(pattern, replacement, name)
         state[name] = tensor.flatten() if name.endswith("relu.weight") else tensor
-        if name.endswith("running_mean"):  # PyTorch counts batches too, for training alone
-            counter = name.replace("running_mean", "num_batches_tracked")
-            state.setdefault(counter, torch.tensor(0))
     return state

@@ -195,6 +195,9 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
         UserError: tensors are missing, have another shape or are not finite; the first is named.
     """
     own = model.state_dict()
+    # How many batches a normalisation has seen is no weight, and not in every file.
+    counters = {name: own[name] for name in own if name.endswith("num_batches_tracked")}
+    state = counters | dict(state)
     missing = [name for name in own if name not in state]
     if missing:
         raise UserError(
