@@ -238,7 +238,8 @@ class Run:
             return
         seconds = round(time.perf_counter() - start, 3)
         done = {"inputs": inputs, "outputs": self.outputs(stage), "seconds": seconds, "made": made}
-        self.stamp(stage.name, done | {"pictures_per_second": pace.rate()})
+        speed = {"pictures_per_second": pace.rate(), "embedding_seconds": round(pace.seconds, 3)}
+        self.stamp(stage.name, done | speed)
         log.info("%s: %s (%.1f s)", stage.name, made, seconds)
 
     def stamp(self, name: str, stamp: dict[str, Any]) -> None:
