@@ -18,7 +18,9 @@ from urllib.parse import urlsplit
 
 import tyro
 
-StageName = Literal["extract", "split", "crop", "train", "index", "retrieve", "evaluate", "submit"]
+StageName = Literal[
+    "extract", "split", "crop", "train", "index", "retrieve", "evaluate", "report", "submit"
+]
 STAGES: tuple[StageName, ...] = get_args(StageName)
 
 
@@ -161,6 +163,25 @@ class EvaluateSettings:
 
 
 @dataclass
+class ReportSettings:
+    """report: report.html, a page to look at that opens offline."""
+
+    report_queries: int = 150
+    """Queries shown of the test, and of the validation; of more, a third each are the worst, the
+    best and drawn by --seed."""
+    projection: Literal["tsne", "umap"] = "tsne"
+    """Map of the embeddings: t-SNE, or UMAP where umap-learn is installed."""
+    points: int = 1500
+    """Pictures on the map at most; of more, as many are drawn by --seed."""
+    perplexity: float = 30.0
+    """About how many neighbours of a picture t-SNE keeps near; UMAP's n_neighbors."""
+    iterations: int = 1000
+    """Steps of t-SNE; epochs of UMAP."""
+    benchmark: Path = Path("runs/benchmark")
+    """Folder that benchmark.py wrote to; the report shows its table where there is one."""
+
+
+@dataclass
 class SubmitSettings:
     """submit: checks the submission and sends it to a leaderboard."""
 
@@ -191,6 +212,7 @@ class Settings:
     train: TrainSettings = field(default_factory=TrainSettings)
     retrieve: RetrieveSettings = field(default_factory=RetrieveSettings)
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
+    report: ReportSettings = field(default_factory=ReportSettings)
     submit: SubmitSettings = field(default_factory=SubmitSettings)
 
     def flat(self) -> dict[str, Any]:
@@ -300,6 +322,7 @@ def check(settings: Settings) -> None:
     """Raises UserError for a value that has the right type but no meaning."""
     train = settings.train
     check_extract(settings.extract)
+    check_report(settings.report)
     _check_least(train, epochs=0, batch_size=1, train_views=0, patience=1, embed_dim=1)
     if not 0 <= settings.embed.crop_margin <= 5:
         raise UserError(f"--crop-margin {settings.embed.crop_margin}: must be from 0 to 5")
@@ -321,6 +344,18 @@ def check_extract(extract: ExtractSettings) -> None:
         raise UserError("--metadata is used with --source imdb: add it")
     # A test of one picture would have a query and no gallery.
     _check_least(extract, min_pictures=1, min_size=1, train_per_person=1, test_per_person=2)
+
+
+def check_report(report: ReportSettings) -> None:
+    """The same for the settings of the report, which is also a program of its own."""
+    _check_least(report, report_queries=1, points=1, iterations=250)
+    if not 1 < report.perplexity <= 10_000:
+        raise UserError(f"--perplexity {report.perplexity}: must be above 1 and at most 10000")
+
+
+def benchmark_summary(report: ReportSettings) -> Path:
+    """Where the table lies that a report shows of a benchmark."""
+    return report.benchmark / "summary.csv"
 
 
 def _check_least(group: Any, **least: int) -> None:

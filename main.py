@@ -16,10 +16,30 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from config import STAGES, EmbedSettings, Settings, UserError, announce, parse_settings
+from config import (
+    STAGES,
+    EmbedSettings,
+    Settings,
+    UserError,
+    announce,
+    benchmark_summary,
+    parse_settings,
+)
 from data_extraction import choose_data
 from evaluate import labels_state, read_labels
-from runs import Run, Stage, exit_code, listing, log, log_to, only_process, read_json, write_json
+from runs import (
+    Run,
+    Stage,
+    exit_code,
+    file_hash,
+    listing,
+    log,
+    log_to,
+    only_process,
+    read_json,
+    way_so_far,
+    write_json,
+)
 from send import required_target, target
 
 
@@ -87,7 +107,7 @@ STAGE_LIST = (
         work_of("retrieve", "run_retrieve"),
         settings=(*EMBEDDING, "format", "center"),
         files=("model.safetensors", "test.csv", *TRAINING, *INDEX),
-        outputs=("submission.json", "submission.csv", "validation.json"),
+        outputs=("submission.json", "submission.csv", "validation.json", "ranking.json"),
     ),
     Stage(
         "evaluate",
@@ -96,6 +116,21 @@ STAGE_LIST = (
         files=("submission.json", "validation.json", "split.json"),
         outputs=("metrics.json", "labels.json"),
         watch=labels_state,
+    ),
+    Stage(
+        "report",
+        work_of("report", "run_report"),
+        settings=(
+            *EMBEDDING,
+            *("report_queries", "projection", "points", "perplexity", "iterations", "benchmark"),
+            "seed",
+        ),
+        files=(
+            *("metrics.json", "ranking.json", "labels.json", "history.csv", "faces.csv"),
+            *("model.safetensors", "test.csv", *TRAINING),
+        ),
+        outputs=("report.html",),
+        watch=lambda run: f"{way_so_far(run)} {file_hash(benchmark_summary(run.settings.report))}",
     ),
     # The history of what was sent knows whether there is anything to do.
     Stage(
@@ -157,9 +192,10 @@ def do_stages(run: Run) -> None:
     asked = run.settings.general.stage
     *stages, submit = STAGE_LIST
     for stage in stages:
+        if stage.name == "report":  # it shows how long the others took
+            keep_timing(run)
         if stage.name in asked or "all" in asked:
             run.do(stage)
-    keep_timing(run)
     log.info("\n%s", summary(run))
     if "submit" in asked or ("all" in asked and target(run.settings.submit)):
         run.do(submit)
@@ -171,7 +207,7 @@ def keep_timing(run: Run) -> None:
     """Puts the seconds of each stage's last real run into metrics.json."""
     stamps = run.stamps()
     if "evaluate" in stamps and run.path("metrics.json").is_file():
-        seconds = {name: stamps[name]["seconds"] for name in STAGES if name in stamps}
+        seconds = {name: stamp["seconds"] for name, stamp in way_so_far(run).items()}
         metrics = read_json(run.path("metrics.json"), "--stage evaluate")
         write_json(run.path("metrics.json"), metrics | {"timing": seconds})
         evaluated = next(stage for stage in STAGE_LIST if stage.name == "evaluate")
