@@ -24,7 +24,7 @@ from typing import Any, Literal, NamedTuple
 
 from tqdm import tqdm
 
-from benchmark_tables import write_tables
+from comparison import write_tables
 from config import Settings, UserError, as_arguments, parse, parse_settings
 from runs import exit_code, file_hash, listing, log, log_to, only_process, read_json, write_json
 

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
+from threadpoolctl import threadpool_limits
 
 from config import ReportSettings, UserError
 
@@ -102,10 +103,12 @@ def project(embeddings: np.ndarray, settings: ReportSettings, seed: int) -> np.n
     """
     if len(embeddings) < FEWEST_POINTS:
         return np.zeros((0, 2))
-    if min(embeddings.shape) > WIDTH_BEFORE:
-        embeddings = PCA(WIDTH_BEFORE, random_state=seed).fit_transform(embeddings)
     by = _umap if settings.projection == "umap" else _tsne
-    places = by(embeddings, settings, seed).astype(float)
+    # With one thread the map is the same on a busy machine, and there much faster.
+    with threadpool_limits(1):
+        if min(embeddings.shape) > WIDTH_BEFORE:
+            embeddings = PCA(WIDTH_BEFORE, random_state=seed).fit_transform(embeddings)
+        places = by(embeddings, settings, seed).astype(float)
     low = places.min(0)
     return np.asarray((places - low) / max(float((places.max(0) - low).max()), 1e-9))
 

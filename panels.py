@@ -99,14 +99,19 @@ class Thumbnails:
         self._numbers: dict[str, int] = {}
         self._pictures: list[tuple[str, str]] = []  # path, content
 
-    def number(self, row: pd.Series) -> int:
-        """The place among the page's pictures of a catalogue row; -1 where it cannot be read."""
-        if not row.content or not readable(row.to_frame().T).item():
-            return -1
-        if row.content not in self._numbers:
-            self._numbers[row.content] = len(self._pictures)
-            self._pictures.append((row.path, row.content))
-        return self._numbers[row.content]
+    def numbers(self, rows: pd.DataFrame) -> list[int]:
+        """The places among the page's pictures of catalogue rows; -1 where one cannot be read."""
+        good = readable(rows)
+        return [
+            self._number(path, content) if known else -1
+            for path, content, known in zip(rows.path, rows.content, good, strict=True)
+        ]
+
+    def _number(self, path: str, content: str) -> int:
+        if content not in self._numbers:
+            self._numbers[content] = len(self._pictures)
+            self._pictures.append((path, content))
+        return self._numbers[content]
 
     def __len__(self) -> int:
         return len(self._pictures)
@@ -191,10 +196,11 @@ def panels_of(part: Part, most: int, seed: int, thumbnails: Thumbnails) -> dict[
 def _panel(part: Part, query: str, lot: int, thumbnails: Thumbnails) -> list[Any]:
     labels = part.labels if part.judged is not None else None
     identity = labels.query[query] if labels else ""
-    ten = []
-    for name, score in part.ranked[query]:
+    places = part.ranked[query]
+    numbers = thumbnails.numbers(part.gallery.loc[[name for name, _ in places]])
+    ten: list[list[Any]] = []
+    for (name, score), number in zip(places, numbers, strict=True):
         shown = labels.gallery.get(name, "") if labels else ""
         hit = shown == identity if labels else None
-        number = thumbnails.number(part.gallery.loc[name])
         ten.append([name, number, round(score, 3), shown, hit])
-    return [query, thumbnails.number(part.queries.loc[query]), identity, lot, ten]
+    return [query, *thumbnails.numbers(part.queries.loc[[query]]), identity, lot, ten]

@@ -8,10 +8,12 @@ A page's own colour draws axes and words; the colours of the series read on whit
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import matplotlib
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -20,7 +22,7 @@ from runs import whole_file
 
 COLOURS = ("#3d8f7c", "#c8743a", "#5b7fc7", "#b0568f", "#8a8f3c", "#7a6fb0", "#b5504f", "#5a9bb0")
 INK = "#123456"  # stands for the page's colour, and is replaced by it
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # words stay words: small, sharp, in the page's own font
     "svg.hashsalt": "plots",  # the same plot is the same bytes
     "font.size": 9.0,
@@ -86,7 +88,7 @@ def learning_curves(histories: Mapping[str, pd.DataFrame]) -> Figure:
     figure, (left, right) = new_figure(8.0, 3.2, columns=2)
     for colour, (name, history) in zip(_cycle(len(histories)), histories.items(), strict=True):
         prefix = f"{name}: " if len(histories) > 1 else ""
-        kept = history.loc[history.holdout_loss.idxmin()]
+        kept = history.iloc[int(history.holdout_loss.argmin())]
         line = {"color": colour, "marker": ".", "linewidth": 1.5}
         left.plot(history.epoch, history.train_loss, linestyle=":", label=f"{prefix}train", **line)
         left.plot(history.epoch, history.holdout_loss, label=f"{prefix}held out", **line)
@@ -145,7 +147,8 @@ def learning_rates(table: pd.DataFrame) -> Figure:
 
 
 def _ends(rows: pd.DataFrame) -> list[pd.Series]:
-    return [rows.score - rows.low, rows.high - rows.score]
+    """Lengths of the whiskers; a bootstrap's interval may just miss the mean of a tiny sample."""
+    return [(rows.score - rows.low).clip(lower=0), (rows.high - rows.score).clip(lower=0)]
 
 
 def ablation_bars(table: pd.DataFrame) -> Figure:
@@ -163,7 +166,7 @@ def ablation_bars(table: pd.DataFrame) -> Figure:
 # ---- embedding space ----------------------------------------------------------------------------
 
 
-def distance_boxes(distances: Mapping[str, Sequence[float]]) -> Figure:
+def distance_boxes(distances: Mapping[str, np.ndarray]) -> Figure:
     """A box for each identity's pairwise distances, {identity: distances}."""
     figure, (axes,) = new_figure(7.0, 0.8 + 0.2 * len(distances))
     thin = {"color": INK, "linewidth": 0.7}

@@ -24,7 +24,7 @@ from markupsafe import Markup
 
 import mistakes
 import plots
-from benchmark_tables import table_for_reading
+from comparison import table_for_reading
 from config import (
     ReportSettings,
     Settings,
@@ -119,10 +119,10 @@ def space_of(run: Run, part: Part, thumbnails: Thumbnails) -> dict[str, Any] | N
     few pictures for a map."""
     assert part.labels is not None
     rows = pd.concat([part.queries, part.gallery])
-    names = [*map(part.labels.query.get, part.queries.index)]
-    names += [*map(part.labels.gallery.get, part.gallery.index)]
+    names = [part.labels.query.get(key, "") for key in part.queries.index]
+    names += [part.labels.gallery.get(key, "") for key in part.gallery.index]
     rows = rows.assign(identity=names)
-    rows = rows[rows.identity.notna() & readable(rows)].reset_index(drop=True)
+    rows = rows[(rows.identity != "") & readable(rows)].reset_index(drop=True)
     embeddings = embed(load_job(run), rows)
     settings, rng = run.settings.report, np.random.default_rng([run.seed, 2])
     chosen = np.arange(len(rows))
@@ -146,16 +146,14 @@ def space_of(run: Run, part: Part, thumbnails: Thumbnails) -> dict[str, Any] | N
 def map_of(rows: pd.DataFrame, places: np.ndarray, thumbnails: Thumbnails) -> dict[str, Any]:
     """The points of the map, [x, y, thumbnail, number of identity, number of domain, path]."""
     identities, domains = sorted(set(rows.identity)), sorted(set(rows.domain))
-    points = [
-        [
-            *place,
-            thumbnails.number(row),
-            identities.index(row.identity),
-            domains.index(row.domain),
-            row.path,
-        ]
-        for place, (_, row) in zip(places.round(4).tolist(), rows.iterrows(), strict=True)
-    ]
+    columns = (
+        *places.round(4).T.tolist(),
+        thumbnails.numbers(rows),
+        map(identities.index, rows.identity),
+        map(domains.index, rows.domain),
+        rows.path,
+    )
+    points = list(zip(*columns, strict=True))
     return {"identities": identities, "domains": domains, "points": points}
 
 
@@ -163,8 +161,7 @@ def distances_of(spreads: Spreads, rows: pd.DataFrame, thumbnails: Thumbnails) -
     """The overlapping pairs, the medoid distances among those identities, and the boxplots."""
     pairs = overlapping(spreads)
     names = list(spreads.within)
-    numbers = [thumbnails.number(rows.iloc[row]) for row in spreads.medoids]
-    medoids = dict(zip(names, numbers, strict=True))
+    medoids = dict(zip(names, thumbnails.numbers(rows.iloc[spreads.medoids]), strict=True))
     nearest = pairs[["one", "two"]].to_numpy().ravel().tolist()
     shown = sorted(list(dict.fromkeys(nearest or names))[:SHOWN_IDENTITIES])
     places = [names.index(name) for name in shown]
@@ -180,10 +177,19 @@ def distances_of(spreads: Spreads, rows: pd.DataFrame, thumbnails: Thumbnails) -
         "all_pairs": len(pairs),
         "medoids": medoids,
         "names": shown,
-        "between": spreads.between[np.ix_(places, places)].round(3).tolist(),
+        "between": shaded(spreads.between[np.ix_(places, places)]),
         "boxes": Markup(plots.as_svg(plots.distance_boxes(boxes))) if boxes else None,
         "boxes_shown": len(boxes),
     }
+
+
+def shaded(distances: np.ndarray) -> list[list[tuple[float, float]]]:
+    """(distance, nearness from 0 to 1 among those shown) of each cell; the diagonal counts for
+    nothing."""
+    others = distances[~np.eye(len(distances), dtype=bool)]
+    low, high = (float(others.min()), float(others.max())) if len(others) else (0.0, 1.0)
+    near = np.clip((high - distances) / max(high - low, 1e-9), 0, 1)
+    return [list(zip(*rows, strict=True)) for rows in zip(distances, near, strict=True)]
 
 
 def curves_of(run: Run) -> Markup | None:

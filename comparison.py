@@ -75,7 +75,7 @@ def summarise_rows(rows: pd.DataFrame) -> pd.DataFrame:
     for factors, group in rows.groupby(FACTORS, sort=False):
         good = group[group.failed.isna()]
         costs = ["training_seconds", "memory", "parameters", "flops", "pictures_per_second"]
-        line = dict(zip(FACTORS, factors, strict=True)) | {"seeds": len(good)}
+        line: dict[str, Any] = dict(zip(FACTORS, factors, strict=True)) | {"seeds": len(good)}
         line |= {name: good[name].mean() for name in MEASURES}
         line |= {name: good[name].median() if name in good else np.nan for name in costs}
         line |= {"low": good.low.mean(), "high": good.high.mean(), "sd": np.nan}
