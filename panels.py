@@ -143,7 +143,7 @@ def as_uri(image: Any) -> str:
 # ---- queries to show ----------------------------------------------------------------------------
 
 WITH_LABELS = "by the rank of the first hit, then by average precision"
-WITHOUT_LABELS = "by the similarity of the first place; which are hits cannot be known"
+WITHOUT_LABELS = "by the similarity of the first place (which are hits cannot be known)"
 
 
 def order_of(part: Part) -> list[str]:

@@ -49,6 +49,9 @@ function drawPanels() {
   let panels = part().panels.filter((panel) => !who || panel[2] === who);
   if (order === "best") panels = [...panels].reverse();
   if (order === "random") panels = [...panels].sort((a, b) => a[3] - b[3]);
+  const option = find("order").selectedOptions[0].textContent;
+  find("said").textContent =
+    order === "random" ? "In an order drawn at random." : `Ordered ${part().order}: ${option}.`;
   find("panels").replaceChildren(...panels.slice(0, shown).map(drawPanel));
   find("more").hidden = panels.length <= shown;
   find("count").textContent =
@@ -57,8 +60,7 @@ function drawPanels() {
 }
 
 function choosePart() {
-  const {known, order, panels} = part();
-  find("said").textContent = `Ordered ${order}.`;
+  const {known, panels} = part();
   find("frames").hidden = !known;
   const [worst, best] = find("order").options;
   worst.textContent = known ? "worst first" : "least similar first";
