@@ -181,7 +181,9 @@ def do_row(program: Program, row: Row, words: Sequence[str], state: str) -> dict
         known: dict[str, Any] = read_json(folder / "row.json", "benchmark.py")
         if known.get("made_from") == made_from and "failed" not in known["result"]:
             return dict(known["result"])
-    shutil.rmtree(folder, ignore_errors=True)
+    # A row outlives a benchmark that was killed: it must not lose its folder under its feet.
+    with only_process(folder / ".lock", str(folder)):
+        shutil.rmtree(folder)
     folder.mkdir(parents=True)
     command = [sys.executable, str(MAIN), "--stage", *STAGES_OF_ROW, f"--run={folder}", *arguments]
     code, peak = run_and_watch(command, folder / "output.txt")

@@ -82,6 +82,7 @@ def load_parts(run: Run) -> list[Part]:
     if ranked["validation"]:
         split = load_split(run)["validation"]
         training = load_catalogue(run.path("training.csv"))
+        training["domain"] = training.domain.replace("", "unknown")
         rows = {name: rows_of(training, split[name]) for name in ("query", "gallery")}
         query, gallery = (rows[name].set_index("path", drop=False) for name in rows)
         made.append(Part("validation", ranked["validation"], query, gallery, Labels(**split)))

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 
 from runs import whole_file
 
@@ -127,6 +128,8 @@ def score_against_time(table: pd.DataFrame) -> Figure:
             label=name,
         )
     axes.set(xlabel="seconds of training, embedding included", ylabel="score", xscale="log")
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_formatter(ScalarFormatter())
     _legend(axes)
     return figure
 

@@ -12,7 +12,7 @@ import pytest
 import benchmark
 from benchmark import Factors, Program, Row, make_grid
 from config import UserError
-from runs import read_json
+from runs import only_process, read_json
 from tests.conftest import FAST
 
 PROGRAM = Program(Path("tiny"), backbones="a,b", lrs="1e-1,1e-3", epochs="3", batch_sizes="8,32")
@@ -120,3 +120,11 @@ def test_a_row_of_other_data_or_words_is_done_anew(
     assert "failed" in benchmark.do_row(program, row, [], "two")
     assert "failed" in benchmark.do_row(program, row, ["--embed-dim=8"], "two") and len(done) == 3
     assert "--embed-dim=8" in done[-1] and "submit" not in done[-1]
+
+
+def test_a_row_that_outlived_a_kill_is_left_alone(tmp_path: Path) -> None:
+    row = Row(Factors("a", 0.001, 3, 32), 0)
+    folder = tmp_path / "rows" / row.name
+    with only_process(folder / ".lock", "it"), pytest.raises(UserError, match="another process"):
+        benchmark.do_row(replace(PROGRAM, out=tmp_path), row, [], "one")
+    assert folder.is_dir()
