@@ -28,6 +28,7 @@ StageName = Literal[
     "retrieve",
     "forecast",
     "evaluate",
+    "report",
     "submit",
 ]
 STAGES: tuple[StageName, ...] = get_args(StageName)
@@ -199,6 +200,25 @@ class EvaluateSettings:
 
 
 @dataclass
+class ReportSettings:
+    """report: report.html, a page to look at that opens offline."""
+
+    report_queries: int = 150
+    """Queries shown of the test, and of the validation; of more, a third each are the worst, the
+    best and drawn by --seed."""
+    projection: Literal["tsne", "umap"] = "tsne"
+    """Map of the embeddings: t-SNE, or UMAP where umap-learn is installed."""
+    points: int = 1500
+    """Pictures on the map at most; of more, as many are drawn by --seed."""
+    perplexity: float = 30.0
+    """About how many neighbours of a picture t-SNE keeps near; UMAP's n_neighbors."""
+    iterations: int = 1000
+    """Steps of t-SNE; epochs of UMAP."""
+    benchmark: Path = Path("runs/benchmark")
+    """Folder that benchmark.py wrote to; the report shows its table where there is one."""
+
+
+@dataclass
 class SubmitSettings:
     """submit: checks the submission and sends it to a leaderboard."""
 
@@ -229,6 +249,7 @@ class Settings:
     train: TrainSettings = field(default_factory=TrainSettings)
     retrieve: RetrieveSettings = field(default_factory=RetrieveSettings)
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
+    report: ReportSettings = field(default_factory=ReportSettings)
     submit: SubmitSettings = field(default_factory=SubmitSettings)
 
     def flat(self) -> dict[str, Any]:
@@ -345,6 +366,7 @@ def check(settings: Settings) -> None:
     """Raises UserError for a value that has the right type but no meaning."""
     train = settings.train
     check_extract(settings.extract)
+    check_report(settings.report)
     check_least(train, epochs=0, batch_size=1, train_views=0, patience=1, embed_dim=1)
     if not 0 <= settings.embed.crop_margin <= 5:
         raise UserError(f"--crop-margin {settings.embed.crop_margin}: must be from 0 to 5")
@@ -382,6 +404,18 @@ def _check_cosines(asked: RetrieveSettings) -> None:
         if value is not None and not 0 < value <= 1:
             raise UserError(f"--{name.replace('_', '-')} {value}: a cosine above 0 and up to 1")
     check_least(asked, whiten=1)
+
+
+def check_report(report: ReportSettings) -> None:
+    """The same for the settings of the report, which is also a program of its own."""
+    check_least(report, report_queries=1, points=1, iterations=250)
+    if not 1 < report.perplexity <= 10_000:
+        raise UserError(f"--perplexity {report.perplexity}: must be above 1 and at most 10000")
+
+
+def benchmark_summary(report: ReportSettings) -> Path:
+    """Where the table lies that a report shows of a benchmark."""
+    return report.benchmark / "summary.csv"
 
 
 def check_least(group: Any, **least: int) -> None:

@@ -23,12 +23,25 @@ from config import (
     Settings,
     UserError,
     announce,
+    benchmark_summary,
     parse_settings,
     with_choice,
 )
 from data_extraction import choose_data
 from evaluate import labels_state, read_labels
-from runs import Run, Stage, exit_code, listing, log, log_to, only_process, read_json, write_json
+from runs import (
+    Run,
+    Stage,
+    exit_code,
+    file_hash,
+    listing,
+    log,
+    log_to,
+    only_process,
+    read_json,
+    way_so_far,
+    write_json,
+)
 from send import required_target, target
 
 
@@ -104,7 +117,7 @@ STAGE_LIST = (
         work_of("retrieve", "run_retrieve"),
         settings=(*EMBEDDING, *RANKING, "query_domain"),
         files=("model.safetensors", "test.csv", *TRAINING, *INDEX),
-        outputs=("submission.json", "submission.csv", "validation.json"),
+        outputs=("submission.json", "submission.csv", "validation.json", "ranking.json"),
     ),
     Stage(
         "forecast",
@@ -120,6 +133,21 @@ STAGE_LIST = (
         files=("submission.json", "validation.json", "split.json", "forecast.json"),
         outputs=("metrics.json", "labels.json"),
         watch=labels_state,
+    ),
+    Stage(
+        "report",
+        work_of("report", "run_report"),
+        settings=(
+            *EMBEDDING,
+            *("report_queries", "projection", "points", "perplexity", "iterations", "benchmark"),
+            "seed",
+        ),
+        files=(
+            *("metrics.json", "ranking.json", "labels.json", "history.csv", "faces.csv"),
+            *("model.safetensors", "test.csv", *TRAINING),
+        ),
+        outputs=("report.html",),
+        watch=lambda run: f"{way_so_far(run)} {file_hash(benchmark_summary(run.settings.report))}",
     ),
     # The history of what was sent knows whether there is anything to do.
     Stage(
@@ -185,11 +213,12 @@ def do_stages(run: Run) -> Run:
     for stage in stages:
         if stage.name == "auto" and not ("auto" in asked or run.settings.general.auto):
             continue
+        if stage.name == "report":  # it shows how long the others took
+            keep_timing(run)
         if stage.name in asked or "all" in asked:
             run.do(stage)
         if stage.name == "auto":
             run = chosen_by_auto(run)
-    keep_timing(run)
     log.info("\n%s", summary(run))
     if "submit" in asked or ("all" in asked and target(run.settings.submit)):
         run.do(submit)
@@ -213,7 +242,7 @@ def keep_timing(run: Run) -> None:
     """Puts the seconds of each stage's last real run into metrics.json."""
     stamps = run.stamps()
     if "evaluate" in stamps and run.path("metrics.json").is_file():
-        seconds = {name: stamps[name]["seconds"] for name in STAGES if name in stamps}
+        seconds = {name: stamp["seconds"] for name, stamp in way_so_far(run).items()}
         metrics = read_json(run.path("metrics.json"), "--stage evaluate")
         write_json(run.path("metrics.json"), metrics | {"timing": seconds})
         evaluated = next(stage for stage in STAGE_LIST if stage.name == "evaluate")

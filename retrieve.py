@@ -4,6 +4,7 @@ A Ranking is query keys, gallery keys and scores as arrays. Equal scores are ord
 so that a ranking is the same on every machine.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from embed import Embedding, embed, run_embedding
 from evaluate import TOP, write_csv
 from model import load_model
 from postprocess import Embeddings, apply, score_all, scores_wanted
-from runs import Run, file_hash, log, read_json, whole_file, write_json
+from runs import Run, file_hash, log, read_json, whole_file, write_json, write_text
 
 WIDEST_ON_GPU = 2048  # FAISS takes no more neighbours there
 TIE = 1e-5  # two roundings of one inner product of unit vectors differ by less
@@ -142,6 +143,15 @@ def as_mapping(ranking: Ranking) -> dict[str, list[str]]:
     }
 
 
+def with_scores(ranking: Ranking) -> dict[str, list[tuple[str, float]]]:
+    """{query: [(gallery key, score), best first]}, in the order of the queries."""
+    scores = ranking.scores.round(6).tolist()
+    return {
+        query: list(zip(names, row, strict=True))
+        for (query, names), row in zip(as_mapping(ranking).items(), scores, strict=True)
+    }
+
+
 def write_submission(folder: Path, mapping: dict[str, list[str]], form: str) -> Path:
     """Writes a submission into a run folder and returns its path.
 
@@ -209,6 +219,9 @@ def run_retrieve(run: Run) -> str:
     validation = validation_rows(run, "query")
     seen = rank(run, job, validation, list(validation.path), "validation_gallery")
     write_json(run.path("validation.json"), as_mapping(seen))
+    # What a submission has no place for, and a person wants to see: how sure each place is.
+    both = {"test": with_scores(ranking), "validation": with_scores(seen)}
+    write_text(run.path("ranking.json"), json.dumps(both, ensure_ascii=False))
     if ranking.gallery.shape[1] < TOP:
         log.warning("warning: the gallery has fewer than %d pictures", TOP)
     return f"{len(ranking.queries)} queries × {ranking.gallery.shape[1]} -> {path}"

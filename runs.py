@@ -20,7 +20,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from config import Settings, UserError, recipe
+from config import STAGES, Settings, UserError, recipe
 
 log = logging.getLogger("toolkit")
 
@@ -239,12 +239,22 @@ class Run:
             return
         seconds = round(time.perf_counter() - start, 3)
         done = {"inputs": inputs, "outputs": self.outputs(stage), "seconds": seconds, "made": made}
-        self.stamp(stage.name, done | {"pictures_per_second": pace.rate()})
+        speed = {"pictures_per_second": pace.rate(), "embedding_seconds": round(pace.seconds, 3)}
+        self.stamp(stage.name, done | speed)
         log.info("%s: %s (%.1f s)", stage.name, made, seconds)
 
     def stamp(self, name: str, stamp: dict[str, Any]) -> None:
         """Remembers a finished stage."""
         write_json(self.path("stages.json"), self.stamps() | {name: stamp})
+
+
+def way_so_far(run: Run) -> dict[str, dict[str, Any]]:
+    """{stage: {seconds, pictures_per_second, made}} of the last time that each stage before the
+    report did something, in their order."""
+    stamps = run.stamps()
+    before = STAGES[: STAGES.index("report")]
+    shown = ("seconds", "pictures_per_second", "made")
+    return {name: {k: stamps[name][k] for k in shown} for name in before if name in stamps}
 
 
 def _plain(value: Any) -> Any:

@@ -1,6 +1,7 @@
 """A tiny competition that every test can afford, and the way to run the programs on it."""
 
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -115,3 +116,20 @@ def start() -> Iterator[Start]:
     for server in servers:
         server.task_dispatcher.shutdown()
         server.close()
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    """Debian's Chromium, without a window; nothing is downloaded."""
+    if CHROMIUM is None:
+        pytest.skip("chromium is not installed (apt-get install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as player:
+        # As root, Chromium starts only without its sandbox; the pages are our own.
+        chromium = player.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()

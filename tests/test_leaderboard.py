@@ -1,8 +1,6 @@
 """The leaderboard: what it takes and refuses, what it keeps, and its page in a real browser."""
 
 import json
-import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -192,23 +190,6 @@ def test_names_are_escaped_and_the_browser_is_told_to_run_nothing_else(
     page = requests.get(url, timeout=30)
     assert "<img" not in page.text and "&lt;img" in page.text and "&amp;lt;" in page.text
     assert "default-src 'none'" in page.headers["Content-Security-Policy"]
-
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-
-
-@pytest.fixture
-def browser() -> Iterator[Any]:
-    """Debian's Chromium, without a window; nothing is downloaded."""
-    if CHROMIUM is None:
-        pytest.skip("chromium is not installed (apt-get install chromium)")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as player:
-        # As root, Chromium starts only without its sandbox; the page is our own.
-        chromium = player.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 def test_the_page_updates_by_itself_and_shows_names_as_text(

@@ -43,7 +43,8 @@ def test_the_contract_of_the_run_folder(done: Path, competition: Path) -> None:
         assert set(block["ci95"]) == measures
         low, high = block["ci95"]["score"]
         assert 0 <= low <= block["score"] <= high <= 1000
-    assert set(metrics()["timing"]) == {"split", "crop", "train", "index", "retrieve", "evaluate"}
+    stages = {"split", "crop", "train", "index", "retrieve", "forecast", "evaluate"}
+    assert set(metrics()["timing"]) == stages
     validation = read_json(done / "validation.json", "")
     assert all(query.startswith("training/") for query in validation), "paths, not bare names"
     labels = read_json(done / "labels.json", "")
@@ -56,7 +57,7 @@ def test_a_second_run_does_nothing_and_force_does_it_again(
     before = {path: path.stat().st_mtime_ns for path in done.glob("*.safetensors")}
     assert run_all("--data", competition, *FAST, *DOMAINS) == 0
     said = capsys.readouterr().err
-    assert said.count("inputs unchanged, nothing to do") == 6
+    assert said.count("inputs unchanged, nothing to do") == 8
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert run_all("--data", competition, *FAST, *DOMAINS, "--force") == 0
     assert "nothing to do (" not in capsys.readouterr().err
