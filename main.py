@@ -26,6 +26,7 @@ from config import (
     parse_settings,
 )
 from data_extraction import choose_data
+from ensemble import adopt, inherited, members_state
 from evaluate import labels_state, read_labels
 from runs import Run, Stage, exit_code, listing, log, log_to, only_process, read_json, write_json
 from send import required_target, target
@@ -44,6 +45,8 @@ def work_of(room: str, name: str) -> Callable[[Run], str | None]:
 
 # What makes an embedding of a picture: all stages that embed depend on it.
 EMBEDDING = tuple(field.name for field in fields(EmbedSettings))
+# What a ranking depends on; of an ensemble's runs only what they hold counts, not where they lie.
+RANKING = tuple(field.name for field in fields(RetrieveSettings) if field.name != "ensemble")
 TRAINING = ("training.csv", "split.json")
 INDEX = ("gallery.faiss", "gallery.json", "validation_gallery.faiss", "validation_gallery.json")
 STAGE_LIST = (
@@ -93,9 +96,10 @@ STAGE_LIST = (
     Stage(
         "retrieve",
         work_of("retrieve", "run_retrieve"),
-        settings=(*EMBEDDING, *(field.name for field in fields(RetrieveSettings)), "query_domain"),
+        settings=(*EMBEDDING, *RANKING, "query_domain"),
         files=("model.safetensors", "test.csv", *TRAINING, *INDEX),
         outputs=("submission.json", "submission.csv", "validation.json"),
+        watch=members_state,
     ),
     Stage(
         "evaluate",
@@ -113,12 +117,8 @@ STAGE_LIST = (
 
 
 def prepare(arguments: Sequence[str]) -> Run:
-    """The run that a command line asks for; a single stage goes on with the run's own settings."""
-    settings = parse_settings(arguments)
-    if "all" not in settings.general.stage:
-        remembered = (settings.general.run or locate(settings).folder) / "config.json"
-        if remembered.is_file():
-            settings = parse_settings(arguments, remembered)
+    """The run that a command line asks for."""
+    settings = read_settings(arguments)
     # What is wrong shows now, not after an hour's work.
     if settings.evaluate.labels is not None:
         read_labels(settings.evaluate.labels)
@@ -129,6 +129,20 @@ def prepare(arguments: Sequence[str]) -> Run:
     run = locate(settings)
     keep_apart(run)
     return run
+
+
+def read_settings(arguments: Sequence[str]) -> Settings:
+    """The settings that a command line asks for. A single stage goes on with the run's own; an
+    ensemble is on the data of its first member."""
+    settings = parse_settings(arguments)
+    shared = inherited(settings)
+    if shared:
+        settings = parse_settings(arguments, inherited=shared)
+    if "all" not in settings.general.stage:
+        remembered = (settings.general.run or locate(settings).folder) / "config.json"
+        if remembered.is_file():
+            settings = parse_settings(arguments, remembered, shared)
+    return settings
 
 
 def keep_apart(run: Run) -> None:
@@ -142,6 +156,8 @@ def keep_apart(run: Run) -> None:
             ("--data", data, "--source-path", source),
             ("--source-path", source, "--data", data),
         ]
+    ensemble = run.settings.retrieve.ensemble
+    pairs += [("--run", folder, "--ensemble", member.resolve()) for member in ensemble]
     for name, inner, other, outer in pairs:
         if inner.is_relative_to(outer):
             raise UserError(f"{name} {inner} lies in {other} {outer}: choose a place of its own")
@@ -157,6 +173,9 @@ def locate(settings: Settings) -> Run:
     return Run(folder, data, settings)
 
 
+BY_MEMBERS = ("extract", "split", "crop", "train", "index")  # stages that an ensemble leaves out
+
+
 def do_stages(run: Run) -> None:
     """Does the stages that were asked for, in the order of the way, and shows what came of it.
 
@@ -164,8 +183,15 @@ def do_stages(run: Run) -> None:
     """
     asked = run.settings.general.stage
     *stages, submit = STAGE_LIST
+    ensemble = bool(run.settings.retrieve.ensemble)
+    if ensemble and ("retrieve" in asked or "all" in asked):
+        adopt(run)
     for stage in stages:
-        if stage.name in asked or "all" in asked:
+        if stage.name not in asked and "all" not in asked:
+            continue
+        if ensemble and stage.name in BY_MEMBERS:
+            log.info("%s: not needed, the runs of the --ensemble have done it", stage.name)
+        else:
             run.do(stage)
     keep_timing(run)
     log.info("\n%s", summary(run))
