@@ -9,6 +9,7 @@ A config file is a flat JSON or TOML table of the same names (`{"backbone": "res
 
 import difflib
 import json
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -189,6 +190,13 @@ class RetrieveSettings:
     no_transductive: bool = False
     """Answer each query from itself, the gallery and the training alone, for rules that forbid to
     learn from the test's other queries."""
+    ensemble: tuple[Path, ...] = ()
+    """Folders of finished runs on the same data and split, to be ranked by together."""
+    fusion: Literal["concat", "scores", "ranks"] = "concat"
+    """How: by their embeddings one after the other, the mean of their normalised scores, or
+    reciprocal rank fusion. `concat` takes the steps above; the others those of each run."""
+    ensemble_weights: tuple[float, ...] = ()
+    """How much each run of the ensemble counts, in their order. Default: all the same."""
 
 
 @dataclass
@@ -343,10 +351,15 @@ def parse(arguments: Sequence[str], program: str, cls: Any, description: str = "
     return tyro.cli(cls, args=list(arguments), prog=program, description=description, config=flat)
 
 
-def parse_settings(arguments: Sequence[str], remembered: Path | None = None) -> Settings:
-    """Settings from defaults, `remembered`, --config and the command line, later ones winning.
+def parse_settings(
+    arguments: Sequence[str],
+    remembered: Path | None = None,
+    inherited: Mapping[str, Any] | None = None,
+) -> Settings:
+    """Settings from defaults, `inherited`, `remembered`, --config and the command line, later ones
+    winning.
 
-    remembered: the config.json of a run that goes on.
+    remembered: the config.json of a run that goes on. inherited: a table as such a file holds.
 
     Raises:
         UserError: a config file that cannot be used, or a value outside its range.
@@ -355,8 +368,9 @@ def parse_settings(arguments: Sequence[str], remembered: Path | None = None) -> 
     what = "From an archive to a scored submission."
     settings: Settings = parse(arguments, "main.py", Settings, what)
     files = [path for path in (remembered, settings.general.config) if path is not None]
-    if files:
-        words = [word for path in files for word in as_arguments(read_config(path))]
+    tables = [inherited or {}, *map(read_config, files)]
+    if any(tables):
+        words = [word for table in tables for word in as_arguments(table)]
         settings = parse([*words, *arguments], "main.py", Settings, what)
     check(settings)
     return settings
@@ -372,6 +386,7 @@ def check(settings: Settings) -> None:
         raise UserError(f"--crop-margin {settings.embed.crop_margin}: must be from 0 to 5")
     _check_scales(settings.embed.scales)
     _check_cosines(settings.retrieve)
+    _check_ensemble(settings.retrieve)
     if not 0 < train.lr <= 1000:
         raise UserError(f"--lr {train.lr}: must be above 0 and at most 1000")
     if not settings.general.stage:
@@ -416,6 +431,16 @@ def check_report(report: ReportSettings) -> None:
 def benchmark_summary(report: ReportSettings) -> Path:
     """Where the table lies that a report shows of a benchmark."""
     return report.benchmark / "summary.csv"
+
+
+def _check_ensemble(asked: RetrieveSettings) -> None:
+    runs, weights = len(asked.ensemble), asked.ensemble_weights
+    if runs == 1:
+        raise UserError("--ensemble: name at least two runs")
+    if runs and weights and len(weights) != runs:
+        raise UserError(f"--ensemble-weights: {len(weights)} for {runs} runs; name one for each")
+    if not all(0 < weight < math.inf for weight in weights):
+        raise UserError(f"--ensemble-weights {' '.join(map(str, weights))}: must be above 0")
 
 
 def check_least(group: Any, **least: int) -> None:

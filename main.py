@@ -28,6 +28,7 @@ from config import (
     with_choice,
 )
 from data_extraction import choose_data
+from ensemble import adopt, inherited, members_state
 from evaluate import labels_state, read_labels
 from runs import (
     Run,
@@ -58,7 +59,8 @@ def work_of(room: str, name: str) -> Callable[[Run], str | None]:
 
 # What makes an embedding of a picture: all stages that embed depend on it.
 EMBEDDING = tuple(field.name for field in fields(EmbedSettings))
-RANKING = tuple(field.name for field in fields(RetrieveSettings))
+# What a ranking depends on; of an ensemble's runs only what they hold counts, not where they lie.
+RANKING = tuple(field.name for field in fields(RetrieveSettings) if field.name != "ensemble")
 TRAINING = ("training.csv", "split.json")
 INDEX = ("gallery.faiss", "gallery.json", "validation_gallery.faiss", "validation_gallery.json")
 STAGE_LIST = (
@@ -118,6 +120,7 @@ STAGE_LIST = (
         settings=(*EMBEDDING, *RANKING, "query_domain"),
         files=("model.safetensors", "test.csv", *TRAINING, *INDEX),
         outputs=("submission.json", "submission.csv", "validation.json", "ranking.json"),
+        watch=members_state,
     ),
     Stage(
         "forecast",
@@ -157,12 +160,8 @@ STAGE_LIST = (
 
 
 def prepare(arguments: Sequence[str]) -> Run:
-    """The run that a command line asks for; a single stage goes on with the run's own settings."""
-    settings = parse_settings(arguments)
-    if "all" not in settings.general.stage:
-        remembered = (settings.general.run or locate(settings).folder) / "config.json"
-        if remembered.is_file():
-            settings = parse_settings(arguments, remembered)
+    """The run that a command line asks for."""
+    settings = read_settings(arguments)
     # What is wrong shows now, not after an hour's work.
     if settings.evaluate.labels is not None:
         read_labels(settings.evaluate.labels)
@@ -173,6 +172,20 @@ def prepare(arguments: Sequence[str]) -> Run:
     run = locate(settings)
     keep_apart(run)
     return run
+
+
+def read_settings(arguments: Sequence[str]) -> Settings:
+    """The settings that a command line asks for. A single stage goes on with the run's own; an
+    ensemble is on the data of its first member."""
+    settings = parse_settings(arguments)
+    shared = inherited(settings)
+    if shared:
+        settings = parse_settings(arguments, inherited=shared)
+    if "all" not in settings.general.stage:
+        remembered = (settings.general.run or locate(settings).folder) / "config.json"
+        if remembered.is_file():
+            settings = parse_settings(arguments, remembered, shared)
+    return settings
 
 
 def keep_apart(run: Run) -> None:
@@ -186,6 +199,8 @@ def keep_apart(run: Run) -> None:
             ("--data", data, "--source-path", source),
             ("--source-path", source, "--data", data),
         ]
+    ensemble = run.settings.retrieve.ensemble
+    pairs += [("--run", folder, "--ensemble", member.resolve()) for member in ensemble]
     for name, inner, other, outer in pairs:
         if inner.is_relative_to(outer):
             raise UserError(f"{name} {inner} lies in {other} {outer}: choose a place of its own")
@@ -201,6 +216,10 @@ def locate(settings: Settings) -> Run:
     return Run(folder, data, settings)
 
 
+# Stages that an ensemble leaves to its members.
+BY_MEMBERS = ("extract", "split", "auto", "crop", "train", "index", "forecast", "report")
+
+
 def do_stages(run: Run) -> Run:
     """Does the stages that were asked for, in the order of the way, and shows what came of it.
 
@@ -210,12 +229,17 @@ def do_stages(run: Run) -> Run:
     """
     asked = run.settings.general.stage
     *stages, submit = STAGE_LIST
+    ensemble = bool(run.settings.retrieve.ensemble)
+    if ensemble and ("retrieve" in asked or "all" in asked):
+        adopt(run)
     for stage in stages:
-        if stage.name == "auto" and not ("auto" in asked or run.settings.general.auto):
-            continue
         if stage.name == "report":  # it shows how long the others took
             keep_timing(run)
-        if stage.name in asked or "all" in asked:
+        if not wanted(stage.name, run.settings):
+            continue
+        if ensemble and stage.name in BY_MEMBERS:
+            log.info("%s: not needed, the runs of the --ensemble have done it", stage.name)
+        else:
             run.do(stage)
         if stage.name == "auto":
             run = chosen_by_auto(run)
@@ -225,6 +249,12 @@ def do_stages(run: Run) -> Run:
     elif "all" in asked:
         log.info("submit: not sent, since no leaderboard is named (--url and --group, or --kaggle)")
     return run
+
+
+def wanted(stage: str, settings: Settings) -> bool:
+    """Whether a stage is asked for; `all` means auto only where --auto says so."""
+    asked = settings.general.stage
+    return stage in asked or ("all" in asked and (stage != "auto" or settings.general.auto))
 
 
 def chosen_by_auto(run: Run) -> Run:

@@ -95,10 +95,11 @@ def whiten(given: Embeddings, dim: int) -> Embeddings:
     mean = seen.mean(0)
     values, vectors = np.linalg.eigh(np.cov(seen - mean, rowvar=False))
     directions = vectors[:, ::-1][:, :dim] / np.sqrt(np.maximum(values[::-1][:dim], 1e-12))
-    return Embeddings(*(unit((rows - mean) @ directions) for rows in _sides(given)))
+    return Embeddings(*(unit((rows - mean) @ directions) for rows in sides(given)))
 
 
-def _sides(given: Embeddings) -> tuple[np.ndarray, ...]:
+def sides(given: Embeddings) -> tuple[np.ndarray, ...]:
+    """The four arrays, in their order."""
     return given.queries, given.gallery, given.seen_queries, given.seen_gallery
 
 

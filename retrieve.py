@@ -16,9 +16,10 @@ import pandas as pd
 from config import RetrieveSettings, UserError
 from data import bare_names, load_catalogue, load_split, readable, rows_of
 from embed import Embedding, embed, run_embedding
+from ensemble import fuse_ranks, fuse_scores, joined, members
 from evaluate import TOP, write_csv
 from model import load_model
-from postprocess import Embeddings, apply, score_all, scores_wanted
+from postprocess import Embeddings, apply, score_all, scores_wanted, sides
 from runs import Run, file_hash, log, read_json, whole_file, write_json, write_text
 
 WIDEST_ON_GPU = 2048  # FAISS takes no more neighbours there
@@ -211,13 +212,13 @@ def index_pictures(
 
 def run_retrieve(run: Run) -> str:
     """The stage: submission.json of the test and validation.json, in the same form by path."""
-    job = load_job(run)
+    ready = [(member, load_job(member)) for member in members(run)]
     test = load_catalogue(run.path("test.csv"))
     queries = test[test.part == "query"]
-    ranking = rank(run, job, queries, bare_names(queries.path).tolist(), "gallery")
+    ranking = rank(run, ready, queries, bare_names(queries.path).tolist(), "gallery")
     path = write_submission(run.folder, as_mapping(ranking), run.settings.retrieve.format)
     validation = validation_rows(run, "query")
-    seen = rank(run, job, validation, list(validation.path), "validation_gallery")
+    seen = rank(run, ready, validation, list(validation.path), "validation_gallery")
     write_json(run.path("validation.json"), as_mapping(seen))
     # What a submission has no place for, and a person wants to see: how sure each place is.
     both = {"test": with_scores(ranking), "validation": with_scores(seen)}
@@ -227,13 +228,22 @@ def run_retrieve(run: Run) -> str:
     return f"{len(ranking.queries)} queries × {ranking.gallery.shape[1]} -> {path}"
 
 
-def rank(run: Run, job: Embedding, rows: pd.DataFrame, keys: list[str], name: str) -> Ranking:
+def rank(
+    run: Run,
+    ready: Sequence[tuple[Run, Embedding]],
+    rows: pd.DataFrame,
+    keys: list[str],
+    name: str,
+) -> Ranking:
     """Searches the index `name` for catalogue rows, in the order of their keys.
+
+    ready: the run itself, or the members of an ensemble, each with its way to embed.
 
     A query that cannot be read gets the first of the gallery, with scores of 0: a leaderboard
     refuses a submission that lacks a query.
     """
-    index, gallery = load_index(run.path(f"{name}.faiss"), index_origin(run))
+    stored = [load_index(m.path(f"{name}.faiss"), index_origin(m)) for m, _ in ready]
+    gallery = stored[0][1]
     order = np.argsort(np.array(keys, dtype=str), kind="stable")
     rows = rows.iloc[order]
     if rows.empty or not gallery:
@@ -241,7 +251,11 @@ def rank(run: Run, job: Embedding, rows: pd.DataFrame, keys: list[str], name: st
     good = readable(rows).to_numpy()
     keys = sorted(keys)
     known = [key for key, known in zip(keys, good, strict=True) if known]
-    found = rank_embeddings(run, job, index, gallery, embed(job, rows[good]), known, name)
+    parts = [
+        (member, job, index, embed(job, rows[good]))
+        for (member, job), (index, _) in zip(ready, stored, strict=True)
+    ]
+    found = rank_parts(run, parts, gallery, known, name)
     width = found.gallery.shape[1]
     places = np.tile(np.array(gallery)[:width], (len(keys), 1))
     scores = np.zeros((len(keys), width))
@@ -249,22 +263,36 @@ def rank(run: Run, job: Embedding, rows: pd.DataFrame, keys: list[str], name: st
     return Ranking(keys, places, scores)
 
 
-def rank_embeddings(
-    run: Run,
-    job: Embedding,
-    index: faiss.Index,
-    gallery: list[str],
-    queries: np.ndarray,
-    keys: list[str],
-    name: str,
+Part = tuple[Run, Embedding, faiss.Index, np.ndarray]  # a member, its gallery, its queries
+
+
+def rank_parts(
+    run: Run, parts: Sequence[Part], gallery: list[str], keys: list[str], name: str
 ) -> Ranking:
-    """Ranks the gallery of an index for the embeddings of queries, by the steps asked for."""
+    """Ranks the gallery by the steps asked for: of the run itself, or of an ensemble's members."""
     asked = run.settings.retrieve
     if asked == RetrieveSettings(format=asked.format):
+        ((_, _, index, queries),) = parts
         return search(index, gallery, queries, keys)
-    stored = index.reconstruct_n(0, index.ntotal)
-    seen = seen_embeddings(run, job, name)
-    given = apply(Embeddings(queries, stored, *seen), asked)
+    given = [
+        Embeddings(queries, index.reconstruct_n(0, index.ntotal), *seen_embeddings(m, job, name))
+        for m, job, index, queries in parts
+    ]
+    weights = asked.ensemble_weights
+    if len(given) == 1 or asked.fusion == "concat":
+        whole = [joined(side, weights) for side in zip(*map(sides, given), strict=True)]
+        return rank_embeddings(Embeddings(*whole), asked, gallery, keys)
+    steps = [member.settings.retrieve for member, *_ in parts]
+    scores = [score_all(apply(e, own), own) for e, own in zip(given, steps, strict=True)]
+    fuse = {"scores": fuse_scores, "ranks": fuse_ranks}[asked.fusion]
+    return ranking_of(fuse(scores, weights), gallery, keys)
+
+
+def rank_embeddings(
+    given: Embeddings, asked: RetrieveSettings, gallery: list[str], keys: list[str]
+) -> Ranking:
+    """Ranks the gallery for the queries, by the steps asked for."""
+    given = apply(given, asked)
     if scores_wanted(asked):
         return ranking_of(score_all(given, asked), gallery, keys)
     return search(build_index(given.gallery), gallery, given.queries, keys)

@@ -25,7 +25,10 @@ from config import STAGES, Settings, UserError, recipe
 log = logging.getLogger("toolkit")
 
 STAMP = {"inputs", "outputs", "seconds", "made", "pictures_per_second"}
-PLACES = ("data", "run", "cache", "labels", "weights", "source_path", "lfw_home", "metadata")
+PLACES = (
+    *("data", "run", "cache", "labels", "weights", "source_path", "lfw_home", "metadata"),
+    "ensemble",
+)
 FILE_SETTINGS = {"weights", "labels"}  # settings that name a file: its content counts too
 PACKAGES = ("torch", "torchvision", "timm", "faiss-gpu", "faiss-cpu", "numpy", "pandas", "pillow")
 
@@ -183,11 +186,10 @@ class Run:
 
     def remember_settings(self) -> None:
         """Writes config.json (a file for --config) and versions.json."""
-        kept = recipe(self.settings) | {"data": self.data, "run": self.folder}
+        kept = recipe(self.settings) | {"data": str(self.data), "run": str(self.folder)}
         # Absolute, so that the run can go on from anywhere.
-        places = {k: Path(v).resolve() for k, v in kept.items() if v and k in PLACES}
-        found = {k: str(place) for k, place in places.items() if place.exists()}
-        write_json(self.path("config.json"), {k: _plain(v) for k, v in kept.items()} | found)
+        absolute = {name: _absolute(kept[name]) for name in PLACES}
+        write_json(self.path("config.json"), kept | absolute)
         write_json(self.path("versions.json"), versions())
 
     def sweep(self) -> None:
@@ -257,8 +259,11 @@ def way_so_far(run: Run) -> dict[str, dict[str, Any]]:
     return {name: {k: stamps[name][k] for k in shown} for name in before if name in stamps}
 
 
-def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, Path) else value
+def _absolute(value: Any) -> Any:
+    """The absolute path of a place, or of each in a list; what is not there stays as it is."""
+    if isinstance(value, list):
+        return [_absolute(part) for part in value]
+    return str(Path(value).resolve()) if value and Path(value).exists() else value
 
 
 def versions() -> dict[str, str]:
