@@ -99,8 +99,10 @@ def adopt(run: Run) -> None:
     """Gives an ensemble the catalogue and the split of its members.
 
     Raises:
-        UserError: see `members`; or the run's data set is not theirs.
+        UserError: see `members`; or the run's data set is not theirs, or it is a run by itself.
     """
+    if run.path("model.safetensors").exists():
+        raise UserError(f"--run {run.folder}: has a model of its own; name another for --ensemble")
     first = members(run)[0]
     _warn_of_steps(run)
     paths = load_catalogue(first.path("test.csv")).path

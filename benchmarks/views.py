@@ -18,7 +18,11 @@ from embed import Embedding
 from model import embedder_of
 from runs import log
 
-SCALES = ((1.0,), (0.9, 1.0), (1.0, 1.1), (0.9, 1.0, 1.1), (0.85, 1.0, 1.15))
+SCALES: tuple[tuple[float, ...], ...] = (
+    *((1.0,), (0.9,), (0.85,)),
+    *((0.9, 1.0), (0.85, 1.0), (1.0, 1.1)),
+    *((0.9, 1.0, 1.1), (0.85, 1.0, 1.15), (0.85, 0.9, 1.0)),
+)
 
 
 def main() -> None:

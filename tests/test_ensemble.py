@@ -221,13 +221,18 @@ def test_weights_and_runs_have_to_be_as_many(
     assert "--ensemble: name at least two runs" in say(runs[0])
 
 
-def test_an_ensemble_of_itself_or_of_ensembles_is_refused(
+def test_an_ensemble_is_a_run_apart_from_its_members(
     runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert runner.main(
         ["--stage", "retrieve", "--run", str(runs[0]), "--ensemble", *map(str, runs)]
     )
     assert "choose a place of its own" in capsys.readouterr().err
+    split = Path(shutil.copytree(runs[0], "both")) / "split.json"
+    split.write_text("{}")
+    assert "--run both: has a model of its own" in refused(capsys, "--ensemble", *runs)
+    assert split.read_text() == "{}", "it is not overwritten by that of the members"
+    shutil.rmtree("both")
     config = runs[1] / "config.json"
     nested = json.loads(config.read_text()) | {"ensemble": [str(folder) for folder in runs]}
     config.write_text(json.dumps(nested))
