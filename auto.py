@@ -327,12 +327,14 @@ def run_forecast(run: Run) -> str:
     parts = [extrapolate(people, run.settings.retrieve, max(1, n), sizes, run.seed) for n in counts]
     forecast: dict[str, Any] = {
         "score": sum(expected for expected, _ in parts) / 2,
-        "ci95": [min(ends[0] for _, ends in parts), max(ends[1] for _, ends in parts)],
+        "ci95": {
+            "score": [min(ends[0] for _, ends in parts), max(ends[1] for _, ends in parts)],
+        },
         "people": sorted(counts),
         "labelled_people": len(set(task["query"].values())),
     }
     write_json(run.path("forecast.json"), forecast)
-    low, high = forecast["ci95"]
+    low, high = forecast["ci95"]["score"]
     few, many = forecast["people"]
     return f"{forecast['score']:.1f} ({low:.1f} to {high:.1f}), for {few} to {many} people"
 

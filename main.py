@@ -307,7 +307,7 @@ def summary(run: Run) -> str:
     heads = ["", *names, "95 % of score"]
     judged = tabulate(scores, heads, disable_numparse=True) if scores else "nothing scored"
     if "forecast" in metrics:
-        low, high = metrics["forecast"]["ci95"]
+        low, high = metrics["forecast"]["ci95"]["score"]
         judged += (
             f"\nforecast of the test: {metrics['forecast']['score']:.1f} ({low:.1f} to {high:.1f})"
         )

@@ -150,7 +150,8 @@ def test_auto_chooses_writes_a_recipe_and_forecasts(
     )
     assert (tried.chance_of_none[tried.kept] < 0.05).all()
     forecast = read_json(run / "metrics.json", "")["forecast"]
-    assert 0 <= forecast["ci95"][0] <= forecast["score"] <= forecast["ci95"][1] <= 1000
+    low, high = forecast["ci95"]["score"]
+    assert 0 <= low <= forecast["score"] <= high <= 1000
     # What was chosen is a recipe: the same submission without choosing again.
     assert runner.main([*words, "--config", str(run / "auto.json"), "--run", "runs/again"]) == 0
     assert (run / "submission.json").read_bytes() == (
