@@ -148,6 +148,9 @@ def score_all(given: Embeddings, asked: RetrieveSettings) -> np.ndarray:
     means something."""
     if _reranks(asked):
         scores = k_reciprocal(given.queries, given.gallery)
+        # Who has no like among the queries shares neighbours with strangers only.
+        alone = ~have_likes(given.queries)
+        scores[alone] = given.queries[alone] @ given.gallery.T
         if asked.query_neighbours is not None:
             scores = scores_of_neighbours(scores, given.queries, asked.query_neighbours)
     else:
@@ -164,6 +167,19 @@ def score_all(given: Embeddings, asked: RetrieveSettings) -> np.ndarray:
 
 def _reranks(asked: RetrieveSettings) -> bool:
     return asked.rerank == "reciprocal" and not asked.no_transductive
+
+
+def have_likes(queries: np.ndarray, deviations: float = 3.5) -> np.ndarray:
+    """(Q,) whether each query has another one that is more alike than strangers are: a cosine this
+    many deviations above the middle of all (by the median, which a few likes do not move)."""
+    if len(queries) < 3:
+        return np.zeros(len(queries), bool)
+    some = queries[np.random.default_rng(0).permutation(len(queries))[:2000]]
+    cosines = (some @ some.T)[np.triu_indices(len(some), 1)]
+    middle = np.median(cosines)
+    level = middle + deviations * 1.4826 * np.median(np.abs(cosines - middle))
+    parts = [queries[i : i + CHUNK] @ queries.T >= level for i in range(0, len(queries), CHUNK)]
+    return np.concatenate([part.sum(1) for part in parts]) > 1  # oneself is one
 
 
 def scores_of_neighbours(scores: np.ndarray, queries: np.ndarray, least: float) -> np.ndarray:

@@ -16,6 +16,7 @@ from postprocess import (
     centre,
     csls,
     expanded,
+    have_likes,
     inverted_softmax,
     k_reciprocal,
     score_all,
@@ -232,3 +233,16 @@ def test_hubs_with_a_bank_weigh_people_not_pictures() -> None:
     thoughtless = score_all(sides, replace(asked, query_neighbours=None))
     weighed = score_all(sides, asked)
     assert thoughtless[90, 1] - thoughtless[90, 0] > weighed[90, 1] - weighed[90, 0]
+
+
+def test_re_ranking_costs_nothing_where_every_query_is_another_person() -> None:
+    """Strangers are no neighbours: the plain ranking, to the last score."""
+    rng = np.random.default_rng(8)
+    alone = Embeddings(
+        unit(rng.normal(size=(30, 64))),
+        unit(rng.normal(size=(90, 64))),
+        *[np.zeros((0, 64), np.float32)] * 2,
+    )
+    asked = RetrieveSettings(rerank="reciprocal")
+    assert np.array_equal(score_all(alone, asked), alone.queries @ alone.gallery.T)
+    assert have_likes(people(noise=0.3)).all()
