@@ -232,7 +232,7 @@ def test_another_model_in_the_run_is_noticed(
 ) -> None:
     words = ["--stage", "retrieve", "--run", str(done), "--backbone", "test_resnet", "--force"]
     assert runner.main(words) == 1
-    assert "was made with test_efficientnet" in capsys.readouterr().err
+    assert "was made with backbone test_efficientnet" in capsys.readouterr().err
     config = read_json(done / "config.json", "")
     assert config["backbone"] == "test_efficientnet", "what failed is not remembered"
     assert runner.main(["--stage", "train", "--run", str(done), "--epochs", "1"]) == 0
