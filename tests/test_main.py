@@ -285,6 +285,6 @@ def test_a_face_backbone_goes_the_whole_way(
     run = Path("runs/tiny")
     assert (run / "crops.jpg").is_file() and len((run / "faces.csv").read_text().splitlines()) == 81
     assert runner.main(["--stage", "retrieve", "--run", str(run), "--flip", "off"]) == 1
-    assert "made from another detector or flip: run --stage index" in capsys.readouterr().err
+    assert "made from another detector, flip or scales: run --stage" in capsys.readouterr().err
     assert runner.main(["--stage", "retrieve", "--run", str(run), "--crop", "face"]) == 1
     assert "was made with another crop" in capsys.readouterr().err
