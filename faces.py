@@ -310,8 +310,8 @@ def crop_kind(settings: EmbedSettings) -> Literal["none", "face", "aligned"]:
 def crop_middle(image: Image.Image, scale: float) -> Image.Image:
     """The central part of a picture, 1 / scale of each side.
 
-    >>> crop_middle(Image.new("RGB", (40, 30)), 2).size
-    (20, 15)
+    >>> crop_middle(Image.new("RGB", (40, 32)), 2).size
+    (20, 16)
     """
     width, height = (round(length * (1 - 1 / scale) / 2) for length in image.size)
     return image.crop((width, height, image.width - width, image.height - height))
