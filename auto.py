@@ -25,7 +25,7 @@ from embed import Embedding, embed, flips, run_embedding
 from evaluate import RESAMPLES, interval, measure
 from faces import crop_kind
 from model import embedder_of
-from postprocess import Embeddings, apply, centre, score_all
+from postprocess import Embeddings, apply, centre, divided, score_all
 from retrieve import load_job, ranking_of
 from runs import Run, log, whole_file, write_json
 
@@ -70,11 +70,9 @@ class People:
 
     def given(self, task: dict[str, Pictures]) -> Embeddings:
         """A task's embeddings; the seen ones divided by domain, where domains are known."""
-        seen = [[p for p in task["seen"] if (p in self.asking) == side] for side in (True, False)]
-        if not all(seen):
-            seen = [list(task["seen"])] * 2
-        parts = [self.stack(dict.fromkeys(paths, "")) for paths in seen]
-        return Embeddings(self.stack(task["query"]), self.stack(task["gallery"]), *parts)
+        asks = np.array([path in self.asking for path in task["seen"]], bool)
+        seen = divided(self.stack(task["seen"]), asks)
+        return Embeddings(self.stack(task["query"]), self.stack(task["gallery"]), *seen)
 
     @cached_property
     def asking(self) -> set[str]:
@@ -324,7 +322,9 @@ def run_forecast(run: Run) -> str:
     # How many people the test shows is not known; the interval spans two estimates.
     counts = (count_people(people.stack(task["query"]), task, queries), round(gallery / each))
     sizes = {"query": len(queries), "gallery": gallery}
-    parts = [extrapolate(people, run.settings.retrieve, max(1, n), sizes, run.seed) for n in counts]
+    asked = run.settings.retrieve
+    whole = people.judge(asked)
+    parts = [extrapolate(people, asked, whole, max(1, n), sizes, run.seed) for n in counts]
     forecast: dict[str, Any] = {
         "score": sum(expected for expected, _ in parts) / 2,
         "ci95": {
@@ -356,7 +356,12 @@ def count_people(known: np.ndarray, task: dict[str, Pictures], unknown: np.ndarr
 
 
 def extrapolate(
-    people: People, asked: RetrieveSettings, count: int, sizes: dict[str, int], seed: int
+    people: People,
+    asked: RetrieveSettings,
+    whole: Judged,
+    count: int,
+    sizes: dict[str, int],
+    seed: int,
 ) -> tuple[float, tuple[float, float]]:
     """The expected score of `count` people with `sizes` query and gallery pictures in all, and the
     ends of its 95 % interval.
@@ -365,6 +370,8 @@ def extrapolate(
     the test has, are scored; the expectation lies between them on the scale of log(people), beyond
     them on a line. The interval adds what the labelled people leave open and what another set of
     people would.
+
+    whole: what all of the labelled people come to.
     """
     task, names = people.tasks[0], sorted(set(people.tasks[0]["query"].values()))
     rng = np.random.default_rng([seed, 6])
@@ -382,7 +389,6 @@ def extrapolate(
         slope = np.polyfit(np.log(levels), means, 1)[0] if len(levels) > 1 else 0.0
         expected += float(slope * np.log(count / levels[-1]))
     expected = float(np.clip(expected, 0, 1000))
-    whole = people.judge(asked)
     low, high = interval(whole.values["score"][:, None], whole.identities)[:, 0]
     spread = (high - low) / 2 * np.sqrt(1 + len(names) / count)
     low, high = np.clip([expected - spread, expected + spread], 0, 1000)

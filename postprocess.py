@@ -8,6 +8,7 @@ Steps that let a query profit from the other queries of the test say so, and `--
 replaces them by the training's pictures, or leaves them out, where the rules forbid it.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import faiss
@@ -41,6 +42,14 @@ def unit(rows: np.ndarray) -> np.ndarray:
     """(N, D) rows brought to length 1, float32; a row of zeros stays one."""
     length = np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
     return (rows / length).astype(np.float32)
+
+
+def divided(rows: np.ndarray, asks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the query's domain, and the others; all of them twice where that is one and the same.
+
+    rows: (N, D). asks: (N,) bool, whether a row is of the query's domain.
+    """
+    return (rows[asks], rows[~asks]) if asks.any() and not asks.all() else (rows, rows)
 
 
 # ---- steps from embeddings to embeddings --------------------------------------------------------
@@ -112,12 +121,20 @@ def with_neighbours(rows: np.ndarray, least: float, alpha: float) -> np.ndarray:
     2009; Arandjelovic and Zisserman, 2012).
     """
     out = np.empty_like(rows)
+    for place, weights in _neighbourhoods(rows, least, alpha):
+        out[place] = unit(weights @ rows)
+    return out
+
+
+def _neighbourhoods(
+    rows: np.ndarray, least: float, alpha: float
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """A slice of the rows at a time, with what every row weighs for each of them; 1 for itself."""
     for start in range(0, len(rows), CHUNK):
         part = rows[start : start + CHUNK]
         weights = _weights(part @ rows.T, least, alpha)
-        weights[np.arange(len(part)), start + np.arange(len(part))] = 1.0  # itself
-        out[start : start + CHUNK] = unit(weights @ rows)
-    return out
+        weights[np.arange(len(part)), start + np.arange(len(part))] = 1.0
+        yield slice(start, start + len(part)), weights
 
 
 def expanded(queries: np.ndarray, gallery: np.ndarray, least: float) -> np.ndarray:
@@ -178,19 +195,21 @@ def have_likes(queries: np.ndarray, deviations: float = 3.5) -> np.ndarray:
     cosines = (some @ some.T)[np.triu_indices(len(some), 1)]
     middle = np.median(cosines)
     level = middle + deviations * 1.4826 * np.median(np.abs(cosines - middle))
-    parts = [queries[i : i + CHUNK] @ queries.T >= level for i in range(0, len(queries), CHUNK)]
-    return np.concatenate([part.sum(1) for part in parts]) > 1  # oneself is one
+    return _count_likes(queries, level) > 1  # oneself is one
+
+
+def _count_likes(rows: np.ndarray, least: float) -> np.ndarray:
+    """(N,) how many rows, oneself among them, are at least so alike."""
+    parts = [rows[i : i + CHUNK] @ rows.T >= least for i in range(0, len(rows), CHUNK)]
+    return np.concatenate([part.sum(1) for part in parts])
 
 
 def scores_of_neighbours(scores: np.ndarray, queries: np.ndarray, least: float) -> np.ndarray:
     """Each query's scores summed with those of its neighbours, as `with_neighbours` sums queries:
     for cosines that would rank alike, but re-ranked scores are no cosines."""
     out = np.empty_like(scores)
-    for start in range(0, len(queries), CHUNK):
-        part = queries[start : start + CHUNK]
-        weights = _weights(part @ queries.T, least, QUERY_ALPHA)
-        weights[np.arange(len(part)), start + np.arange(len(part))] = 1.0
-        out[start : start + CHUNK] = weights @ scores / weights.sum(1, keepdims=True)
+    for place, weights in _neighbourhoods(queries, least, QUERY_ALPHA):
+        out[place] = weights @ scores / weights.sum(1, keepdims=True)
     return out
 
 
@@ -199,8 +218,7 @@ def _rarity(bank: np.ndarray, least: float | None) -> np.ndarray:
     few. All 1 where it is not known what is alike."""
     if least is None:
         return np.ones(len(bank))
-    parts = [bank[i : i + CHUNK] @ bank.T >= least for i in range(0, len(bank), CHUNK)]
-    return 1 / np.maximum(np.concatenate([part.sum(1) for part in parts]), 1)
+    return 1 / np.maximum(_count_likes(bank, least), 1)
 
 
 def inverted_softmax(scores: np.ndarray, known: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ from embed import Embedding, embed, run_embedding
 from ensemble import fuse_ranks, fuse_scores, joined, members
 from evaluate import TOP, write_csv
 from model import load_model
-from postprocess import Embeddings, apply, score_all, scores_wanted, sides
+from postprocess import Embeddings, apply, divided, score_all, scores_wanted, sides
 from runs import Run, file_hash, log, read_json, whole_file, write_json, write_text
 
 WIDEST_ON_GPU = 2048  # FAISS takes no more neighbours there
@@ -312,11 +312,8 @@ def seen_embeddings(run: Run, job: Embedding, name: str) -> tuple[np.ndarray, np
     if name == "gallery":
         paths |= split["validation"]["query"] | split["validation"]["gallery"]
     rows = rows_of(load_catalogue(run.path("training.csv")), sorted(paths))
-    embeddings = embed(job, rows)
     asks = (rows.domain == run.settings.split.query_domain).to_numpy()
-    if not asks.any() or asks.all():
-        return embeddings, embeddings
-    return embeddings[asks], embeddings[~asks]
+    return divided(embed(job, rows), asks)
 
 
 def load_job(run: Run) -> Embedding:

@@ -208,8 +208,7 @@ class Run:
     def inputs(self, stage: Stage) -> dict[str, Any]:
         """The state of everything that the stage's work depends on."""
         flat = self.settings.flat()
-        # As they come back from stages.json: a tuple would never equal its list.
-        settings = json.loads(json.dumps({name: flat[name] for name in stage.settings}))
+        settings = {name: flat[name] for name in stage.settings}
         named = {
             flat[name]: file_hash(Path(flat[name]))
             for name in FILE_SETTINGS & settings.keys()

@@ -54,16 +54,22 @@ def scores_of(job: Embedding, seeds: int) -> list[float]:
     return scores
 
 
-def main() -> None:
-    """See the top of this file."""
-    parser = argparse.ArgumentParser(description="The whole picture or the published crop?")
+def arguments(description: str, backbone: str) -> argparse.Namespace:
+    """The options of a benchmark on the caricature set's training people."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--backbone", default="efficientnet_lite0")
+    parser.add_argument("--backbone", default=backbone)
     parser.add_argument("--cache", type=Path, default=Path("cache"))
     parser.add_argument("--seeds", type=int, default=20)
     given = parser.parse_args()
     if not given.data.is_dir():
         raise UserError(f"--data {given.data}: no such folder")
+    return given
+
+
+def main() -> None:
+    """See the top of this file."""
+    given = arguments("The whole picture or the published crop?", "efficientnet_lite0")
     rows = []
     for kind in (Preprocessing, PublishedCrop):
         embedder = load_embedder(given.backbone, cache=given.cache)

@@ -6,14 +6,11 @@ The people and seeds of `benchmarks.transforms`, never the test, with SFace on a
 line is a set of scales, with and without the mirror image. The gain is over one view, seed by seed.
 """
 
-import argparse
-from pathlib import Path
-
 import numpy as np
 from tabulate import tabulate
 
-from benchmarks.transforms import scores_of
-from config import EmbedSettings, UserError
+from benchmarks.transforms import arguments, scores_of
+from config import EmbedSettings
 from embed import Embedding
 from model import embedder_of
 from runs import log
@@ -27,14 +24,7 @@ SCALES: tuple[tuple[float, ...], ...] = (
 
 def main() -> None:
     """See the top of this file."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--backbone", default="sface")
-    parser.add_argument("--cache", type=Path, default=Path("cache"))
-    parser.add_argument("--seeds", type=int, default=20)
-    given = parser.parse_args()
-    if not given.data.is_dir():
-        raise UserError(f"--data {given.data}: no such folder")
+    given = arguments("What do more views of a face add?", "sface")
     log.setLevel("ERROR")
     embedder = embedder_of(EmbedSettings(given.backbone, crop="aligned"), given.cache)
     rows: list[tuple[object, ...]] = []

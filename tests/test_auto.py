@@ -108,11 +108,12 @@ def people_of(known: dict[str, tuple[str, np.ndarray]], noise: float) -> People:
 def test_more_people_are_harder_and_the_forecast_knows() -> None:
     people = people_of(clustered(24, 6, seed=4), noise=0.5)
     asked = RetrieveSettings()
+    whole = people.judge(asked)
     few, many = (
-        extrapolate(people, asked, count, {"query": 3 * count, "gallery": 3 * count}, 0)
+        extrapolate(people, asked, whole, count, {"query": 3 * count, "gallery": 3 * count}, 0)
         for count in (6, 200)
     )
-    measured = people.judge(asked).mean("score")
+    measured = whole.mean("score")
     assert few[0] > measured > many[0]
     for expected, (low, high) in (few, many):
         assert 0 <= low <= expected <= high <= 1000
