@@ -35,7 +35,7 @@ from data_extraction import class_folders
 from embed import Embedding, embed
 from faces import Crop
 from index import build_index, search
-from postprocess import unit
+from model import unit
 from runs import Run, file_hash, log, report_each, write_json
 
 Method = Literal["medoid", "centroid", "kmeans", "knn"]
