@@ -345,6 +345,12 @@ def judge(ranked: Ranked, labels: Labels, leave_one_out: bool = False) -> Judged
     return _judged(ranked, _numbers(ranked, labels), labels, leave_one_out)
 
 
+def check_and_judge(ranked: Ranked, labels: Labels, k: int, leave_one_out: bool = False) -> Judged:
+    """Both at once, each name looked up once. Raises: see check_names and judge."""
+    known, numbers = _checked(ranked, labels, k, leave_one_out)
+    return _judged(known, numbers, labels, leave_one_out)
+
+
 def _judged(ranked: Ranked, numbers: np.ndarray, labels: Labels, leave_one_out: bool) -> Judged:
     """See judge; numbers: see _numbers."""
     code: dict[str, int] = {}
@@ -451,8 +457,7 @@ def score(
     >>> block["score"]
     1000.0
     """
-    known, numbers = _checked(ranked, labels, k, leave_one_out)
-    judged = _judged(known, numbers, labels, leave_one_out)
+    judged = check_and_judge(ranked, labels, k, leave_one_out)
     report_each("queries have no relevant picture in the gallery: left out", judged.left_out)
     report_each("queries are missing from the submission: they score 0", judged.missing)
     return summarise(judged, (k,)), judged

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -19,6 +20,7 @@ from tests.conftest import ROOT
 
 KINDS = ("ivf", "hnsw")
 COUNT = 12_000
+Built = dict[str, tuple[faiss.Index, dict[str, Any]]]
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,7 @@ def gallery() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def built(gallery: np.ndarray) -> dict[str, tuple[faiss.Index, dict[str, object]]]:
+def built(gallery: np.ndarray) -> Built:
     return {kind: build_as(kind, gallery, seed=3) for kind in KINDS}
 
 
@@ -45,7 +47,9 @@ KEYS = [f"g{i:05}" for i in range(COUNT)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_nearly_all_that_exact_search_finds_is_found(kind: str, gallery: np.ndarray, built) -> None:  # type: ignore[no-untyped-def]
+def test_nearly_all_that_exact_search_finds_is_found(
+    kind: str, gallery: np.ndarray, built: Built
+) -> None:
     index, about = built[kind]
     assert about["kind"] == kind and about["recall@10"] >= 0.99 and about["times_exact"] > 0
     queries = queries_of(gallery)
@@ -60,7 +64,7 @@ def test_nearly_all_that_exact_search_finds_is_found(kind: str, gallery: np.ndar
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_same_seed_gives_the_same_index(kind: str, gallery: np.ndarray, built) -> None:  # type: ignore[no-untyped-def]
+def test_the_same_seed_gives_the_same_index(kind: str, gallery: np.ndarray, built: Built) -> None:
     again, _ = build_as(kind, gallery, seed=3)
     first, second = (faiss.serialize_index(index) for index in (built[kind][0], again))
     assert np.array_equal(first, second)
@@ -92,8 +96,8 @@ def test_ties_are_ordered_by_key_in_every_kind(kind: str, gallery: np.ndarray) -
 
 
 def test_too_few_lists_looked_into_still_give_all_that_is_asked_for(
-    gallery: np.ndarray, built
-) -> None:  # type: ignore[no-untyped-def]
+    gallery: np.ndarray, built: Built
+) -> None:
     """A leaderboard refuses a query with nine names."""
     index = faiss.clone_index(built["ivf"][0])
     index.nprobe = 1
@@ -114,6 +118,7 @@ def test_a_stored_index_is_not_loaded(kind: str, gallery: np.ndarray, tmp_path: 
     code = """
 import sys, numpy as np, re
 from pathlib import Path
+from typing import Any
 from index import load_index
 def anonymous():
     status = Path("/proc/self/status").read_text()
@@ -140,7 +145,9 @@ print(anonymous() - before, index.search(np.load("q.npy"), 1)[1][0, 0])
 
 
 @pytest.mark.parametrize("kind", ("exact", *KINDS))
-def test_a_cut_off_file_is_refused(kind: str, gallery: np.ndarray, built, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_cut_off_file_is_refused(
+    kind: str, gallery: np.ndarray, built: Built, tmp_path: Path
+) -> None:
     path = tmp_path / "g.faiss"
     index = build_index(gallery) if kind == "exact" else built[kind][0]
     save_index(index, KEYS, {"--index": kind}, path)
