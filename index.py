@@ -290,7 +290,7 @@ def ranking_of(
 
 
 def _on_gpu(index: faiss.Index) -> faiss.Index:
-    """The index on the GPUs where FAISS finds any."""
-    if getattr(faiss, "get_num_gpus", int)() > 0:
+    """An exact index on the GPUs where FAISS finds any; the others stay where they are."""
+    if isinstance(index, faiss.IndexFlat) and getattr(faiss, "get_num_gpus", int)() > 0:
         return faiss.index_cpu_to_all_gpus(index)
     return index
