@@ -115,7 +115,9 @@ def oml_python(given: Given) -> Path:
     python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
     if not (folder / "made").is_file():
         venv.create(folder, clear=True, with_pip=True)
-        call("-m", "pip", "install", "-q", OML, "timm", python=python)
+        # It imports omegaconf without asking for it. The same PyTorch as ours.
+        torch_too = f"torch=={version('torch').partition('+')[0]}"
+        call("-m", "pip", "install", "-q", OML, "omegaconf", "timm", torch_too, python=python)
         (folder / "made").touch()
     return python
 
