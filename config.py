@@ -172,7 +172,7 @@ class RetrieveSettings:
     or, beside the mapping, Kaggle's submission.csv."""
     index: Literal["auto", "exact", "ivf", "hnsw"] = "exact"
     """How the gallery is searched: every picture, the nearest of its lists (ivf), or a graph of
-    neighbours (hnsw); both look as far as 99 % of what exact search finds takes. `auto` is ivf for
+    neighbours (hnsw); both look as far as 99 % of what exact search finds takes. `auto` is hnsw for
     a million pictures or more. The steps below that need all scores search exactly."""
     center: bool = False
     """Move the queries and the gallery each to a mean of zero first: what is common to all

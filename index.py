@@ -33,7 +33,7 @@ LARGE = 1_000_000  # from here on building a faster index pays, for `auto`
 RECALL = 0.99
 SAMPLE = 1000  # pictures of the gallery that the recall is measured with
 TRAINED_BY = 39  # pictures a list of `ivf` is trained by, the least that FAISS deems enough
-LINKS, CARE = 32, 80  # of `hnsw`: neighbours of a picture, candidates looked at to choose them
+LINKS, CARE = 16, 40  # of `hnsw`: neighbours of a picture, candidates looked at to choose them
 BLOCK = 16_384  # pictures added at once
 
 
@@ -63,7 +63,7 @@ def build_as(
 ) -> tuple[faiss.Index, dict[str, Any]]:
     """An index over (N, D) float32 unit rows, and what is to be said of it.
 
-    kind: exact, ivf, hnsw or auto, which is ivf from a million pictures on. Fewer than ten thousand
+    kind: exact, ivf, hnsw or auto: hnsw from a million pictures on, else exact. Fewer than 10,000
         are searched exactly whatever is asked for. embeddings: may be a memory map; it is read in
         blocks.
 
@@ -72,7 +72,7 @@ def build_as(
     """
     count = len(embeddings)
     if kind == "auto":
-        kind = "ivf" if count >= LARGE else "exact"
+        kind = "hnsw" if count >= LARGE else "exact"
     elif kind != "exact" and count < SMALL:
         log.info("index: %d pictures are few: searched exactly, without --index %s", count, kind)
         kind = "exact"

@@ -4,7 +4,7 @@
     python benchmarks/run.py
     python benchmarks/run.py --rows scoring,scored --repeats 3
 
-Rows: whole, inference, limit, exact, approximate, scoring, scored, precision, memory. A row that is
+Rows: whole, inference, limit, exact, hnsw, ivf, scoring, scored, precision, memory. A row that is
 finished is kept in --out and not measured again (--again does); a row that fails says so and leaves
 the others alone. Give it a quiet machine: all of the rows take more than an hour.
 """
@@ -32,7 +32,8 @@ CASES = {
     "inference": ("whole_way", "inference"),
     "limit": ("embedding", "beside_the_model"),
     "exact": ("big_gallery", "exact"),
-    "approximate": ("big_gallery", "approximate"),
+    "hnsw": ("big_gallery", "graph"),
+    "ivf": ("big_gallery", "lists"),
     "scoring": ("scoring", "from_the_file"),
     "scored": ("scoring", "parsed_already"),
     "precision": ("scoring", "full_ranking"),

@@ -83,7 +83,7 @@ def test_a_small_gallery_is_searched_exactly(
 def test_auto_is_for_large_galleries(gallery: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     assert build_as("auto", gallery)[1]["kind"] == "exact"
     monkeypatch.setattr(room, "LARGE", COUNT)
-    assert build_as("auto", gallery)[1]["kind"] == "ivf"
+    assert build_as("auto", gallery)[1]["kind"] == "hnsw"
 
 
 @pytest.mark.parametrize("kind", KINDS)
