@@ -109,7 +109,10 @@ def from_the_file(given: Given) -> list[Row]:
     agreed = _agree([program() for program in programs.values()])
     figures = in_turns([seconds(program) for program in programs.values()], given.repeats)
     what = f"scoring {QUERIES:,} × {LENGTH} from the file"
-    remark = f"{agreed}; JSON read and brought into each program's form; warm"
+    remark = (
+        f"{agreed}; JSON read and brought into each program's form; warm. Half of ours is the JSON, "
+        "a third looking up every name, which the others take as it comes"
+    )
     return _beside("read_submission, check_and_judge, means", figures, what, 3, remark)
 
 
