@@ -110,7 +110,7 @@ def from_the_file(given: Given) -> list[Row]:
     figures = in_turns([seconds(program) for program in programs.values()], given.repeats)
     what = f"scoring {QUERIES:,} × {LENGTH} from the file"
     remark = (
-        f"{agreed}; JSON read and brought into each program's form; warm. Half of ours is the JSON, "
+        f"{agreed}; JSON read and brought into each program's form; warm; half of ours is JSON, "
         "a third looking up every name, which the others take as it comes"
     )
     return _beside("read_submission, check_and_judge, means", figures, what, 3, remark)
