@@ -22,7 +22,7 @@ from runs import log, read_json, whole_file, write_json
 from verification import answered, calibrate, measure
 
 SHOWN = 8  # errors of each kind
-CELL, LINE = 112, 18  # pixels of a picture, and of a line of text
+CELL, LINE = 128, 18  # pixels of a picture, and of a line of text
 
 
 class Answers(NamedTuple):
@@ -101,15 +101,16 @@ def errors_sheet(judged: pd.DataFrame, root: Path, rows: pd.DataFrame) -> Image.
 def error_entry(
     root: Path, contents: Mapping[str, str], a: str, b: str, score: float
 ) -> Image.Image:
-    """Two pictures side by side, with their score and paths below."""
+    """Two pictures side by side, with the ends of their paths below, and the pair's score."""
     entry = Image.new("RGB", (2 * CELL + 4, CELL + 2 * LINE), "white")
+    pen = ImageDraw.Draw(entry)
     with truncated_pictures(True):
         for left, path in ((0, a), (CELL + 4, b)):
             image = read_known_picture(root / path, contents[path], CELL)
             entry.paste(ImageOps.pad(image, (CELL, CELL), color="white"), (left, 0))
-    caption = f"{score:.3f}  {a}  {b}"
-    font = fitting_font(caption, entry.width, 12)
-    ImageDraw.Draw(entry).text((0, CELL + 2), caption, fill="black", font=font)
+            name = "/".join(Path(path).parts[-3:])
+            pen.text((left, CELL), name, fill="black", font=fitting_font(name, CELL, 11))
+    pen.text((0, CELL + LINE - 4), f"{score:.3f}", fill="black", font=fitting_font("0", CELL, 12))
     return entry
 
 

@@ -291,10 +291,8 @@ def kept_fold(run: Path, fold: int, made_from: Mapping[str, Any]) -> dict[str, A
 
 def do_fold(work: Work, fold: int, run: Path, made_from: Mapping[str, Any]) -> dict[str, Any]:
     """Trains and tests one fold; its model.safetensors, and fold.json, which comes last."""
-    made = train_fold(work, fold)
-    save_model(
-        fold_folder(run, fold) / "model.safetensors", work.embedder, {"network": made.network}
-    )
+    made, folder = train_fold(work, fold), fold_folder(run, fold)
+    save_model(folder / "model.safetensors", work.embedder, {"network": made.network})
     kept = {
         "made_from": dict(made_from),
         "history": [asdict(epoch) for epoch in made.history],

@@ -282,12 +282,13 @@ def pair(asked: Pair) -> None:
 def in_words(said: Mapping[str, Any], calibration: Mapping[str, Any]) -> str:
     """What `pair` prints."""
     verdict = "same person" if said["same"] else "not the same person"
+    far = f"{100 * said['false_accept']:.4g} % false accepts"
+    pairs = f"{calibration['same']:,} of {calibration['pairs']:,}"
     return (
         f"similarity   {said['similarity']:.4f}\n"
         f"probability  {said['probability']:.4f} that they show the same person, where as many "
-        f"pairs do as in calibration ({calibration['same']:,} of {calibration['pairs']:,})\n"
-        f"verdict      {verdict} (at {said['false_accept']:.4g} false accepts: similarity of at "
-        f"least {said['threshold']:.4f})"
+        f"pairs do as in calibration ({pairs})\n"
+        f"verdict      {verdict} (at {far}: similarity of at least {said['threshold']:.4f})"
     )
 
 
