@@ -47,7 +47,8 @@ def write_results(folder: Path, made: Answers) -> dict[str, Any]:
     measures = measure(made.scores, same, table.fold.to_numpy(), made.thresholds)
     chosen = {row["fold"]: row["threshold"] for row in measures["by_fold"]}
     beyond = made.scores - table.fold.map(chosen).to_numpy()
-    judged = table.assign(score=made.scores, beyond=beyond, right=(beyond >= 0) == same)
+    right = ((beyond >= 0) == same) & ~np.isnan(beyond)
+    judged = table.assign(score=made.scores, beyond=beyond, right=right)
     with whole_file(folder / "pairs.csv") as beside:
         judged.to_csv(beside, index=False)
     write_json(folder / "calibration.json", calibrate(made.scores, same))

@@ -173,7 +173,7 @@ def roc(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
     """{name: (false-accept rates, true-accept rates)}; false accepts on a logarithmic axis, since
     a verifier is used where they are few."""
     figure, (axes,) = new_figure(5.0, 4.0)
-    least = min(rates[rates > 0].min() for rates, _ in curves.values())
+    least = min(0.1, *(rates[rates > 0].min() for rates, _ in curves.values()))
     for colour, (name, rates) in zip(_cycle(len(curves)), curves.items(), strict=True):
         axes.plot(*rates, color=colour, linewidth=1.5, label=name, drawstyle="steps-post")
     ends = np.geomspace(least, 1, 100)
