@@ -461,3 +461,9 @@ def project_rows(embedder: Embedder, features: np.ndarray) -> np.ndarray:
             for i in range(0, len(features), 4096)
         ]
     return torch.cat(rows).numpy() if rows else np.zeros((0, embedder.dim), np.float32)
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    """(N, D) rows brought to length 1, float32; a row of zeros stays one."""
+    length = np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return (rows / length).astype(np.float32)
