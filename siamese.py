@@ -27,8 +27,9 @@ from tqdm import tqdm
 
 from config import UserError, check_least
 from data import augment, truncated_pictures
-from embed import PLAIN, Embedding, View, embed_features, load_pixels
+from embed import Embedding, embed_features
 from model import Embedder
+from pixels import PLAIN, View, load_pixels
 
 HIDDEN, DROPOUT = 512, 0.2
 VIEWS = 4  # augmented views of each picture, where the trunk's features are cached
@@ -102,6 +103,7 @@ class Siamese(nn.Module):
 
     def rows(self, inputs: Tensor) -> Tensor:
         """Inputs of N pictures -> (N, width), the ends of their branches."""
+        inputs = inputs.to(next(self.parameters()).device)
         ends: Tensor = self.branch(self.trunk(inputs).flatten(1))
         return ends
 
@@ -113,6 +115,7 @@ class Siamese(nn.Module):
     def loss(self, first: Tensor, second: Tensor, same: Tensor) -> Tensor:
         """The mean loss of N pairs. same: (N,) bool."""
         loss: Tensor
+        same = same.to(first.device)
         if self.kind == "cosine":
             target = same.float() * 2 - 1
             loss = nn.CosineEmbeddingLoss(self.margin)(first, second, target)
@@ -137,14 +140,15 @@ def decision_network(width: int, outputs: int) -> nn.Module:
 
 
 def make_network(embedder: Embedder, asked: SiameseSettings) -> Siamese:
-    """The network before training. Where no layer of the backbone is trained, its trunk passes on
-    the features, which are cached; see `make_inputs`."""
+    """The network before training, on the GPU where there is one. Where no layer of the backbone is
+    trained, its trunk passes on the features, which are cached; see `make_inputs`."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     if asked.layers == "none":
-        return Siamese(nn.Identity(), embedder.features_dim, asked)
+        return Siamese(nn.Identity(), embedder.features_dim, asked).to(device)
     network = Siamese(deepcopy(embedder.backbone), embedder.features_dim, asked)
     for part in frozen_part(network.trunk, asked.layers):
         part.requires_grad_(False)
-    return network.to(memory_format=torch.channels_last)
+    return network.to(device).to(memory_format=torch.channels_last)
 
 
 def frozen_part(trunk: nn.Module, layers: str) -> list[nn.Module]:
@@ -231,5 +235,5 @@ def score_pairs(
     parts = [places[i : i + batch] for i in range(0, len(places), batch)]
     ends = torch.cat([network.rows(inputs.plain(part)) for part in parts])
     a, b = np.split(where, 2)
-    scores: np.ndarray = network.score(ends[a], ends[b]).numpy().astype(float)
+    scores: np.ndarray = network.score(ends[a], ends[b]).cpu().numpy().astype(float)
     return scores

@@ -31,7 +31,9 @@ def run_verify(*words: str | Path) -> int:
         log.handlers.clear()
 
 
-def test_from_a_protocol_to_a_verdict(cfp: Path, run_program: Program, tmp_path: Path) -> None:
+def test_from_a_protocol_to_a_verdict(
+    cfp: Path, run_program: Program, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     done = run_program("verify.py", "score", "--data", cfp, "--run", "runs/x", *FAST)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[2].startswith("| x ")
@@ -41,9 +43,8 @@ def test_from_a_protocol_to_a_verdict(cfp: Path, run_program: Program, tmp_path:
         *("roc.png", "errors.jpg", "log.txt"),
     }
     one, two = cfp / "Data/Images/001/frontal/01.jpg", cfp / "Data/Images/001/frontal/02.jpg"
-    asked = run_program("verify.py", "pair", one, two, "--run", "runs/x", "--json")
-    assert asked.returncode == 0, asked.stderr
-    said = json.loads(asked.stdout)
+    assert run_verify("pair", one, two, "--run", "runs/x", "--json") == 0
+    said = json.loads(capsys.readouterr().out)
     assert said["same"] == (said["similarity"] >= said["threshold"])
     assert said["pictures"] == [str(one), str(two)] and said["without_face"] == []
 
