@@ -234,7 +234,7 @@ def trained_people(table: pd.DataFrame, people: Pictures, fold: int) -> set[str]
 
 
 def train_fold(work: Work, fold: int) -> Trained:
-    """Trains without a fold, and scores it. The same seed gives the same weights.
+    """Trains without a fold, and scores it. The same seed gives the same weights on one machine.
 
     Raises:
         UserError: too few folds or people, or a loss that is not finite.
