@@ -165,11 +165,15 @@ class TrainSettings:
 
 @dataclass
 class RetrieveSettings:
-    """retrieve: ranks the gallery for every query."""
+    """index, retrieve: ranks the gallery for every query."""
 
     format: Literal["mapping", "list", "csv"] = "mapping"
     """Form of the submission: {query: [names]}, the report's list of {filename, gallery_images},
     or, beside the mapping, Kaggle's submission.csv."""
+    index: Literal["auto", "exact", "ivf", "hnsw"] = "exact"
+    """How the gallery is searched: every picture, the nearest of its lists (ivf), or a graph of
+    neighbours (hnsw); both look as far as 99 % of what exact search finds takes. `auto` is ivf for
+    a million pictures or more. The steps below that need all scores search exactly."""
     center: bool = False
     """Move the queries and the gallery each to a mean of zero first: what is common to all
     photographs, or to all drawings, says nothing of who it is."""

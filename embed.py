@@ -15,6 +15,7 @@ from tempfile import TemporaryFile
 import numpy as np
 import pandas as pd
 import PIL
+import torch
 from PIL import Image
 from tqdm import tqdm
 
@@ -145,7 +146,7 @@ def embed_faces(job: Embedding, image: Image.Image, faces: Sequence[Face]) -> np
 
     def features(view: View) -> np.ndarray:
         crops = [wants.take(image, face, view.scale) for face in faces]
-        shown = [wants.resize(show(crop, view)).copy() for crop in crops]
+        shown = [wants.resize(show(crop, view)) for crop in crops]
         rows = list(engine.features(pixels[None] for pixels in shown))
         return np.concatenate([np.zeros((0, job.embedder.features_dim), np.float32), *rows])
 
@@ -258,7 +259,7 @@ def open_cache(job: Embedding, plan: Plan, view: View) -> FeatureCache:
         "preprocessing": str(job.embedder.preprocessing),
         "faces": job.detector if job.crop.kind != "none" else "",
         "view": str(view),
-        "pillow": PIL.__version__,
+        "pixels": f"pillow {PIL.__version__}, torch {torch.__version__}",
         **asdict(plan),
     }
     return FeatureCache(job.cache, job.embedder.name, about, job.embedder.features_dim)
