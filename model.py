@@ -137,7 +137,13 @@ class Embedder(nn.Module):
         with torch.inference_mode():
             self.features_dim = int(self.features(torch.zeros(1, 3, self.side, self.side)).shape[1])
         self.dim = self.features_dim
-        self.weights_id = fingerprint(backbone) + ("" if pooling == "auto" else f"-{pooling}")
+        self.pooling = pooling
+        self.identify()
+
+    def identify(self) -> None:
+        """Takes the hash of the backbone's weights as they are now."""
+        own = "" if self.pooling == "auto" else f"-{self.pooling}"
+        self.weights_id = fingerprint(self.backbone) + own
 
     def transform(self, image: Image.Image) -> Tensor:
         """An RGB picture, cropped already -> (3, side, side) float32, as the backbone wants it."""
@@ -367,21 +373,31 @@ def _pooling_layers(backbone: nn.Module) -> list[str]:
 
 
 def save_model(path: Path, embedder: Embedder, parts: dict[str, nn.Module], **about: Any) -> None:
-    """Writes what was trained as safetensors; the frozen backbone is only named, by its hash.
+    """Writes what was trained beside a frozen backbone; see save_tensors.
 
-    parts: {name: trained module}; about: what else to remember, as JSON values.
+    parts: {name: trained module}.
     """
     tensors = {
-        f"{part}.{name}": tensor.detach().cpu().contiguous()
+        f"{part}.{name}": tensor
         for part, module in parts.items()
         for name, tensor in module.state_dict().items()
     }
+    save_tensors(path, embedder, tensors, **about)
+
+
+def save_tensors(path: Path, embedder: Embedder, tensors: dict[str, Tensor], **about: Any) -> None:
+    """Writes what was trained as safetensors; the untrained backbone is only named, by its hash.
+
+    tensors: by name, those of the backbone as `backbone.NAME`; about: what else to remember, as
+    JSON values.
+    """
+    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with whole_file(path) as beside:
-        save_file(tensors, beside, {"about": json.dumps(_identity(embedder) | about)})
+        save_file(held, beside, {"about": json.dumps(_identity(embedder) | about)})
 
 
 def load_model(path: Path, settings: EmbedSettings, cache: Path) -> Embedder:
-    """The embedder of a run: its backbone, with the projection that was trained for it.
+    """The embedder of a run: its backbone, with the blocks and the projection that were trained.
 
     Raises:
         UserError: the file is missing or broken, or was made with another backbone.
@@ -403,10 +419,19 @@ def load_model(path: Path, settings: EmbedSettings, cache: Path) -> Embedder:
             "it was made with"
         )
     embedder.set_projection(about["embed_dim"])
-    projection = {k.removeprefix("projection."): v for k, v in state.items() if "projection." in k}
-    load_into(embedder.projection, projection, str(path))
+    load_into(embedder.projection, _part(state, "projection"), str(path))
+    blocks = _part(state, "backbone")
+    if blocks:
+        load_into(embedder.backbone, embedder.backbone.state_dict() | blocks, str(path))
+        embedder.identify()
     log.info("model: %s, %d numbers an embedding", embedder.name, embedder.dim)
     return embedder
+
+
+def _part(state: dict[str, Tensor], part: str) -> dict[str, Tensor]:
+    """The tensors of one part, by their names in it."""
+    prefix = f"{part}."
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
 OTHER = {

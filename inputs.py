@@ -1,0 +1,109 @@
+"""What a trunk is fed: the feature maps of its frozen front, or the pictures themselves.
+
+    feed = feed_of(run, embedder, trunk, rows, views)
+    maps = feed.take(places, shown)   # pictures by number, each in one of the views
+"""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from config import UserError
+from data import WORKERS, truncated_pictures
+from embed import PLAIN, Embedding, View, embed_features, load_pixels, run_embedding
+from faces import Face
+from model import Embedder
+from runs import Run
+from trunk import Trunk
+
+
+class Feed(Protocol):
+    """Pictures in the form in which a trunk takes them."""
+
+    def take(self, places: np.ndarray, shown: np.ndarray) -> Tensor:
+        """(n,) numbers of pictures and (n,) numbers of views -> (n, ...) float32."""
+        ...
+
+
+@dataclass(frozen=True)
+class Maps:
+    """Feature maps in memory. rows: (views, N, values) float32."""
+
+    rows: np.ndarray
+
+    def take(self, places: np.ndarray, shown: np.ndarray) -> Tensor:
+        """See Feed."""
+        return torch.from_numpy(self.rows[shown, places])
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Pictures that are decoded when they are wanted.
+
+    rows: of the catalogue. views: by number; beyond the last one, augmented views by their number.
+    """
+
+    job: Embedding
+    rows: pd.DataFrame
+    views: Sequence[View]
+    faces: dict[str, Face]
+    pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(WORKERS))
+
+    def take(self, places: np.ndarray, shown: np.ndarray) -> Tensor:
+        """See Feed."""
+        with truncated_pictures(True):
+            pixels = np.stack(list(self.pool.map(self._load, places.tolist(), shown.tolist())))
+        return self.job.embedder.preprocessing.normalise(torch.from_numpy(pixels))
+
+    def _load(self, place: int, shown: int) -> np.ndarray:
+        path, content = self.rows.path.iloc[place], self.rows.content.iloc[place]
+        view, face = self.views[shown], self.faces.get(content)
+        return load_pixels(self.job.root / path, content, face, self.job.embedder, view)
+
+
+def feed_of(
+    run: Run, embedder: Embedder, trunk: Trunk, rows: pd.DataFrame, views: Sequence[View]
+) -> Feed:
+    """Catalogue rows in these views, as the trunk of an embedder takes them.
+
+    Raises:
+        UserError: the feature maps would not fit into memory.
+    """
+    if trunk.front is None:
+        job = run_embedding(run, embedder)
+        return Pixels(job, rows, views, job.faces(rows))
+    _check_memory(len(views) * len(rows) * trunk.front.features_dim)
+    job = run_embedding(run, trunk.front)
+    return Maps(np.stack([embed_features(job, rows, view) for view in views]))
+
+
+def training_views(run: Run, trunk: Trunk) -> list[View]:
+    """The views that pictures are trained in: as they are, or augmented, so many as are asked for;
+    where pictures are decoded anyway, as many as there are epochs."""
+    asked = run.settings.train
+    count = asked.train_views
+    if count and trunk.front is None:
+        count = asked.epochs
+    return [View(number, run.seed, augmented=True) for number in range(count)] or [PLAIN]
+
+
+def shown_in(epoch: int, views: int, count: int, fresh: bool, rng: np.random.Generator) -> np.ndarray:
+    """(count,) the view of each picture in an epoch, from 1: a new one, or one of a few drawn."""
+    return np.full(count, (epoch - 1) % views) if fresh else rng.integers(views, size=count)
+
+
+def _check_memory(values: int) -> None:
+    needed = 2 * 4 * values  # a copy is made when views are put together
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > 0.9 * free:
+        raise UserError(
+            f"the frozen blocks' feature maps take {needed / 1e9:.1f} GB of memory, "
+            f"{free / 1e9:.1f} are free: lower --train-views, or --unfreeze all, which keeps none"
+        )
