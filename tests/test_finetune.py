@@ -16,25 +16,25 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import finetune
-from config import EmbedSettings, Settings, TrainSettings, UserError
+from config import EmbedSettings, Settings, SplitSettings, TrainSettings, UserError
 from data import run_split
 from finetune import CHECKPOINT, Epoch, check_spread, is_over, run_finetune
-from model import load_model
-from runs import Run, log
+from model import load_model, one_thread
+from runs import Run
 from tests.conftest import ROOT
 
 EMBED = EmbedSettings(backbone="test_efficientnet", weights="none", compile="off")
 TRAIN = TrainSettings(
-    objective="arcface", embed_dim=16, lr=0.01, epochs=6, patience=6, batch_size=8, per_person=2
+    objective="arcface", embed_dim=16, lr=0.1, epochs=3, patience=9, batch_size=8, per_person=2
 )
 
 
 def draw_hard(root: Path) -> Path:
     """People who differ in colour only a little, and are shown in any light."""
     rng = np.random.default_rng(0)
-    for person in range(15):
-        colour = rng.normal(0, 18, 3)
-        for number in range(8):
+    for person in range(12):
+        colour = rng.normal(0, 12, 3)
+        for number in range(10):
             light = rng.normal(128, 40)
             pixels = np.clip(light + colour + rng.normal(0, 4, (8, 8, 3)), 0, 255)
             path = root / "training" / f"person_{person:02}" / f"{number}.png"
@@ -50,11 +50,28 @@ def draw_hard(root: Path) -> Path:
 def split_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run whose pictures are catalogued and split, with a cache of its own."""
     folder = tmp_path_factory.mktemp("hard")
-    settings = Settings(embed=EMBED, train=TRAIN)
+    settings = Settings(embed=EMBED, train=TRAIN, split=SplitSettings("stratified"))
     settings.general.cache = folder / "cache"
     run = Run(folder / "run", draw_hard(folder / "data"), settings)
     run_split(run)
     return run
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Several threads that wait for each other at every tiny layer are slower on a busy machine."""
+    with one_thread():
+        yield
+
+
+@pytest.fixture
+def anything_helps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The untrained embedder is beaten by whatever is trained."""
+
+    def begin(training: finetune.Training, judged: finetune.Judge) -> None:
+        training.history = [Epoch(0, float("nan"), -1.0, 0.0, 0.0, 0.0)]
+
+    monkeypatch.setattr(finetune, "begin", begin)
 
 
 Begin = Callable[..., Run]
@@ -79,7 +96,7 @@ def trained(run: Run) -> dict[str, torch.Tensor]:
 
 
 def test_training_beats_the_untrained_embedder_and_is_used(begin: Begin) -> None:
-    run = begin()
+    run = begin(epochs=15, patience=15)
     made = run_finetune(run)
     history = pd.read_csv(run.path("history.csv"))
     assert history.score[1:].max() > history.score[0]
@@ -90,8 +107,9 @@ def test_training_beats_the_untrained_embedder_and_is_used(begin: Begin) -> None
     assert embedder.dim == 16
 
 
+@pytest.mark.usefixtures("anything_helps")
 def test_trained_blocks_become_part_of_the_embedder(begin: Begin) -> None:
-    run = begin(unfreeze=2, backbone_lr=1.0)
+    run = begin(unfreeze=2, epochs=1)
     run_finetune(run)
     names = [name for name in trained(run) if name.startswith("backbone.")]
     assert names and not any("conv_stem" in name for name in names)
@@ -105,7 +123,7 @@ def test_trained_blocks_become_part_of_the_embedder(begin: Begin) -> None:
 def test_a_training_that_does_not_help_is_not_used(
     begin: Begin, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run = begin(lr=1e-9, embed_dim=1, epochs=1)
+    run = begin(lr=1e-9, embed_dim=3, epochs=1)
     with caplog.at_level("WARNING", logger="toolkit"):
         assert "not used" in run_finetune(run)
     assert "does not beat the untrained embedder" in caplog.text
@@ -113,12 +131,13 @@ def test_a_training_that_does_not_help_is_not_used(
     assert load_model(run.path("model.safetensors"), EMBED, run.cache).dim > 1
 
 
+@pytest.mark.usefixtures("anything_helps")
 @pytest.mark.parametrize(
     "changes",
     [
         {"train_views": 2, "accumulate": 2},
-        {"objective": "triplet", "memory": 16, "ema": 0.8, "epochs": 3},
-        {"unfreeze": 2, "epochs": 3},
+        {"objective": "triplet", "memory": 16, "ema": 0.8},
+        {"unfreeze": 2},
     ],
 )
 def test_a_killed_training_ends_with_the_same_weights(
@@ -130,7 +149,7 @@ def test_a_killed_training_ends_with_the_same_weights(
     loss_of = finetune.loss_of
 
     def die(*arguments: Any) -> torch.Tensor:
-        if next(steps) == 25:  # in the middle of the second epoch
+        if next(steps) == 18:  # in the middle of the second epoch
             raise KeyboardInterrupt
         return loss_of(*arguments)
 
@@ -139,14 +158,15 @@ def test_a_killed_training_ends_with_the_same_weights(
         run_finetune(killed)
     assert killed.path(CHECKPOINT).is_file() and not killed.path("model.safetensors").exists()
     run_finetune(killed)
-    assert trained(killed).keys() == trained(whole).keys()
+    assert trained(killed).keys() == trained(whole).keys() != set()
     assert all(torch.equal(tensor, trained(whole)[name]) for name, tensor in trained(killed).items())
 
 
+@pytest.mark.usefixtures("anything_helps")
 def test_a_checkpoint_of_other_settings_is_not_gone_on_with(
     begin: Begin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, other = begin("whole", epochs=2), begin("other", epochs=2, lr=0.1)
+    whole, other = begin("whole", epochs=2), begin("other", epochs=2, lr=0.2)
     run_finetune(whole)
     monkeypatch.setattr(finetune, "finish", lambda *arguments: "killed before the end")
     run_finetune(other)
@@ -192,7 +212,8 @@ def test_training_stops_by_patience_and_by_minutes() -> None:
 
 def test_two_processes_learn_what_one_does(begin: Begin) -> None:
     """Batches of 8 and a last one, in shares of both; dropout and statistics are frozen."""
-    changes = {"objective": "arcface+triplet", "epochs": 2, "lr": 0.003, "batch_size": 9}
+    changes = {"objective": "arcface+triplet", "epochs": 2, "batch_size": 9}
+    changes |= {"epochs": 8, "lr": 1.0}
     one, two = begin("one", **changes), begin("two", **changes)
     run_finetune(one)
     two.remember_settings()
@@ -202,6 +223,6 @@ def test_two_processes_learn_what_one_does(begin: Begin) -> None:
     assert said.returncode == 0, said.stderr
     scores = [pd.read_csv(run.path("history.csv")).train_loss for run in (one, two)]
     assert scores[0].tolist()[1:] == pytest.approx(scores[1].tolist()[1:], rel=1e-4)
+    assert trained(one)
     for name, tensor in trained(one).items():
         assert torch.allclose(tensor, trained(two)[name], atol=1e-4), name
-    assert log
