@@ -61,8 +61,8 @@ class Program:
     """Seeds; the tables give means and standard deviations over them."""
     out: Path = Path("runs/benchmark")
     """Folder for rows, tables and plots."""
-    log_to: Literal["none", "wandb", "mlflow"] = "none"
-    """Log each new row to Weights & Biases or MLflow too."""
+    log_to: Literal["none", "tensorboard", "wandb", "mlflow"] = "none"
+    """Log each new row to TensorBoard, Weights & Biases or MLflow too."""
 
 
 @dataclass(frozen=True)

@@ -211,7 +211,7 @@ class TrainSettings:
 
     @property
     def is_report_head(self) -> bool:
-        """Whether the report's head is asked for, whose projection only the held-out loss judges."""
+        """Whether the report's head is asked for, which the held-out loss judges."""
         return self.objective == "cross_entropy" and self.unfreeze == 0
 
     @property
@@ -472,7 +472,12 @@ def check_training(train: TrainSettings) -> None:
         value = getattr(train, name)
         if value is not None and not 0 < value <= most:
             raise UserError(f"{_option(name)} {value}: must be above 0 and at most {most}")
-    for name, most in {"warmup": 1, "weight_decay": 10, "ema": 0.99999, "class_margin": 1.5}.items():
+    for name, most in {
+        "warmup": 1,
+        "weight_decay": 10,
+        "ema": 0.99999,
+        "class_margin": 1.5,
+    }.items():
         value = getattr(train, name)
         if value is not None and not 0 <= value <= most:
             raise UserError(f"{_option(name)} {value}: must be from 0 to {most}")

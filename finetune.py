@@ -230,10 +230,9 @@ def loss_of(training: Training, lesson: Lesson, batch: Batch, shown: np.ndarray)
         rows = training.trunk(lesson.feed.take(own, shown[own]).to(training.device))
     rows = processes.gather(rows.float(), len(batch.rows))
     targets = lesson.targets[torch.from_numpy(batch.rows)].to(training.device)
-    tuples = batch.tuples and tuple(
-        torch.from_numpy(places).to(training.device) for places in batch.tuples
-    )
-    loss: Tensor = training.objective(rows, targets, tuples)
+    drawn = batch.tuples or ()
+    tuples = tuple(torch.from_numpy(places).to(training.device) for places in drawn)
+    loss: Tensor = training.objective(rows, targets, tuples or None)
     return loss
 
 
@@ -278,7 +277,7 @@ def fit(training: Training, lesson: Lesson, judged: Judge | None, seed: int, kee
         loss = train_epoch(training, lesson, seed)
         score, spread = judge_epoch(training, judged)
         minutes = training.history[-1].minutes + (time.perf_counter() - start) / 60
-        lr = training.schedule.get_last_lr()[0]
+        lr = float(training.schedule.get_last_lr()[0])
         epoch = Epoch(number, loss, score, spread, lr, processes.agree(minutes))
         training.history.append(epoch)
         if training.best_epoch is epoch:
@@ -352,7 +351,9 @@ def run_finetune(run: Run) -> str:
     with (
         torch.random.fork_rng(),
         threads_for(asked),
-        track(asked.log_to if first else "none", "retrieval", name, asdict(asked), run.folder) as tell,
+        track(
+            asked.log_to if first else "none", "retrieval", name, asdict(asked), run.folder
+        ) as tell,
     ):
         if not read_checkpoint(path, training, made_from):
             begin(training, judged if first else None)
@@ -418,7 +419,9 @@ def finish(run: Run, embedder: Embedder, training: Training) -> str:
     plots.save_png(plots.retrieval_curves(table), run.path("training.png"))
     save_tensors(run.path("model.safetensors"), embedder, tensors, **about)
     run.path(CHECKPOINT).unlink(missing_ok=True)
-    came_to = f"best after epoch {best.epoch} of {len(table) - 1}, validation score {best.score:.1f}"
+    came_to = (
+        f"best after epoch {best.epoch} of {len(table) - 1}, validation score {best.score:.1f}"
+    )
     if used:
         return f"{asked.objective}: {came_to} (untrained {untrained.score:.1f})"
     log.warning(

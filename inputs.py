@@ -1,7 +1,7 @@
 """What a trunk is fed: the feature maps of its frozen front, or the pictures themselves.
 
-    feed = feed_of(run, embedder, trunk, rows, views)
-    maps = feed.take(places, shown)   # pictures by number, each in one of the views
+feed = feed_of(run, embedder, trunk, rows, views)
+maps = feed.take(places, shown)   # pictures by number, each in one of the views
 """
 
 import os
@@ -94,7 +94,9 @@ def training_views(run: Run, trunk: Trunk) -> list[View]:
     return [View(number, run.seed, augmented=True) for number in range(count)] or [PLAIN]
 
 
-def shown_in(epoch: int, views: int, count: int, fresh: bool, rng: np.random.Generator) -> np.ndarray:
+def shown_in(
+    epoch: int, views: int, count: int, fresh: bool, rng: np.random.Generator
+) -> np.ndarray:
     """(count,) the view of each picture in an epoch, from 1: a new one, or one of a few drawn."""
     return np.full(count, (epoch - 1) % views) if fresh else rng.integers(views, size=count)
 

@@ -1,17 +1,17 @@
 """What training minimises: a name, or a weighted sum of names, -> a loss of embeddings and classes.
 
-    objective = Objective(TrainSettings(objective="arcface+0.1*triplet"), dim=512, counts=counts)
+    objective = Objective(asked, dim=512, counts=np.array([9, 4]))   # pictures of each class
     loss = objective(embeddings, targets)
 
 The losses and miners are pytorch-metric-learning's (Musgrave, Belongie and Lim, 2020). Those of
-classes (cross_entropy, arcface, subcenter_arcface, cosface) learn a centre for each person; those of
-pairs (triplet, contrastive, cosine_pairs, multi_similarity, supcon, ntxent) compare the pictures of
-a batch, and of earlier ones with a memory.
+classes (cross_entropy, arcface, subcenter_arcface, cosface) learn a centre for each person; those
+of pairs (triplet, contrastive, cosine_pairs, multi_similarity, supcon, ntxent) compare the pictures
+of a batch, and of earlier ones with a memory.
 """
 
 import difflib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +24,9 @@ from torch.nn.functional import cross_entropy
 
 from config import TrainSettings, UserError
 
-Tuples = tuple[Tensor, ...]  # places in a batch: (anchor, positive, negative), or two kinds of pairs
+Tuples = tuple[
+    Tensor, ...
+]  # places in a batch: (anchor, positive, negative), or two kinds of pairs
 SUB_CENTRES = 3
 
 
@@ -85,12 +87,12 @@ class Objective(nn.Module):
     dim: width of the embeddings. counts: (C,) training pictures of each class.
     """
 
-    def __init__(self, asked: TrainSettings, dim: int, counts: Sequence[int]) -> None:
+    def __init__(self, asked: TrainSettings, dim: int, counts: np.ndarray) -> None:
         super().__init__()
         self.terms = parse_objective(asked.objective)
         self.distance = _distance(asked)
         self.losses = nn.ModuleDict(
-            {name: LOSSES[name](asked, dim, np.asarray(counts)) for _, name in self.terms}
+            {name: LOSSES[name](asked, dim, counts) for _, name in self.terms}
         )
         self.miner = _miner(asked)
         if asked.memory:
@@ -235,9 +237,7 @@ def _contrastive(asked: TrainSettings, dim: int, counts: np.ndarray) -> nn.Modul
 
 def _cosine_pairs(asked: TrainSettings, dim: int, counts: np.ndarray) -> nn.Module:
     """1 - cos of a positive pair, max(0, cos - margin) of a negative one."""
-    loss: nn.Module = losses.ContrastiveLoss(
-        1, _or(asked.margin, 0.0), distance=CosineSimilarity()
-    )
+    loss: nn.Module = losses.ContrastiveLoss(1, _or(asked.margin, 0.0), distance=CosineSimilarity())
     return loss
 
 

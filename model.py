@@ -34,6 +34,7 @@ from face_models import InceptionResnetV1, SFace, sface_state
 from faces import WHOLE, Crop, Face, crop_face, crop_kind, crop_middle
 from onnx_models import OnnxBackbone
 from runs import log, whole_file
+from small_models import NN1, NN2, SmallCnn
 from weights import CARRIERS, carried_file, fingerprint, load_into, load_state, look_for_hub
 
 # Names of the toolkit for what timm calls otherwise; timm has the hub's names too.
@@ -215,8 +216,8 @@ def build_backbone(name: str, from_hub: bool) -> tuple[nn.Module, Preprocessing]
     build = _build_timm
     if name == "mobilenet_v2" or name.startswith("torchvision:"):
         build = _build_torchvision
-    elif name in FACE_MODELS:
-        build = _build_face
+    elif name in OWN_MODELS:
+        build = _build_own
     elif name.startswith("onnx:"):
         build = _build_onnx
     with torch.random.fork_rng(devices=[]):
@@ -268,19 +269,31 @@ def _drop_classifier(backbone: nn.Module) -> None:
     setattr(backbone.get_submodule(parent), child, nn.Identity())
 
 
+# (network, side, normalisation) of what no library has, and of what is trained from scratch.
 FACE_MODELS: dict[str, tuple[type[nn.Module], int, str]] = {
     "sface": (SFace, 112, "fixed"),
     "inception_resnet_v1": (InceptionResnetV1, 160, "fixed"),
 }
+SMALL_MODELS: dict[str, tuple[type[nn.Module], int, str]] = {
+    "small_cnn": (SmallCnn, 96, "fixed"),
+    "nn1": (NN1, 220, "fixed"),
+    "nn2": (NN2, 224, "fixed"),
+}
+OWN_MODELS = FACE_MODELS | SMALL_MODELS
 
 
-def _build_face(name: str, from_hub: bool) -> tuple[nn.Module, Preprocessing]:
+def _build_own(name: str, from_hub: bool) -> tuple[nn.Module, Preprocessing]:
+    if from_hub and name in SMALL_MODELS:
+        raise UserError(
+            f"--backbone {name}: nobody has weights for it; train it from scratch (--weights none "
+            "--unfreeze all), or name your own with --weights"
+        )
     if from_hub:
         raise UserError(
             f"--backbone {name}: no package carries its weights; get 20180402-114759-vggface2.pt "
             "from the releases of facenet-pytorch, and name it with --weights"
         )
-    model, side, normalization = FACE_MODELS[name]
+    model, side, normalization = OWN_MODELS[name]
     return model(), Preprocessing(side, "bilinear", (), ()).normalised_by(normalization)
 
 

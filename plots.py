@@ -113,12 +113,15 @@ def retrieval_curves(history: pd.DataFrame) -> Figure:
     figure, panels = new_figure(9.0, 2.8, columns=3)
     trained = history[history.epoch > 0]
     for axes, name, label in zip(
-        panels, ("train_loss", "score", "lr"), ("loss", "validation score", "learning rate"), strict=True
+        panels,
+        ("train_loss", "score", "lr"),
+        ("loss", "validation score", "learning rate"),
+        strict=True,
     ):
         axes.plot(trained.epoch, trained[name], color=COLOURS[0], marker=".", linewidth=1.5)
         axes.set(xlabel="epoch", ylabel=label)
         axes.xaxis.get_major_locator().set_params(integer=True)
-    best = trained.loc[trained.score.idxmax()]
+    best = trained.iloc[int(trained.score.argmax())]
     ring = {"s": 70, "facecolors": "none", "edgecolors": COLOURS[0]}
     panels[1].scatter(best.epoch, best.score, **ring)
     panels[1].axhline(history.score.iloc[0], color=COLOURS[1], linestyle=":", label="untrained")

@@ -73,8 +73,9 @@ def share(rows: np.ndarray) -> slice:
 
 
 def gather(rows: Tensor, total: int) -> Tensor:
-    """(n, D) embeddings of this process's share -> (total, D) of the whole batch, in its order; only
-    the own ones carry a gradient."""
+    """(n, D) embeddings of this process's share -> (total, D) of the whole batch, in its order.
+
+    Only the own ones carry a gradient."""
     if not dist.is_initialized():
         return rows
     sizes = [len(part) for part in np.array_split(np.arange(total), count())]

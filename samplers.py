@@ -120,8 +120,8 @@ def _draw_pk(people: People, size: int, per_person: int, rng: np.random.Generato
 
 
 def _pictures_of(domains: list[np.ndarray], count: int, rng: np.random.Generator) -> np.ndarray:
-    """So many pictures of a person, of each domain in turn while it has any; repeated only where the
-    person has not enough."""
+    """So many pictures of a person, of each domain in turn while it has any; repeated only where
+    the person has not enough."""
     mixed = [rng.permutation(domains[i]) for i in rng.permutation(len(domains))]
     longest = max(map(len, mixed))
     turns = [row[i] for i in range(longest) for row in mixed if i < len(row)]

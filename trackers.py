@@ -1,7 +1,7 @@
 """Trackers of experiments, each only where its package is installed: one way to tell all of them.
 
-    with track("wandb", "retrieval-training", "runs/x", {"lr": 0.001}, Path("runs/x")) as tell:
-        tell({"loss": 0.5}, 1)
+with track("wandb", "retrieval-training", "runs/x", {"lr": 0.001}, Path("runs/x")) as tell:
+    tell({"loss": 0.5}, 1)
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -34,7 +34,7 @@ def track(
     module = load_tracker(tool)
     if tool == "tensorboard":
         with module.SummaryWriter(folder / "tensorboard") as writer:
-            yield lambda numbers, step: [writer.add_scalar(k, v, step) for k, v in numbers.items()]
+            yield lambda numbers, step: _write(writer, numbers, step)
     elif tool == "wandb":
         tracked = module.init(project=project, name=name, config=dict(about))
         yield lambda numbers, step: tracked.log(dict(numbers), step=step)
@@ -44,6 +44,11 @@ def track(
         with module.start_run(run_name=name):
             module.log_params(dict(about))
             yield lambda numbers, step: module.log_metrics(dict(numbers), step=step)
+
+
+def _write(writer: Any, numbers: Mapping[str, float], step: int) -> None:
+    for name, value in numbers.items():
+        writer.add_scalar(name, value, step)
 
 
 def load_tracker(tool: str) -> Any:

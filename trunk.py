@@ -142,7 +142,7 @@ def blocks_of(backbone: nn.Module, side: int) -> list[nn.Sequential]:
 
 
 def _parts_of(module: nn.Module) -> list[nn.Module]:
-    """Layers and blocks in the order in which they are defined, which is mostly that of their use."""
+    """Layers and blocks in the order of their definition, which is mostly that of their use."""
     if isinstance(module, VisionTransformer):
         return [VitStem(module), *module.blocks, VitTail(module)]
     if isinstance(module, MobileNetV2):

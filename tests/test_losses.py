@@ -9,6 +9,7 @@ from config import TrainSettings, UserError
 from losses import LOSSES, Objective, frequency_margins, parse_objective
 
 TARGETS = torch.arange(12) % 3
+COUNTS = np.array([4, 4, 4])
 
 
 def separation(rows: torch.Tensor) -> float:
@@ -22,7 +23,7 @@ def trained(asked: TrainSettings, steps: int = 30) -> tuple[float, float]:
     """The separation of free embeddings before and after some steps."""
     torch.manual_seed(0)
     rows = torch.randn(12, 8, requires_grad=True)
-    objective = Objective(asked, 8, [4, 4, 4])
+    objective = Objective(asked, 8, COUNTS)
     before = separation(rows.detach())
     optimizer = torch.optim.Adam([rows, *objective.parameters()], lr=0.05)
     for _ in range(steps):
@@ -52,7 +53,7 @@ def test_a_memory_is_learnt_with_and_taken_up_again(name: str) -> None:
     before, after = trained(asked)
     assert after > before
     torch.manual_seed(0)
-    rows, one, other = torch.randn(12, 8), *(Objective(asked, 8, [4, 4, 4]) for _ in range(2))
+    rows, one, other = torch.randn(12, 8), *(Objective(asked, 8, COUNTS) for _ in range(2))
     one(rows, TARGETS)
     other.load_state_dict(one.state_dict())
     again = torch.randn(12, 8)
@@ -62,7 +63,7 @@ def test_a_memory_is_learnt_with_and_taken_up_again(name: str) -> None:
 def test_a_sum_is_weighted() -> None:
     rows = torch.randn(12, 8)
     parts = {
-        text: float(Objective(TrainSettings(objective=text), 8, [4, 4, 4])(rows, TARGETS))
+        text: float(Objective(TrainSettings(objective=text), 8, COUNTS)(rows, TARGETS))
         for text in ("triplet", "contrastive", "triplet+0.5*contrastive")
     }
     both = parts["triplet"] + 0.5 * parts["contrastive"]
@@ -71,7 +72,7 @@ def test_a_sum_is_weighted() -> None:
 
 def test_triplets_that_were_drawn_are_the_only_ones() -> None:
     rows = torch.tensor([[1.0, 0], [0, 1], [-1, 0], [0, -1]])
-    objective = Objective(TrainSettings(objective="triplet", margin=0.2), 2, [2, 2])
+    objective = Objective(TrainSettings(objective="triplet", margin=0.2), 2, np.array([2, 2]))
     drawn = (torch.tensor([0]), torch.tensor([1]), torch.tensor([2]))
     loss = objective(rows, torch.tensor([0, 0, 1, 1]), drawn)
     assert float(loss) == 0  # cosine 0 to the positive, -1 to the negative

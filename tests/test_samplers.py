@@ -69,7 +69,9 @@ def test_positives_are_of_one_person_and_negatives_of_two(kind: str, size: int) 
     for batch in drawn(kind, size, count=300):
         assert batch.tuples is not None
         first, positive, *_ = (batch.rows[places] for places in batch.tuples)
-        anchor, negative = (batch.rows[batch.tuples[i]] for i in (-3 if kind == "triplets" else -2, -1))
+        anchor, negative = (
+            batch.rows[batch.tuples[i]] for i in (-3 if kind == "triplets" else -2, -1)
+        )
         assert (TARGETS[first] == TARGETS[positive]).all() and (first != positive).all()
         assert (TARGETS[anchor] != TARGETS[negative]).all()
         crossing = TARGETS[first] == 3
