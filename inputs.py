@@ -47,7 +47,7 @@ class Maps:
 class Pixels:
     """Pictures that are decoded when they are wanted.
 
-    rows: of the catalogue. views: by number; beyond the last one, augmented views by their number.
+    rows: of the catalogue. views: by number. faces: by content, where the embedder wants them.
     """
 
     job: Embedding
@@ -58,9 +58,13 @@ class Pixels:
 
     def take(self, places: np.ndarray, shown: np.ndarray) -> Tensor:
         """See Feed."""
+        pixels = torch.from_numpy(self.pixels(places, shown))
+        return self.job.embedder.preprocessing.normalise(pixels)
+
+    def pixels(self, places: np.ndarray, shown: np.ndarray) -> np.ndarray:
+        """The same as (n, side, side, 3) uint8."""
         with truncated_pictures(True):
-            pixels = np.stack(list(self.pool.map(self._load, places.tolist(), shown.tolist())))
-        return self.job.embedder.preprocessing.normalise(torch.from_numpy(pixels))
+            return np.stack(list(self.pool.map(self._load, places.tolist(), shown.tolist())))
 
     def _load(self, place: int, shown: int) -> np.ndarray:
         path, content = self.rows.path.iloc[place], self.rows.content.iloc[place]

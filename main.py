@@ -170,6 +170,8 @@ def prepare(arguments: Sequence[str]) -> Run:
     """The run that a command line asks for."""
     settings = read_settings(arguments)
     # What is wrong shows now, not after an hour's work.
+    if not settings.train.is_report_head:
+        import_module("losses").parse_objective(settings.train.objective)
     if settings.evaluate.labels is not None:
         read_labels(settings.evaluate.labels)
     if "submit" in settings.general.stage:
