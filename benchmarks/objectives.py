@@ -1,7 +1,8 @@
 """What does each objective give on people never seen? EfficientNet-Lite0, one crop for all rows.
 
     python -m benchmarks.objectives --data ../shared/data/caricature \\
-        --labels ../shared/data/caricature/test_labels.json --domain-pattern '(?P<domain>photo|caricature)_'
+        --labels ../shared/data/caricature/test_labels.json \\
+        --domain-pattern '(?P<domain>photo|caricature)_'
 
 A row is a run of main.py; --max-minutes caps its training. The same command goes on after a kill:
 rows that are done stand in row.json of their folder. Settings are the same for all rows that train;

@@ -1,7 +1,8 @@
 """Which validation ranks settings as the test does: of unseen people, or of those in training?
 
     python -m benchmarks.validations --data ../shared/data/caricature \\
-        --labels ../shared/data/caricature/test_labels.json --domain-pattern '(?P<domain>photo|caricature)_'
+        --labels ../shared/data/caricature/test_labels.json \\
+        --domain-pattern '(?P<domain>photo|caricature)_'
 
 Six settings of a projection on frozen EfficientNet-Lite0, each trained on both splits: `disjoint`
 holds whole people back, `stratified` pictures of everybody (a closed set). Beside each validation
