@@ -16,9 +16,11 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from importlib import import_module
 from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -249,13 +251,20 @@ def describe_backbone(name: str, folder: Path) -> dict[str, float | None]:
     if path.is_file():
         known: dict[str, float | None] = read_json(path, "benchmark.py")
         return known
-    costs = import_module("backbone_costs")
-    try:
-        found: dict[str, float | None] = costs.measure_costs(name, folder)
-    except UserError as error:
-        log.warning("warning: %s", error)
-        return {}
+    # In a process of its own: a row's memory, as the system counts it, starts from its parent's.
+    with ProcessPoolExecutor(1, get_context("spawn")) as apart:
+        try:
+            found = apart.submit(_measure_costs, name, folder).result()
+        except UserError as error:
+            log.warning("warning: %s", error)
+            return {}
     write_json(path, found)
+    return found
+
+
+def _measure_costs(name: str, folder: Path) -> dict[str, float | None]:
+    log_to(None)
+    found: dict[str, float | None] = import_module("backbone_costs").measure_costs(name, folder)
     return found
 
 

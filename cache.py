@@ -1,27 +1,64 @@
 """The cache of features: what a backbone made of a picture's content, kept for every later run.
 
-    cache/efficientnet_lite0-5f3a…/about.json        what made the rows
+    python cache.py list
+    python cache.py prune --keep 5 --unused 30     # at most 5 GB, used within the last 30 days
+
+    cache/efficientnet_lite0-5f3a…/about.json        what made the rows; its time is their last use
     cache/efficientnet_lite0-5f3a…/<shard>.rows.npy  (n, dim) float32, opened as a memory map
-    cache/efficientnet_lite0-5f3a…/<shard>.keys.npy  (n,) 16-byte keys; it comes last: with it the
-                                                     shard is whole
+    cache/efficientnet_lite0-5f3a…/<shard>.keys.npy  (n,) 16-byte keys, ascending; it comes last:
+                                                     with it the shard is whole
 
 A shard is written once, under a name of its own, and never changed: any number of runs may read and
-write at once, and a run that is killed loses only the rows of its unwritten shard.
+write at once, and a run that is killed loses only the rows of its unwritten shard. Eight shards of
+like size become one, so that millions of rows lie in a few large files; nothing but the rows that
+are asked for is read into memory.
 """
 
 import hashlib
 import json
+import os
+import shutil
+import sys
+import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import log as logarithm
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tyro
+from filelock import FileLock, Timeout
+from tabulate import tabulate
 
-from runs import log, whole_file, write_json
+from config import UserError, check_least, parse
+from runs import exit_code, log, log_to, read_json, whole_file, write_json
 
-KEY = np.dtype("V16")
+KEY = np.dtype("S16")
 ROWS_PER_SHARD = 1024
+FANOUT = 8  # shards of like size that become one
+FIRST_BYTES = np.array([bytes([byte]) for byte in range(256)], KEY)
+BLOCK = 8192  # rows that are worked on at once
+
+
+def keys_of(contents: Iterable[str]) -> np.ndarray:
+    """Content hashes, 32 hexadecimal digits each, as an (N,) array of keys.
+
+    >>> keys_of(["00" * 15 + "ff"]).tobytes()[-1]
+    255
+    """
+    return np.frombuffer(bytes.fromhex("".join(contents)), KEY)
+
+
+def blocks(count: int, size: int = BLOCK) -> Iterator[slice]:
+    """The numbers from 0 to `count` in slices of at most `size`.
+
+    >>> list(blocks(5, 3))
+    [slice(0, 3, None), slice(3, 5, None)]
+    """
+    return (slice(start, min(start + size, count)) for start in range(0, count, size))
 
 
 class FeatureCache:
@@ -29,8 +66,9 @@ class FeatureCache:
 
     >>> import tempfile
     >>> cache = FeatureCache(Path(tempfile.mkdtemp()), "example", {"weights": "abc"}, dim=2)
-    >>> cache.add([b"0123456789abcdef"], np.array([[1, 2]], np.float32)); cache.flush()
-    >>> cache.rows([b"0123456789abcdef"])
+    >>> keys = np.array([b"0123456789abcdef"], KEY)
+    >>> cache.add(keys, np.array([[1, 2]], np.float32)); cache.flush()
+    >>> cache.rows(keys)
     array([[1., 2.]], dtype=float32)
     """
 
@@ -42,77 +80,292 @@ class FeatureCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / "about.json").exists():
             write_json(self.folder / "about.json", dict(about))
-        self._shards: set[str] = set()
-        self._places: dict[bytes, tuple[str, int]] = {}
-        self._new_keys: list[bytes] = []
+        os.utime(self.folder / "about.json")
+        self._sizes: dict[str, int] = {}
+        self._new_keys: list[np.ndarray] = []
         self._new_rows: list[np.ndarray] = []
         self.refresh()
 
     def refresh(self) -> None:
-        """Takes up the shards that other runs have finished since."""
-        for path in sorted(self.folder.glob("*.keys.npy")):
-            shard = path.name.removesuffix(".keys.npy")
-            if shard in self._shards:
-                continue
+        """Takes up the shards that other runs have finished since, and lets go of those that have
+        become part of a larger one."""
+        there = self._names("keys") & self._names("rows")
+        self._sizes = {shard: n for shard, n in self._sizes.items() if shard in there}
+        for shard in sorted(there - self._sizes.keys()):
             try:
-                keys, rows = np.load(path), self._open(shard)
+                keys, rows = self._keys(shard), self._rows(shard)
+            except FileNotFoundError:
+                continue  # it has just become part of a larger one
             except (OSError, ValueError, EOFError) as error:
+                path = self._path(shard, "keys")
                 log.warning("warning: %s is broken and left out (%s)", path, error)
                 continue
             if keys.dtype == KEY and rows.shape == (len(keys), self.dim):
-                self._shards.add(shard)
-                self._places |= {key.tobytes(): (shard, i) for i, key in enumerate(keys)}
+                self._sizes[shard] = len(keys)
 
-    def missing(self, keys: Sequence[bytes]) -> list[int]:
-        """Positions of the keys that have no row, the first of equal ones."""
-        first = {key: i for i, key in reversed(list(enumerate(keys)))}
-        return sorted(i for key, i in first.items() if key not in self._places)
+    def missing(self, keys: np.ndarray) -> np.ndarray:
+        """Positions of the keys that have no row, ascending, the first of equal ones."""
+        known = np.zeros(len(keys), bool)
+        for places, _, _ in self._find(keys):
+            known[places] = True
+        places = np.flatnonzero(~known)
+        _, first = np.unique(keys[places], return_index=True)
+        return places[np.sort(first)]
 
-    def add(self, keys: Sequence[bytes], rows: np.ndarray) -> None:
+    def rows(self, keys: np.ndarray) -> np.ndarray:
+        """(len(keys), dim) float32, in the order of the keys.
+
+        Raises:
+            KeyError: a key has no row.
+        """
+        out = np.empty((len(keys), self.dim), np.float32)
+        known = np.zeros(len(keys), bool)
+        for places, rows, positions in self._find(keys):
+            out[places] = rows[positions]
+            known[places] = True
+        if not known.all():
+            raise KeyError(f"{self.folder}: {np.count_nonzero(~known)} keys have no row")
+        return out
+
+    def add(self, keys: np.ndarray, rows: np.ndarray) -> None:
         """Takes new rows; they are on the disk after every 1,024 and after `flush`."""
-        self._new_keys += keys
+        self._new_keys.append(keys)
         self._new_rows.append(np.asarray(rows, np.float32))
-        if len(self._new_keys) >= ROWS_PER_SHARD:
+        if sum(map(len, self._new_keys)) >= ROWS_PER_SHARD:
             self.flush()
 
     def flush(self) -> None:
         """Writes the rows taken since the last time as a shard."""
         if not self._new_keys:
             return
-        self._write(np.frombuffer(b"".join(self._new_keys), KEY), np.concatenate(self._new_rows))
+        keys, rows = np.concatenate(self._new_keys), np.concatenate(self._new_rows)
         self._new_keys, self._new_rows = [], []
+        order = np.argsort(keys, kind="stable")
+        self._write(keys[order], rows[order])
         self.refresh()
+        self.merge()
 
-    def rows(self, keys: Sequence[bytes]) -> np.ndarray:
-        """(len(keys), dim) float32, in the order of the keys.
+    def merge(self) -> None:
+        """Makes one shard of eight of like size, again and again; another run may be at it."""
+        try:
+            with FileLock(self.folder / ".merge.lock", timeout=0):
+                while crowd := self._crowd():
+                    self._merge(crowd)
+                    self.refresh()
+        except Timeout:
+            return
 
-        Raises:
-            KeyError: a key has no row.
-        """
-        wanted: dict[str, list[tuple[int, int]]] = {}
-        for i, key in enumerate(keys):
-            shard, row = self._places[key]
-            wanted.setdefault(shard, []).append((i, row))
-        out = np.empty((len(keys), self.dim), np.float32)
-        for shard, pairs in wanted.items():
-            places, rows = np.array(pairs).T
-            out[places] = self._open(shard)[rows]
-        return out
+    # ---- shards ---------------------------------------------------------------------------------
 
-    def _open(self, shard: str) -> np.ndarray:
-        """A shard's rows as a memory map; it is closed with the last use of it, since a process
-        may have only so many files open."""
-        rows: np.ndarray = np.load(self._rows_path(shard), mmap_mode="r")
-        return rows
+    def _find(self, keys: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """(positions among the keys, a shard's rows, positions among those) for every shard."""
+        while True:
+            try:
+                return [self._find_in(shard, keys) for shard in self._sizes]
+            except FileNotFoundError:  # another run has just made them part of a larger one
+                self.refresh()
+
+    def _find_in(self, shard: str, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        known, rows = self._keys(shard), self._rows(shard)
+        positions = np.searchsorted(known, keys)
+        positions[positions == len(known)] = 0
+        places = np.flatnonzero(known[positions] == keys)
+        return places, rows, positions[places]
+
+    def _crowd(self) -> list[str]:
+        """Shards of like size, where there are eight or more."""
+        levels = {
+            shard: int(logarithm(max(n, ROWS_PER_SHARD) / ROWS_PER_SHARD, FANOUT))
+            for shard, n in self._sizes.items()
+        }
+        for level, count in Counter(levels.values()).items():
+            if count >= FANOUT:
+                return sorted(shard for shard in levels if levels[shard] == level)
+        return []
+
+    def _merge(self, shards: Sequence[str]) -> None:
+        """Writes the rows of several shards as one, a 256th of the keys after another, and takes
+        the several away. A key that two of them have stays twice, which does no harm."""
+        name, count = uuid.uuid4().hex[:12], sum(self._sizes[shard] for shard in shards)
+        old = [(self._keys(shard), self._rows(shard)) for shard in shards]
+        cuts = [np.append(np.searchsorted(keys, FIRST_BYTES), len(keys)) for keys, _ in old]
+        make = np.lib.format.open_memmap
+        with (
+            whole_file(self._path(name, "keys")) as beside_keys,
+            whole_file(self._path(name, "rows")) as beside_rows,
+        ):
+            new_keys = make(beside_keys, "w+", KEY, (count,))
+            new_rows = make(beside_rows, "w+", np.float32, (count, self.dim))
+            start = 0
+            for part in range(len(FIRST_BYTES)):
+                slices = [slice(cut[part], cut[part + 1]) for cut in cuts]
+                keys = np.concatenate([k[s] for (k, _), s in zip(old, slices, strict=True)])
+                rows = np.concatenate([r[s] for (_, r), s in zip(old, slices, strict=True)])
+                order, end = np.argsort(keys, kind="stable"), start + len(keys)
+                new_keys[start:end], new_rows[start:end] = keys[order], rows[order]
+                start = end
+            new_rows.flush()
+            new_keys.flush()
+        for shard in shards:  # its keys first: without them it is none
+            self._path(shard, "keys").unlink(missing_ok=True)
+            self._path(shard, "rows").unlink(missing_ok=True)
 
     def _write(self, keys: np.ndarray, rows: np.ndarray) -> None:
-        shard = uuid.uuid4().hex[:12]
-        for path, values in ((self._rows_path(shard), rows), (self._keys_path(shard), keys)):
-            with whole_file(path) as beside, beside.open("wb") as stream:
-                np.save(stream, values)
+        name = uuid.uuid4().hex[:12]
+        self._save(self._path(name, "rows"), rows)
+        self._save(self._path(name, "keys"), keys)
 
-    def _rows_path(self, shard: str) -> Path:
-        return self.folder / f"{shard}.rows.npy"
+    def _save(self, path: Path, values: np.ndarray) -> None:
+        with whole_file(path) as beside, beside.open("wb") as stream:
+            np.save(stream, values)
 
-    def _keys_path(self, shard: str) -> Path:
-        return self.folder / f"{shard}.keys.npy"
+    # Maps are opened at each use: a process may have only so many files open.
+    def _keys(self, shard: str) -> np.ndarray:
+        keys: np.ndarray = np.load(self._path(shard, "keys"), mmap_mode="r")
+        return keys
+
+    def _rows(self, shard: str) -> np.ndarray:
+        rows: np.ndarray = np.load(self._path(shard, "rows"), mmap_mode="r")
+        return rows
+
+    def _names(self, what: str) -> set[str]:
+        ending = f".{what}.npy"
+        return {path.name.removesuffix(ending) for path in self.folder.glob(f"[!.]*{ending}")}
+
+    def _path(self, shard: str, what: str) -> Path:
+        return self.folder / f"{shard}.{what}.npy"
+
+
+# ---- the program --------------------------------------------------------------------------------
+
+
+@dataclass
+class List:
+    """Shows what lies in the cache, the least recently used first."""
+
+    cache: Path = Path("cache")
+    """Folder of the cache."""
+
+
+@dataclass
+class Prune:
+    """Deletes what was not used for long; what a later run misses, it makes again."""
+
+    cache: Path = Path("cache")
+    """Folder of the cache."""
+    unused: float | None = None
+    """Delete what was not used within so many days."""
+    keep: float | None = None
+    """Keep at most so many gigabytes, those that were used last."""
+    dry_run: bool = False
+    """Only show what would be deleted."""
+
+
+@dataclass
+class Program:
+    """Settings of this file as a program."""
+
+    command: tyro.conf.OmitSubcommandPrefixes[List | Prune]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A folder of the cache: the rows made in one way, or a compiled model.
+
+    what: how it was made. rows: None where it holds none. used: days since it was used last.
+    """
+
+    folder: Path
+    what: str
+    rows: int | None
+    size: int
+    used: float
+
+
+def entries(root: Path) -> list[Entry]:
+    """What lies in a cache, the least recently used first.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder; name the cache with --cache")
+    stored = [path.parent for path in root.glob("*/about.json")]
+    compiled = [path.parent for path in root.glob("engines/*/model.xml")]
+    found = [*map(_entry_of_rows, stored), *map(_entry_of_model, compiled)]
+    return sorted(found, key=lambda entry: (-entry.used, entry.folder))
+
+
+def _entry_of_rows(folder: Path) -> Entry:
+    about = read_json(folder / "about.json", "any run that uses it")
+    shown = (about.get(name) for name in ("engine", "view", "detector"))
+    rows = sum(len(np.load(path, mmap_mode="r")) for path in folder.glob("[!.]*.keys.npy"))
+    return _entry(folder, ", ".join(filter(None, shown)), rows, "about.json")
+
+
+def _entry_of_model(folder: Path) -> Entry:
+    return _entry(folder, "compiled model", None, "model.xml")
+
+
+def _entry(folder: Path, what: str, rows: int | None, marker: str) -> Entry:
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    used = (time.time() - (folder / marker).stat().st_mtime) / 86_400
+    return Entry(folder, what, rows, size, used)
+
+
+def to_delete(found: Sequence[Entry], asked: Prune) -> list[Entry]:
+    """Those that were not used for too long, then as many of the others as are too much."""
+    total = sum(entry.size for entry in found)
+    chosen = []
+    for entry in found:
+        old = asked.unused is not None and entry.used > asked.unused
+        if old or (asked.keep is not None and total > asked.keep * 1e9):
+            chosen.append(entry)
+            total -= entry.size
+    return chosen
+
+
+def show(found: Sequence[Entry]) -> str:
+    """A row an entry, and the sum."""
+    rows = [
+        (
+            entry.folder.name,
+            entry.what,
+            "" if entry.rows is None else f"{entry.rows:,}",
+            f"{entry.size / 1e6:,.1f}",
+            f"{entry.used:.1f}",
+        )
+        for entry in found
+    ]
+    heads = ["folder", "made by", "pictures", "MB", "days unused"]
+    total = sum(entry.size for entry in found) / 1e6
+    return f"{tabulate(rows, heads, disable_numparse=True)}\n{len(found)} folders, {total:,.1f} MB"
+
+
+def prune(asked: Prune) -> None:
+    """Deletes what the settings say, and shows it.
+
+    Raises:
+        UserError: nothing was said, or a limit below 0.
+    """
+    if asked.unused is None and asked.keep is None:
+        raise UserError("say what may go: --unused 30 (days), --keep 5 (gigabytes), or both")
+    check_least(asked, unused=0, keep=0)
+    chosen = to_delete(entries(asked.cache), asked)
+    for entry in () if asked.dry_run else chosen:
+        (entry.folder / "about.json").unlink(missing_ok=True)  # first: half a folder is none
+        shutil.rmtree(entry.folder)
+    print(f"{show(chosen)} {'would be' if asked.dry_run else ''} deleted")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Lists or prunes the cache; returns the exit code."""
+    asked = parse(arguments, "cache.py", Program, "What lies in the cache.").command
+    log_to(None)
+    if isinstance(asked, Prune):
+        return exit_code(lambda: prune(asked))
+    return exit_code(lambda: print(show(entries(asked.cache))))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageOps
 from tabulate import tabulate
 from tqdm import tqdm
 
-from cache import FeatureCache
+from cache import FeatureCache, keys_of
 from data import WORKERS, load_catalogue, read_known_picture, readable, truncated_pictures
 from faces import (
     FOUND,
@@ -46,7 +46,7 @@ def detect(pictures: pd.DataFrame, root: Path, cache: Path, detector: Detector) 
     """
     about = {"detector": detector.name, "look": LOOK, "sure": SURE, "surest of": RETRIES}
     store = FeatureCache(cache, "faces", about, ROW)
-    keys = [bytes.fromhex(content) for content in pictures.content]
+    keys = keys_of(pictures.content)
     _search(pictures.iloc[store.missing(keys)], root, store, detector)
     return dict(zip(pictures.content, map(_from_row, store.rows(keys)), strict=True))
 
@@ -64,7 +64,7 @@ def _search(pictures: pd.DataFrame, root: Path, store: FeatureCache, detector: D
             rows = pool.map(search, pictures.path, pictures.content)
             bar = tqdm(rows, "finding faces", len(pictures), unit=" pictures")
             for content, row in zip(pictures.content, bar, strict=True):
-                store.add([bytes.fromhex(content)], row[None])
+                store.add(keys_of([content]), row[None])
         finally:
             store.flush()
             pool.shutdown(cancel_futures=True)

@@ -2,55 +2,35 @@
 
 An embedding depends on the picture's content, the preprocessing, the weights and the engine, and on
 nothing else: it is the same whichever pictures shared its batch and whatever was in the cache.
+Pictures go through in blocks, and what is made of many lies on the disk: a million take no more
+memory than ten thousand.
 """
 
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from math import ceil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import numpy as np
 import pandas as pd
 import PIL
-from PIL import Image, ImageOps
+import torch
+from PIL import Image
 from tqdm import tqdm
 
-from cache import FeatureCache
+from cache import FeatureCache, blocks, keys_of
 from config import EmbedSettings, UserError
 from crops import detect
-from data import WORKERS, augment, count_pictures, read_known_picture, truncated_pictures
+from data import count_pictures
 from engine import Engine, Plan, build_engine, plans
-from faces import Crop, Face, crop_kind, load_detector, pixels_needed
-from model import Embedder, one_thread, project_rows
+from faces import Crop, Face, crop_kind, load_detector
+from model import Embedder, one_thread, project_rows, unit
 from onnx_models import OnnxBackbone
+from pixels import PLAIN, View, batches, show
 from runs import Run, log, pace
 
-AHEAD = 96  # pictures decoded and waiting: enough that the engine never waits, little memory
-
-
-@dataclass(frozen=True)
-class View:
-    """How pictures are shown to the backbone: as they are, mirrored, larger or smaller, or one of
-    several augmented ways."""
-
-    number: int = 0
-    seed: int = 0
-    augmented: bool = False
-    mirrored: bool = False
-    scale: float = 1.0
-
-    def __str__(self) -> str:
-        """What the cache knows it by."""
-        if self.augmented:
-            return f"augmented {self.number}, seed {self.seed}"
-        name = "mirrored" if self.mirrored else "plain"
-        return name if self.scale == 1 else f"{name}, scale {self.scale}"
-
-
-PLAIN = View()
+IN_MEMORY = 1 << 24  # bytes of the embeddings that are held in memory; more lie on the disk
 
 
 @dataclass(frozen=True)
@@ -71,6 +51,9 @@ class Embedding:
     detector: str = "yunet"
     flip: bool = False
     scales: tuple[float, ...] = (1.0,)
+    _engines: dict[Plan, Engine] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @property
     def views(self) -> list[View]:
@@ -83,6 +66,12 @@ class Embedding:
         """The ways to run the backbone, the best first; an ONNX file has a runtime of its own."""
         mode = "off" if isinstance(self.embedder.backbone, OnnxBackbone) else self.compile
         return plans(mode, self.total)
+
+    def engine(self, plan: Plan) -> Engine:
+        """The engine of a plan, made once. Raises: see build_engine."""
+        if plan not in self._engines:
+            self._engines[plan] = build_engine(plan, self.embedder, self.cache)
+        return self._engines[plan]
 
     @property
     def crop(self) -> Crop:
@@ -122,39 +111,8 @@ def embed(job: Embedding, pictures: pd.DataFrame) -> np.ndarray:
 
     Where there are several views (`job.views`), a row is the sum of theirs, brought to length 1.
     """
-    return embed_views(job, lambda view: embed_features(job, pictures, view))
-
-
-def embed_faces(job: Embedding, image: Image.Image, faces: Sequence[Face]) -> np.ndarray:
-    """(n, dim) float32 unit rows of n faces in one RGB picture, as `embed` makes them of a picture
-    with one face, to within 1e-4.
-
-    In plain PyTorch, a face at a time, and not cached: so few are not worth compiling for. On one
-    thread, since several that wait for each other at every layer of one face are slower on a busy
-    machine, twenty times on two busy cores.
-    """
-    engine = build_engine(plans("off", 0)[0], job.embedder, job.cache)
-    wants = job.embedder.preprocessing
-
-    def features(view: View) -> np.ndarray:
-        crops = [wants.take(image, face, view.scale) for face in faces]
-        shown = [wants.resize(show(crop, view)).copy() for crop in crops]
-        rows = list(engine.features(pixels[None] for pixels in shown))
-        return np.concatenate([np.zeros((0, job.embedder.features_dim), np.float32), *rows])
-
-    with one_thread():
-        return embed_views(job, features)
-
-
-def embed_views(job: Embedding, features: Callable[[View], np.ndarray]) -> np.ndarray:
-    """Unit rows from the features of all views, summed."""
-    first, *others = job.views
-    rows = project_rows(job.embedder, features(first))
-    for view in others:
-        rows += project_rows(job.embedder, features(view))
-    if others:
-        rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    return rows
+    dim = job.embedder.dim
+    return _in_blocks(job, pictures, job.views, dim, lambda all: sum_views(job.embedder, all))
 
 
 def embed_features(job: Embedding, pictures: pd.DataFrame, view: View = PLAIN) -> np.ndarray:
@@ -166,20 +124,125 @@ def embed_features(job: Embedding, pictures: pd.DataFrame, view: View = PLAIN) -
     Raises:
         UserError: a picture has changed or gone since the catalogue was made.
     """
-    keys = [bytes.fromhex(content) for content in pictures.content]
-    for plan in job.plans:
-        store = open_cache(job, plan, view)
-        missing = store.missing(keys)
-        if not missing:
-            break
+    return _in_blocks(job, pictures, [view], job.embedder.features_dim, next)
+
+
+def embed_faces(job: Embedding, image: Image.Image, faces: Sequence[Face]) -> np.ndarray:
+    """(n, dim) float32 unit rows of n faces in one RGB picture, as `embed` makes them of a picture
+    with one face, to within 1e-4.
+
+    In plain PyTorch, a face at a time, and not cached: so few are not worth compiling for. On one
+    thread, since several that wait for each other at every layer of one face are slower on a busy
+    machine, twenty times on two busy cores.
+    """
+    engine = job.engine(plans("off", 0)[0])
+    wants = job.embedder.preprocessing
+
+    def features(view: View) -> np.ndarray:
+        crops = [wants.take(image, face, view.scale) for face in faces]
+        shown = [wants.resize(show(crop, view)) for crop in crops]
+        rows = list(engine.features(pixels[None] for pixels in shown))
+        return np.concatenate([np.zeros((0, job.embedder.features_dim), np.float32), *rows])
+
+    with one_thread():
+        return sum_views(job.embedder, map(features, job.views))
+
+
+def sum_views(embedder: Embedder, features: Iterator[np.ndarray]) -> np.ndarray:
+    """(N, dim) unit rows from the (N, features_dim) features of every view, summed."""
+    rows = project_rows(embedder, next(features))
+    alone = True
+    for others in features:
+        rows += project_rows(embedder, others)
+        alone = False
+    return rows if alone else unit(rows)
+
+
+# ---- from the cache, or by the backbone ---------------------------------------------------------
+
+
+def _in_blocks(
+    job: Embedding,
+    pictures: pd.DataFrame,
+    views: Sequence[View],
+    dim: int,
+    combine: Callable[[Iterator[np.ndarray]], np.ndarray],
+) -> np.ndarray:
+    """(N, dim) rows: what `combine` makes of each block's features in all views."""
+    out = large_array(job.cache, len(pictures), dim)
+    sources = [Source(job, pictures, view) for view in views]
+    total = sum(source.missing for source in sources)
+    with tqdm(total=total, desc="embedding", unit=" pictures", disable=not total) as bar:
+        for block in blocks(len(pictures)):
+            rows = pictures.iloc[block]
+            out[block] = combine(source.features(rows, bar) for source in sources)
+    if total:
+        log.info("embedded %d pictures by %s, %s a second", bar.n, sources[0].plan, pace.rate())
+    return out
+
+
+def large_array(folder: Path, rows: int, dim: int) -> np.ndarray:
+    """A (rows, dim) float32 array to be filled: in memory, or, where it is large, in a nameless
+    file in the folder, which goes with the array."""
+    if rows * dim * 4 <= IN_MEMORY:
+        return np.empty((rows, dim), np.float32)
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryFile(dir=folder) as stream:
+        return np.memmap(stream, np.float32, "w+", shape=(rows, dim)).view(np.ndarray)
+
+
+class Source:
+    """Where the features of some pictures, seen in one way, come from: the cache, and the backbone
+    for what it lacks.
+
+    missing: number of pictures that the cache lacks. plan: how the backbone runs.
+    """
+
+    def __init__(self, job: Embedding, pictures: pd.DataFrame, view: View) -> None:
+        """Takes the best plan that has made all of the pictures already, or whose engine works."""
+        self.job, self.view = job, view
+        for plan in job.plans:
+            self.plan, self.store = plan, open_cache(job, plan, view)
+            parts = (keys_of(pictures.content.iloc[block]) for block in blocks(len(pictures)))
+            self.missing = sum(len(self.store.missing(keys)) for keys in parts)
+            if not self.missing or self._works(plan):
+                break
+
+    def _works(self, plan: Plan) -> bool:
         try:
-            engine = build_engine(plan, job.embedder, job.cache)
+            self.job.engine(plan)
         except Exception as error:  # compilers raise what they like
-            log.warning("warning: no %s for %s (%s)", plan, job.embedder.name, error)
-            continue
-        _fill(store, engine, plan, job, pictures.iloc[missing], view)
-        break
-    return store.rows(keys)
+            log.warning("warning: no %s for %s (%s)", plan, self.job.embedder.name, error)
+            return False
+        return True
+
+    def features(self, pictures: pd.DataFrame, bar: tqdm) -> np.ndarray:
+        """(N, features_dim) of a block of the pictures, in their order."""
+        keys = keys_of(pictures.content)
+        missing = self.store.missing(keys)
+        if len(missing):
+            self._fill(pictures.iloc[missing], keys[missing], bar)
+        return self.store.rows(keys)
+
+    def _fill(self, pictures: pd.DataFrame, keys: np.ndarray, bar: tqdm) -> None:
+        """Embeds the pictures into the store; what is embedded when an error comes is kept."""
+        job, faces = self.job, self.job.faces(pictures)
+        paths = (job.root / path for path in pictures.path)
+        files = list(zip(paths, pictures.content, strict=True))
+        pixels = batches(files, faces, job.embedder, self.view, self.plan.batch)
+        start, done = time.perf_counter(), 0
+        try:
+            for rows in job.engine(self.plan).features(pixels):
+                if not np.isfinite(rows).all():
+                    raise UserError(f"{job.embedder.name} makes embeddings that are not finite")
+                count = min(len(rows), len(keys) - done)
+                self.store.add(keys[done : done + count], rows[:count])
+                done += count
+                bar.update(count)
+        finally:
+            self.store.flush()
+        pace.pictures += done
+        pace.seconds += time.perf_counter() - start
 
 
 def open_cache(job: Embedding, plan: Plan, view: View) -> FeatureCache:
@@ -190,95 +253,7 @@ def open_cache(job: Embedding, plan: Plan, view: View) -> FeatureCache:
         "preprocessing": str(job.embedder.preprocessing),
         "faces": job.detector if job.crop.kind != "none" else "",
         "view": str(view),
-        "pillow": PIL.__version__,
+        "pixels": f"pillow {PIL.__version__}, torch {torch.__version__}",
         **asdict(plan),
     }
     return FeatureCache(job.cache, job.embedder.name, about, job.embedder.features_dim)
-
-
-def _fill(
-    store: FeatureCache,
-    engine: Engine,
-    plan: Plan,
-    job: Embedding,
-    pictures: pd.DataFrame,
-    view: View,
-) -> None:
-    """Embeds the pictures into the store; what is embedded when an error comes is kept."""
-    faces = job.faces(pictures)
-    files = [(job.root / path, c) for path, c in zip(pictures.path, pictures.content, strict=True)]
-    start, done = time.perf_counter(), 0
-    try:
-        with tqdm(total=len(files), desc=f"embedding ({view})", unit=" pictures") as bar:
-            for rows in engine.features(batches(files, faces, job.embedder, view, plan.batch)):
-                if not np.isfinite(rows).all():
-                    raise UserError(f"{job.embedder.name} makes embeddings that are not finite")
-                contents = [content for _, content in files[done : done + len(rows)]]
-                store.add([bytes.fromhex(c) for c in contents], rows[: len(contents)])
-                done += len(contents)
-                bar.update(len(contents))
-    finally:
-        store.flush()
-    pace.pictures += done
-    pace.seconds += time.perf_counter() - start
-    log.info("embedded %d pictures by %s, %s a second", done, plan, pace.rate())
-
-
-def batches(
-    files: Sequence[tuple[Path, str]],
-    faces: Mapping[str, Face],
-    embedder: Embedder,
-    view: View,
-    size: int,
-) -> Iterator[np.ndarray]:
-    """(size, side, side, 3) uint8 batches of the files in order, the last one filled up with zeros.
-
-    files: (path, content hash) pairs. faces: by content, where the embedder wants them.
-
-    Threads decode ahead of the model: Pillow lets go of the interpreter while it works, and threads
-    share memory where processes would copy it.
-    """
-
-    def load(file: tuple[Path, str]) -> np.ndarray:
-        return load_pixels(*file, faces.get(file[1]), embedder, view)
-
-    def stack(waiting: Sequence[Future[np.ndarray]]) -> np.ndarray:
-        batch = np.zeros((size, embedder.side, embedder.side, 3), np.uint8)
-        for i, future in enumerate(waiting):
-            batch[i] = future.result()
-        return batch
-
-    pool = ThreadPoolExecutor(WORKERS)
-    waiting: deque[Future[np.ndarray]] = deque()
-    with truncated_pictures(True):
-        try:
-            for file in files:
-                waiting.append(pool.submit(load, file))
-                if len(waiting) >= max(AHEAD, 2 * size):
-                    yield stack([waiting.popleft() for _ in range(size)])
-            while waiting:
-                yield stack([waiting.popleft() for _ in range(min(size, len(waiting)))])
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def load_pixels(
-    path: Path, content: str, face: Face | None, embedder: Embedder, view: View
-) -> np.ndarray:
-    """One picture, or the crop of its face, as (side, side, 3) uint8.
-
-    Raises:
-        UserError: the file is not the one that the catalogue knows.
-    """
-    side = embedder.side * view.scale
-    least = ceil(side) if face is None else pixels_needed(face, side)
-    image = read_known_picture(path, content, least)
-    image = embedder.preprocessing.take(image, face, view.scale)
-    if view.augmented:
-        image = augment(image, np.random.default_rng([view.seed, view.number, int(content, 16)]))
-    return embedder.preprocessing.resize(show(image, view))
-
-
-def show(image: Image.Image, view: View) -> Image.Image:
-    """A picture, augmented already where the view is, or its mirror image."""
-    return ImageOps.mirror(image) if view.mirrored else image

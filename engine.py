@@ -67,7 +67,7 @@ def plans(mode: str, pictures: int) -> list[Plan]:
     if mode == "off" or (mode == "auto" and pictures < COMPILE_PAYS):
         return [eager]
     try:
-        return [Plan("openvino", version("openvino"), "cpu", "float32", 16), eager]
+        return [Plan("openvino", version("openvino"), "cpu", "float32", 8), eager]
     except PackageNotFoundError:
         log.info("openvino is not installed: embedding goes on without it, several times slower")
         return [eager]
@@ -113,6 +113,7 @@ class OpenVinoEngine:
         if not folder.is_dir():
             log.info("compiling %s for %s, kept for later runs", embedder.name, plan)
             _keep_model(convert(embedder, plan.batch), folder)
+        os.utime(folder / "model.xml")  # its time is its last use, see cache.py
         # A stream a core, each of one thread: no sum is split in a way that the load decides.
         cores = os.cpu_count() or 1
         options: dict[str, Any] = {"NUM_STREAMS": cores, "INFERENCE_NUM_THREADS": cores}

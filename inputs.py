@@ -4,7 +4,6 @@ feed = feed_of(run, embedder, trunk, rows, views)
 maps = feed.take(places, shown)   # pictures by number, each in one of the views
 """
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -15,11 +14,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from config import UserError
 from data import WORKERS, truncated_pictures
-from embed import PLAIN, Embedding, View, embed_features, load_pixels, run_embedding
+from embed import Embedding, embed_features, run_embedding
 from faces import Face
 from model import Embedder
+from pixels import PLAIN, View, load_pixels
 from runs import Run
 from trunk import Trunk
 
@@ -34,13 +33,14 @@ class Feed(Protocol):
 
 @dataclass(frozen=True)
 class Maps:
-    """Feature maps in memory. rows: (views, N, values) float32."""
+    """Feature maps, which lie on the disk where they are large. rows: for each view (N, values)."""
 
-    rows: np.ndarray
+    rows: list[np.ndarray]
 
     def take(self, places: np.ndarray, shown: np.ndarray) -> Tensor:
         """See Feed."""
-        return torch.from_numpy(self.rows[shown, places])
+        taken = [self.rows[view][place] for view, place in zip(shown, places, strict=True)]
+        return torch.from_numpy(np.stack(taken))
 
 
 @dataclass(frozen=True)
@@ -75,17 +75,12 @@ class Pixels:
 def feed_of(
     run: Run, embedder: Embedder, trunk: Trunk, rows: pd.DataFrame, views: Sequence[View]
 ) -> Feed:
-    """Catalogue rows in these views, as the trunk of an embedder takes them.
-
-    Raises:
-        UserError: the feature maps would not fit into memory.
-    """
+    """Catalogue rows in these views, as the trunk of an embedder takes them."""
     if trunk.front is None:
         job = run_embedding(run, embedder)
         return Pixels(job, rows, views, job.faces(rows))
-    _check_memory(len(views) * len(rows) * trunk.front.features_dim)
     job = run_embedding(run, trunk.front)
-    return Maps(np.stack([embed_features(job, rows, view) for view in views]))
+    return Maps([embed_features(job, rows, view) for view in views])
 
 
 def training_views(run: Run, trunk: Trunk) -> list[View]:
@@ -103,13 +98,3 @@ def shown_in(
 ) -> np.ndarray:
     """(count,) the view of each picture in an epoch, from 1: a new one, or one of a few drawn."""
     return np.full(count, (epoch - 1) % views) if fresh else rng.integers(views, size=count)
-
-
-def _check_memory(values: int) -> None:
-    needed = 2 * 4 * values  # a copy is made when views are put together
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if needed > 0.9 * free:
-        raise UserError(
-            f"the frozen blocks' feature maps take {needed / 1e9:.1f} GB of memory, "
-            f"{free / 1e9:.1f} are free: lower --train-views, or --unfreeze all, which keeps none"
-        )

@@ -27,7 +27,7 @@ from timm.layers import SelectAdaptivePool2d
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import interpolate, normalize
 
 from config import EmbedSettings, UserError
 from face_models import InceptionResnetV1, SFace, sface_state
@@ -84,9 +84,20 @@ class Preprocessing:
         return image if scale == 1 else crop_middle(image, scale)
 
     def resize(self, image: Image.Image) -> np.ndarray:
-        """An RGB picture -> (side, side, 3) uint8."""
-        how = Image.Resampling[self.interpolation.upper()]
-        return np.asarray(image.resize((self.side, self.side), how))
+        """An RGB picture -> (side, side, 3) uint8.
+
+        By PyTorch, which works on bytes as Pillow does, a third of its time, and differs by 2 of
+        255 at most (`python -m benchmarks.decoding`).
+        """
+        pixels = np.array(image)
+        if image.size == (self.side, self.side):
+            return pixels
+        with torch.inference_mode():
+            whole = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)
+            size, how = (self.side, self.side), self.interpolation
+            small = interpolate(whole, size, mode=how, antialias=True)
+        resized: np.ndarray = small[0].permute(1, 2, 0).contiguous().numpy()
+        return resized
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """(N, side, side, 3) uint8 -> (N, 3, side, side) float32, channels last in memory."""
@@ -148,7 +159,7 @@ class Embedder(nn.Module):
 
     def transform(self, image: Image.Image) -> Tensor:
         """An RGB picture, cropped already -> (3, side, side) float32, as the backbone wants it."""
-        pixels = torch.from_numpy(self.preprocessing.resize(image).copy())
+        pixels = torch.from_numpy(self.preprocessing.resize(image))
         return self.preprocessing.normalise(pixels[None])[0]
 
     def features(self, pictures: Tensor) -> Tensor:
@@ -483,3 +494,9 @@ def project_rows(embedder: Embedder, features: np.ndarray) -> np.ndarray:
             for i in range(0, len(features), 4096)
         ]
     return torch.cat(rows).numpy() if rows else np.zeros((0, embedder.dim), np.float32)
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    """(N, D) rows brought to length 1, float32; a row of zeros stays one."""
+    length = np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return (rows / length).astype(np.float32)

@@ -34,7 +34,7 @@ from data import (
 from data_extraction import class_folders
 from embed import Embedding, embed
 from faces import Crop
-from postprocess import unit
+from model import unit
 from retrieve import build_index, search
 from runs import Run, file_hash, log, report_each, write_json
 

@@ -17,6 +17,7 @@ from scipy.sparse import csr_array, diags_array
 from sklearn.cluster import AgglomerativeClustering
 
 from config import RetrieveSettings
+from model import unit
 
 QUERY_ALPHA, GALLERY_ALPHA = 1.0, 3.0  # a neighbour counts by its cosine to this power
 SHARPNESS = 10.0  # of the inverted softmax: its inverse temperature
@@ -36,12 +37,6 @@ class Embeddings:
     gallery: np.ndarray
     seen_queries: np.ndarray
     seen_gallery: np.ndarray
-
-
-def unit(rows: np.ndarray) -> np.ndarray:
-    """(N, D) rows brought to length 1, float32; a row of zeros stays one."""
-    length = np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    return (rows / length).astype(np.float32)
 
 
 def divided(rows: np.ndarray, asks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -316,10 +316,23 @@ def seen_embeddings(run: Run, job: Embedding, name: str) -> tuple[np.ndarray, np
     return divided(embed(job, rows), asks)
 
 
+_ready: dict[str, Embedding] = {}
+
+
 def load_job(run: Run) -> Embedding:
-    """The run's trained model, ready to embed the run's pictures."""
-    settings = run.settings.embed
-    return run_embedding(run, load_model(run.path("model.safetensors"), settings, run.cache))
+    """The run's trained model, ready to embed the run's pictures.
+
+    The last one is kept: the stages that embed share it, since to load and to compile a backbone
+    takes seconds. Raises: see load_model.
+    """
+    asked, model = run.settings.embed, run.path("model.safetensors")
+    files = (model, Path(asked.weights or ""))
+    state = (run.folder.resolve(), run.data, run.cache, asked, *map(file_hash, files))
+    key = " ".join(map(str, state))
+    if key not in _ready:
+        _ready.clear()
+        _ready[key] = run_embedding(run, load_model(model, asked, run.cache))
+    return _ready[key]
 
 
 def validation_rows(run: Run, part: str) -> pd.DataFrame:

@@ -31,11 +31,12 @@ from tqdm import tqdm
 
 from config import TrainSettings, UserError, check_least, parse
 from data import load_catalogue, load_split, rows_of
-from embed import PLAIN, View, run_embedding
+from embed import run_embedding
 from finetune import Epoch, Training, read_checkpoint, write_checkpoint
 from inputs import Pixels
 from model import Embedder, embedder_of
 from naming import open_run
+from pixels import PLAIN, View
 from runs import Run, exit_code, log, log_to, only_process, whole_file
 from trunk import Trunk
 

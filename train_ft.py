@@ -20,9 +20,10 @@ from tqdm import tqdm
 import processes
 from config import TrainSettings, UserError
 from data import load_catalogue, load_split, rows_of
-from embed import PLAIN, Embedding, View, embed_features, run_embedding
+from embed import Embedding, embed_features, run_embedding
 from finetune import run_finetune
 from model import Embedder, embedder_of, one_thread, save_model
+from pixels import PLAIN, View
 from runs import Run, log, whole_file
 
 DROPOUT = 0.2

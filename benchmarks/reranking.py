@@ -13,7 +13,8 @@ import time
 
 import numpy as np
 
-from postprocess import k_reciprocal, unit
+from model import unit
+from postprocess import k_reciprocal
 
 
 def people(pictures: int, dim: int, seed: int) -> np.ndarray:

@@ -31,10 +31,10 @@ class PublishedCrop(Preprocessing):
     def resize(self, image: Image.Image) -> np.ndarray:
         """An RGB picture -> (side, side, 3) uint8."""
         scale = self.side / 0.875 / min(image.size)
-        size = (round(scale * image.width), round(scale * image.height))
-        large = image.resize(size, Image.Resampling[self.interpolation.upper()])
-        left, top = (large.width - self.side) // 2, (large.height - self.side) // 2
-        return np.asarray(large.crop((left, top, left + self.side, top + self.side)))
+        side = self.side / scale
+        left, top = (image.width - side) / 2, (image.height - side) / 2
+        box = round(left), round(top), round(left + side), round(top + side)
+        return super().resize(image.crop(box))
 
 
 def scores_of(job: Embedding, seeds: int) -> list[float]:

@@ -21,7 +21,7 @@ from auto import (
 )
 from config import RetrieveSettings, Settings, TrainSettings
 from data import run_split
-from postprocess import unit
+from model import unit
 from runs import Run, read_json
 from tests.conftest import FAST
 

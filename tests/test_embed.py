@@ -1,8 +1,7 @@
 """Features depend on the picture alone, and every picture is embedded once ever."""
 
-import os
 from dataclasses import replace
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -12,16 +11,17 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-import embed
 import engine
-from cache import KEY, FeatureCache
+import pixels
+from cache import blocks
 from config import UserError, parse_settings
 from data import content_hash, read_catalogue, read_picture
 from demo import draw_picture, make_person
-from embed import Embedding, View, embed_features
+from embed import Embedding, embed, embed_faces, embed_features, run_embedding
 from engine import plans
 from faces import Crop, crop_face, find_face, load_detector
 from model import Embedder, load_embedder
+from pixels import View
 from runs import Run, log_to
 
 SMALL = ("test_efficientnet", "none")
@@ -46,13 +46,13 @@ def job(embedder: Embedder, competition: Path, tmp_path: Path) -> Embedding:
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that were decoded, in any order."""
     names: list[str] = []
-    real = embed.load_pixels
+    real = pixels.load_pixels
 
     def load_pixels(path: Path, *rest: object) -> np.ndarray:
         names.append(path.name)
         return real(path, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(embed, "load_pixels", load_pixels)
+    monkeypatch.setattr(pixels, "load_pixels", load_pixels)
     return names
 
 
@@ -161,67 +161,15 @@ def test_what_is_embedded_when_an_error_comes_is_kept(
     assert len(seen) <= 80 - 32, "the batches before the error are not done again"
 
 
-# ---- the cache ----------------------------------------------------------------------------------
-
-
-def open_cache(root: Path, dim: int = 4, **about: str) -> FeatureCache:
-    return FeatureCache(root, "some/model", {"weights": "w"} | about, dim)
-
-
-def key(i: int) -> bytes:
-    return int(i).to_bytes(16, "big")
-
-
-def rows_of_keys(keys: range, dim: int = 4) -> np.ndarray:
-    return np.array([[i + j / 10 for j in range(dim)] for i in keys], np.float32)
-
-
-def test_rows_come_back_in_the_order_of_the_keys(tmp_path: Path) -> None:
-    cache = open_cache(tmp_path)
-    cache.add([key(i) for i in range(3000)], rows_of_keys(range(3000)))
-    cache.flush()
-    order = np.random.default_rng(0).permutation(3000)
-    again = open_cache(tmp_path)
-    assert np.array_equal(again.rows([key(i) for i in order]), rows_of_keys(range(3000))[order])
-    assert again.missing([key(9), key(5000), key(4000), key(5000)]) == [1, 2]
-    assert open_cache(tmp_path, weights="other").missing([key(9)]) == [0]
-
-
-def test_half_written_and_broken_shards_are_left_out(tmp_path: Path) -> None:
-    cache = open_cache(tmp_path)
-    cache.add([key(1)], rows_of_keys(range(1, 2)))
-    cache.flush()
-    np.save(cache.folder / "killed.rows.npy", rows_of_keys(range(2, 3)))  # its keys never came
-    np.save(cache.folder / "orphan.keys.npy", np.array([key(3)], KEY))
-    np.save(cache.folder / "short.keys.npy", np.array([key(4), key(5)], KEY))
-    np.save(cache.folder / "short.rows.npy", rows_of_keys(range(1)))
-    (cache.folder / "noise.keys.npy").write_bytes(b"noise")
-    (cache.folder / "noise.rows.npy").write_bytes(b"noise")
-    assert open_cache(tmp_path).missing([key(i) for i in range(1, 6)]) == [1, 2, 3, 4]
-
-
-def _fill(root: Path, start: int) -> None:
-    cache = open_cache(root)
-    for i in range(start, start + 300):
-        cache.add([key(i)], rows_of_keys(range(i, i + 1)))
-        if i % 7 == 0:
-            cache.flush()
-    cache.flush()
-    os._exit(0)
-
-
-def test_runs_write_at_once_and_lose_nothing(tmp_path: Path) -> None:
-    context = get_context("spawn")
-    writers = [context.Process(target=_fill, args=(tmp_path, start)) for start in (0, 150, 450)]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join()
-        assert writer.exitcode == 0
-    keys = [key(i) for i in range(750)]
-    cache = open_cache(tmp_path)
-    assert cache.missing(keys) == []
-    assert np.array_equal(cache.rows(keys), rows_of_keys(range(750)))
+def test_many_pictures_go_through_in_blocks_and_lie_on_the_disk(
+    job: Embedding, pictures: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = embed(job, pictures[:30])
+    monkeypatch.setattr("embed.blocks", partial(blocks, size=7))
+    monkeypatch.setattr("embed.IN_MEMORY", 0)
+    rows = embed(replace(job, cache=job.cache / "other"), pictures[:30])
+    assert np.array_equal(rows, whole)
+    assert isinstance(rows.base, np.memmap)
 
 
 # ---- faces and mirror images --------------------------------------------------------------------
@@ -239,11 +187,11 @@ def test_the_mirror_image_counts_as_much_as_the_picture(
     names = [str(Path(path).with_suffix(".png")) for path in rows.path]
     contents = [content_hash((tmp_path / "mirrored" / name).read_bytes()) for name in names]
     mirrored = replace(job, root=tmp_path / "mirrored")
-    others = embed.embed(mirrored, rows.assign(path=names, content=contents))
-    both = embed.embed(job, rows) + others
+    others = embed(mirrored, rows.assign(path=names, content=contents))
+    both = embed(job, rows) + others
     both /= np.linalg.norm(both, axis=1, keepdims=True)
-    assert np.allclose(embed.embed(replace(job, flip=True), rows), both, atol=1e-3)
-    assert not np.allclose(embed.embed(job, rows), both, atol=1e-3)
+    assert np.allclose(embed(replace(job, flip=True), rows), both, atol=1e-3)
+    assert not np.allclose(embed(job, rows), both, atol=1e-3)
 
 
 def test_a_scale_above_one_counts_the_middle_of_a_picture(
@@ -255,10 +203,10 @@ def test_a_scale_above_one_counts_the_middle_of_a_picture(
     for path, name in zip(rows.path, names, strict=True):
         Image.open(job.root / path).crop((12, 12, 36, 36)).save(tmp_path / name)
     contents = [content_hash((tmp_path / name).read_bytes()) for name in names]
-    middles = embed.embed(replace(job, root=tmp_path), rows.assign(path=names, content=contents))
-    both = embed.embed(job, rows) + middles
+    middles = embed(replace(job, root=tmp_path), rows.assign(path=names, content=contents))
+    both = embed(job, rows) + middles
     both /= np.linalg.norm(both, axis=1, keepdims=True)
-    assert np.allclose(embed.embed(replace(job, scales=(1.0, 2.0)), rows), both, atol=1e-3)
+    assert np.allclose(embed(replace(job, scales=(1.0, 2.0)), rows), both, atol=1e-3)
 
 
 def test_every_view_is_a_scale_and_a_side_and_kept_apart(
@@ -267,16 +215,16 @@ def test_every_view_is_a_scale_and_a_side_and_kept_apart(
     all_views = replace(job, scales=(1.0, 1.5), flip=True)
     known = ["plain", "mirrored", "plain, scale 1.5", "mirrored, scale 1.5"]
     assert [str(view) for view in all_views.views] == known
-    embed.embed(all_views, pictures[:3])
+    embed(all_views, pictures[:3])
     assert len(seen) == 4 * 3
-    embed.embed(replace(job, flip=True), pictures[:3])
+    embed(replace(job, flip=True), pictures[:3])
     assert len(seen) == 4 * 3
 
 
 def test_a_scale_below_one_needs_something_around(competition: Path, tmp_path: Path) -> None:
     run = Run(tmp_path, competition, parse_settings(["--scales", "1", "0.9"]))
     with pytest.raises(UserError, match=r"--scales 0\.9: a whole picture has nothing around it"):
-        embed.run_embedding(run, load_embedder(*SMALL))
+        run_embedding(run, load_embedder(*SMALL))
 
 
 def test_a_pooling_is_compiled_too_and_kept_apart(job: Embedding, pictures: pd.DataFrame) -> None:
@@ -298,7 +246,7 @@ def test_a_face_backbone_sees_the_crop(kind: Literal["face", "aligned"], tmp_pat
         draw_picture(make_person(8, person), "photo", np.random.default_rng(person)).save(path)
     rows = read_catalogue(tmp_path / "faces")
     embedder = load_embedder("sface", crop=Crop(kind))
-    made = embed.embed(Embedding(embedder, tmp_path / "faces", tmp_path / "cache"), rows)
+    made = embed(Embedding(embedder, tmp_path / "faces", tmp_path / "cache"), rows)
     detector = load_detector("yunet", tmp_path)
     for path, row in zip(rows.path, made, strict=True):
         image = Image.open(tmp_path / "faces" / path).convert("RGB")
@@ -307,7 +255,7 @@ def test_a_face_backbone_sees_the_crop(kind: Literal["face", "aligned"], tmp_pat
             expected = embedder(embedder.transform(crop)[None])[0].numpy()
         assert np.abs(row - expected).max() < 1e-4
     whole = Embedding(load_embedder("sface"), tmp_path / "faces", tmp_path / "cache")
-    assert np.abs(embed.embed(whole, rows) - made).max() > 0.01
+    assert np.abs(embed(whole, rows) - made).max() > 0.01
 
 
 def test_the_engine_whitens_as_pytorch_does(job: Embedding, pictures: pd.DataFrame) -> None:
@@ -325,10 +273,10 @@ def test_faces_of_a_loose_picture_are_embedded_as_those_of_the_catalogue(
 ) -> None:
     embedder = load_embedder("test_efficientnet", "none", crop=Crop("face"))
     job = Embedding(embedder, competition, tmp_path / "cache", flip=flip)
-    rows, faces = embed.embed(job, pictures[:3]), job.faces(pictures[:3])
+    rows, faces = embed(job, pictures[:3]), job.faces(pictures[:3])
     for row, path, content in zip(rows, pictures.path, pictures.content, strict=False):
         image = Image.open(competition / path)
-        twice = embed.embed_faces(job, image, [faces[content]] * 2)
+        twice = embed_faces(job, image, [faces[content]] * 2)
         assert np.abs(twice - row).max() < 1e-4
         assert np.array_equal(twice[0], twice[1])
-    assert embed.embed_faces(job, image, []).shape == (0, embedder.dim)
+    assert embed_faces(job, image, []).shape == (0, embedder.dim)

@@ -1,0 +1,130 @@
+"""What do decoding and resizing cost, by which library, and what do they change?
+
+    python -m benchmarks.decoding --data ../shared/data/caricature
+    python -m benchmarks.decoding --data ../shared/data/caricature --enlarge 6
+
+The caricature set's training people, their pictures as they are, or enlarged (6: 1,068 x 1,308) and
+saved as JPEG again. Each way has one core, and ends with the 224 pixels that a backbone sees; the
+difference is that to Pillow alone, of values from 0 to 255. The score is that of
+`benchmarks.transforms`, once by Pillow alone and once by ours.
+"""
+
+import argparse
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from unittest.mock import patch
+
+import cv2
+import numpy as np
+from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
+from tabulate import tabulate
+from tqdm import tqdm
+
+from benchmarks.transforms import scores_of
+from data import read_picture
+from embed import Embedding
+from model import Preprocessing, load_embedder
+from runs import files_below, log
+
+Way = Callable[[bytes, Preprocessing], np.ndarray]  # a file -> (side, side, 3) uint8
+IN_FULL = patch.object(JpegImageFile, "draft", lambda *_: None)
+
+
+def resize_by_pillow(self: Preprocessing, image: Image.Image) -> np.ndarray:
+    """What `Preprocessing.resize` does, by Pillow."""
+    how = Image.Resampling[self.interpolation.upper()]
+    return np.asarray(image.resize((self.side, self.side), how))
+
+
+BY_PILLOW = patch.object(Preprocessing, "resize", resize_by_pillow)
+
+
+def by_pillow(raw: bytes, wants: Preprocessing) -> np.ndarray:
+    """Pillow alone, at the picture's own size."""
+    with IN_FULL:
+        return resize_by_pillow(wants, read_picture(raw, wants.side))
+
+
+def by_opencv(raw: bytes, wants: Preprocessing) -> np.ndarray:
+    """OpenCV's decoder at the picture's own size, resized as ours."""
+    pixels = cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_COLOR_RGB)
+    assert pixels is not None
+    return wants.resize(Image.fromarray(pixels))
+
+
+def by_ours(raw: bytes, wants: Preprocessing) -> np.ndarray:
+    """Decoded by Pillow no larger than needed, resized by PyTorch."""
+    return wants.resize(read_picture(raw, wants.side))
+
+
+WAYS: dict[str, Way] = {
+    "Pillow decodes and resizes": by_pillow,
+    "OpenCV decodes, PyTorch resizes": by_opencv,
+    "ours: Pillow decodes, PyTorch resizes": by_ours,
+}
+
+
+def copy(source: Path, target: Path, times: float) -> None:
+    """A copy of a data set; enlarged, its pictures are JPEGs of so many times the size."""
+    for path in tqdm(files_below(source), "copying", unit=" pictures"):
+        place = target / path.relative_to(source)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if times == 1:
+            shutil.copy(path, place)
+            continue
+        image = Image.open(path).convert("RGB")
+        size = (round(image.width * times), round(image.height * times))
+        image.resize(size, Image.Resampling.BICUBIC).save(place, "JPEG", quality=90)
+
+
+def compare(files: list[bytes], wants: Preprocessing) -> list[tuple[str, float, float, float]]:
+    """(way, pictures a second, mean and largest difference) of each, in turns."""
+    seconds: dict[str, float] = dict.fromkeys(WAYS, 0.0)
+    apart: dict[str, list[np.ndarray]] = {name: [] for name in WAYS}
+    for raw in tqdm(files, "decoding", unit=" pictures"):
+        made = {}
+        for name, way in WAYS.items():
+            start = time.thread_time()
+            made[name] = way(raw, wants)
+            seconds[name] += time.thread_time() - start
+        plain, *_ = made.values()
+        for name, pixels in made.items():
+            apart[name].append(np.abs(pixels.astype(int) - plain))
+    rates = {name: len(files) / taken for name, taken in seconds.items()}
+    return [(n, rates[n], float(np.mean(d)), float(np.max(d))) for n, d in apart.items()]
+
+
+def main() -> None:
+    """See the top of this file."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--enlarge", type=float, default=1)
+    parser.add_argument("--pictures", type=int, default=400, help="to time the ways on")
+    parser.add_argument("--seeds", type=int, default=20)
+    given = parser.parse_args()
+    log.setLevel("ERROR")
+    with tempfile.TemporaryDirectory() as name:
+        root, embedder = Path(name) / "data", load_embedder("efficientnet_lite0", cache=Path(name))
+        copy(given.data / "training", root / "training", given.enlarge)
+        for part in ("query", "gallery"):  # none of the test is used, but a data set has one
+            (root / "test" / part).mkdir(parents=True)
+            shutil.copy(files_below(root / "training")[0], root / "test" / part)
+        files = [path.read_bytes() for path in files_below(root)[: given.pictures]]
+        rows = compare(files, embedder.preprocessing)
+        ours = np.array(scores_of(Embedding(embedder, root, Path(name) / "ours"), given.seeds))
+        with IN_FULL, BY_PILLOW:
+            pillow = Embedding(embedder, root, Path(name) / "pillow")
+            plain = np.array(scores_of(pillow, given.seeds))
+    heads = ["", "pictures/s, one core", "mean difference", "largest"]
+    print(tabulate(rows, heads, floatfmt=("", ".0f", ".4f", ".0f")))
+    gain = ours - plain
+    print(f"score by Pillow alone {plain.mean():.1f}, by ours {ours.mean():.1f}: ", end="")
+    print(f"{gain.mean():+.1f} ± {gain.std(ddof=1):.1f} over seeds")
+
+
+if __name__ == "__main__":
+    main()

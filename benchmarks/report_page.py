@@ -1,0 +1,63 @@
+"""How long does the report of 10,000 pictures take, and how large is it?
+
+    python -m benchmarks.report_page --pictures 10000
+
+Noise in place of pictures, a tint a person, since only their number counts here; a tiny backbone
+with random weights, so that nearly all of the time is the page's.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from runs import write_json
+
+MAIN, REPORT = (Path(__file__).parents[1] / name for name in ("main.py", "report.py"))
+EACH, SIDE = 20, 160  # pictures a person, a quarter of them queries; pixels
+STAGES = ("split", "train", "index", "retrieve", "forecast", "evaluate")
+
+
+def draw(folder: Path, pictures: int) -> None:
+    """A competition of so many test pictures, and four training pictures a person."""
+    labels: dict[str, dict[str, str]] = {"query": {}, "gallery": {}}
+    rng = np.random.default_rng(0)
+    for number in tqdm(range(pictures), "drawing", unit=" pictures"):
+        person = f"person_{number // EACH}"
+        tint = np.random.default_rng(number // EACH).integers(0, 128, 3)
+        noise = rng.integers(0, 128, (SIDE // 8, SIDE // 8, 3)).repeat(8, 0).repeat(8, 1)
+        part = "query" if number % 4 == 0 else "gallery"
+        labels[part][f"{number:06d}.jpg"] = person
+        places = [f"test/{part}/{number:06d}.jpg"]
+        places += [f"training/{person}/{number}.jpg"] if number % EACH < 4 else []
+        for place in places:
+            (folder / place).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((tint + noise).astype(np.uint8)).save(folder / place, quality=90)
+    write_json(folder / "labels.json", labels)
+
+
+def main() -> None:
+    """See the top of this file."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--pictures", type=int, default=10_000)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        data, run = Path(name) / "data", Path(name) / "run"
+        draw(data, given.pictures)
+        words = [f"--data={data}", f"--run={run}", f"--cache={name}/cache"]
+        words += [f"--labels={data}/labels.json", "--backbone=test_efficientnet", "--weights=none"]
+        subprocess.run([sys.executable, str(MAIN), "--stage", *STAGES, *words], check=True)
+        start = time.perf_counter()
+        subprocess.run([sys.executable, str(REPORT), str(run)], check=True)
+        seconds, size = time.perf_counter() - start, (run / "report.html").stat().st_size / 1e6
+    print(f"{given.pictures:,} pictures: {seconds:.1f} s with starting Python, {size:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""Pictures -> the pixels that a backbone sees: decoded ahead of it, on all cores.
+
+A `View` is a way to show a picture: as it is, mirrored, at a scale, or augmented.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from data import WORKERS, augment, read_known_picture, truncated_pictures
+from faces import Face, pixels_needed
+from model import Embedder
+
+AHEAD = 96  # pictures decoded and waiting: enough that the engine never waits, little memory
+
+
+@dataclass(frozen=True)
+class View:
+    """How pictures are shown to the backbone: as they are, mirrored, larger or smaller, or one of
+    several augmented ways."""
+
+    number: int = 0
+    seed: int = 0
+    augmented: bool = False
+    mirrored: bool = False
+    scale: float = 1.0
+
+    def __str__(self) -> str:
+        """What the cache knows it by."""
+        if self.augmented:
+            return f"augmented {self.number}, seed {self.seed}"
+        name = "mirrored" if self.mirrored else "plain"
+        return name if self.scale == 1 else f"{name}, scale {self.scale}"
+
+
+PLAIN = View()
+
+
+def batches(
+    files: Sequence[tuple[Path, str]],
+    faces: Mapping[str, Face],
+    embedder: Embedder,
+    view: View,
+    size: int,
+) -> Iterator[np.ndarray]:
+    """(size, side, side, 3) uint8 batches of the files in order, the last one filled up with zeros.
+
+    files: (path, content hash) pairs. faces: by content, where the embedder wants them.
+
+    Threads decode ahead of the model: Pillow lets go of the interpreter while it works, and threads
+    share memory where processes would copy it.
+    """
+
+    def load(file: tuple[Path, str]) -> np.ndarray:
+        return load_pixels(*file, faces.get(file[1]), embedder, view)
+
+    def stack(waiting: Sequence[Future[np.ndarray]]) -> np.ndarray:
+        batch = np.zeros((size, embedder.side, embedder.side, 3), np.uint8)
+        for i, future in enumerate(waiting):
+            batch[i] = future.result()
+        return batch
+
+    pool = ThreadPoolExecutor(WORKERS)
+    waiting: deque[Future[np.ndarray]] = deque()
+    with truncated_pictures(True):
+        try:
+            for file in files:
+                waiting.append(pool.submit(load, file))
+                if len(waiting) >= max(AHEAD, 2 * size):
+                    yield stack([waiting.popleft() for _ in range(size)])
+            while waiting:
+                yield stack([waiting.popleft() for _ in range(min(size, len(waiting)))])
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def load_pixels(
+    path: Path, content: str, face: Face | None, embedder: Embedder, view: View
+) -> np.ndarray:
+    """One picture, or the crop of its face, as (side, side, 3) uint8.
+
+    Raises:
+        UserError: the file is not the one that the catalogue knows.
+    """
+    side = embedder.side * view.scale
+    least = ceil(side) if face is None else pixels_needed(face, side)
+    image = read_known_picture(path, content, least)
+    image = embedder.preprocessing.take(image, face, view.scale)
+    if view.augmented:
+        image = augment(image, np.random.default_rng([view.seed, view.number, int(content, 16)]))
+    return embedder.preprocessing.resize(show(image, view))
+
+
+def show(image: Image.Image, view: View) -> Image.Image:
+    """A picture, augmented already where the view is, or its mirror image."""
+    return ImageOps.mirror(image) if view.mirrored else image
