@@ -192,7 +192,7 @@ class TrainSettings:
     """What supcon and ntxent divide cosines by."""
     memory: int = 0
     """Pictures of earlier batches that pairs and triplets are made with too."""
-    backbone_lr: float = 0.1
+    backbone_rate: float = 0.1
     """Learning rate of the backbone's last block, as a share of --lr."""
     layer_decay: float = 0.9
     """Learning rate of each earlier block, as a share of the next one's."""
@@ -467,7 +467,7 @@ def check_training(train: TrainSettings) -> None:
     check_least(train, per_person=2, accumulate=1, memory=0)
     if train.unfreeze != "all":
         check_least(train, unfreeze=0)
-    above = {"lr": 1000, "logit_scale": 1000, "temperature": 100, "backbone_lr": 100}
+    above = {"lr": 1000, "logit_scale": 1000, "temperature": 100, "backbone_rate": 100}
     for name, most in {**above, "layer_decay": 1, "clip": math.inf, "max_minutes": 1e6}.items():
         value = getattr(train, name)
         if value is not None and not 0 < value <= most:

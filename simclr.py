@@ -142,7 +142,7 @@ def learn(run: Run, program: Program) -> str:
 def settings_of(program: Program) -> TrainSettings:
     """The same as those of the train stage, where all blocks learn at one rate."""
     return TrainSettings(
-        unfreeze="all", epochs=program.epochs, lr=program.lr, backbone_lr=1.0, layer_decay=1.0
+        unfreeze="all", epochs=program.epochs, lr=program.lr, backbone_rate=1.0, layer_decay=1.0
     )
 
 

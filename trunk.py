@@ -190,11 +190,11 @@ def parameter_groups(
     trunk: Trunk, objective: nn.Module, asked: TrainSettings
 ) -> list[dict[str, Any]]:
     """AdamW's groups: the projection and the objective's centres at --lr; the last block at
-    --backbone-lr of it, each one before at --layer-decay of the next. Norms and biases, which have
+    --backbone-rate of it, each one before at --layer-decay of the next. Norms and biases, which have
     one dimension, do not decay."""
     layers = [(asked.lr, trunk.projection), (asked.lr, objective)]
     for depth, block in enumerate(reversed(trunk.blocks)):
-        layers.append((asked.lr * asked.backbone_lr * asked.layer_decay**depth, block))
+        layers.append((asked.lr * asked.backbone_rate * asked.layer_decay**depth, block))
     groups = []
     for lr, layer in layers:
         parameters = list(layer.parameters())

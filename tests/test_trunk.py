@@ -62,7 +62,7 @@ def test_statistics_are_learnt_only_from_scratch() -> None:
 
 
 def test_rates_fall_with_depth_and_norms_do_not_decay() -> None:
-    asked = TrainSettings(lr=1.0, backbone_lr=0.1, layer_decay=0.5, weight_decay=0.3)
+    asked = TrainSettings(lr=1.0, backbone_rate=0.1, layer_decay=0.5, weight_decay=0.3)
     groups = parameter_groups(Trunk(embedder(dim=4), 2), nn.Linear(4, 2), asked)
     assert sorted({group["lr"] for group in groups}) == pytest.approx([0.05, 0.1, 1.0])
     for group in groups:
