@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,33 +20,27 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 from tqdm import tqdm
 
 import plots
 import processes
 from config import TrainSettings, UserError
 from data import load_catalogue, load_split, rows_of
-from embed import run_embedding
-from evaluate import Labels, judge, means
 from inputs import Feed, feed_of, shown_in, training_views
+from judging import Judge
 from losses import Objective, compares_pairs
 from model import Embedder, embedder_of, one_thread, save_tensors
-from postprocess import Embeddings
-from retrieve import as_mapping, rank_embeddings
 from runs import Run, file_hash, log, whole_file
 from samplers import Batch, People, batches, check_batches, group_people, steps_of
 from trackers import numbers_of, track
 from trunk import Average, Trunk, parameter_groups, schedule_of
 
 CHECKPOINT = "training.pt"
-CHUNK = 256  # pictures that are judged at once
 # Embeddings have collapsed where spread and score are below these shares of the untrained ones: a
 # small spread alone may be a projection's bias.
 COLLAPSED = {"spread": 0.01, "score": 0.5}
 
 State = dict[str, Tensor]
-Embed = Callable[[Tensor], Tensor]
 Keep = Callable[["Epoch"], None]
 
 
@@ -65,56 +59,6 @@ class Epoch:
     spread: float
     lr: float
     minutes: float
-
-
-# ---- judged by retrieval ------------------------------------------------------------------------
-
-
-class Judge:
-    """The validation as a retrieval task, for embeddings that change."""
-
-    def __init__(self, run: Run, embedder: Embedder, trunk: Trunk) -> None:
-        self.task = load_split(run)["validation"]
-        if not set(self.task["query"].values()) & set(self.task["gallery"].values()):
-            raise UserError(
-                "no validation query has its person in the gallery, so that nothing can judge the "
-                "training: give the data more labelled people, or another --split"
-            )
-        catalogue = load_catalogue(run.path("training.csv"))
-        self.views = run_embedding(run, embedder).views
-        self.feeds: dict[str, Feed] = {
-            part: feed_of(run, embedder, trunk, rows_of(catalogue, paths), self.views)
-            for part, paths in self.task.items()
-        }
-        # Steps that would learn from the training's embeddings are left out: those change too.
-        self.steps = replace(run.settings.retrieve, whiten=None, no_transductive=False)
-
-    def score(self, embed: Embed, device: torch.device) -> tuple[float, float]:
-        """(score, spread): see Epoch.
-
-        embed: what the feeds give -> rows of any length.
-        """
-        rows = {part: self._rows(embed, part, device) for part in self.task}
-        none = np.zeros((0, rows["query"].shape[1]), np.float32)
-        given = Embeddings(rows["query"], rows["gallery"], none, none)
-        keys = {part: sorted(paths) for part, paths in self.task.items()}
-        ranking = rank_embeddings(given, self.steps, keys["gallery"], keys["query"])
-        score = means(judge(as_mapping(ranking), Labels(**self.task)))["score"]
-        return score, 1 - float(np.square(rows["gallery"].mean(0, dtype=np.float64)).sum())
-
-    @torch.inference_mode()
-    def _rows(self, embed: Embed, part: str, device: torch.device) -> np.ndarray:
-        """(N, D) unit rows in the order of the keys: the sum of all views, as in every stage."""
-        paths = list(self.task[part])
-        order = np.array(sorted(range(len(paths)), key=paths.__getitem__))
-        chunks = [order[i : i + CHUNK] for i in range(0, len(order), CHUNK)]
-        total = []
-        for chunk in chunks:
-            shown = [np.full(len(chunk), view) for view in range(len(self.views))]
-            rows = [embed(self.feeds[part].take(chunk, view).to(device)) for view in shown]
-            summed = torch.stack([normalize(row.float(), dim=1) for row in rows]).sum(0)
-            total.append(normalize(summed, dim=1).cpu())
-        return torch.cat(total).numpy()
 
 
 # ---- a training ---------------------------------------------------------------------------------
@@ -299,12 +243,17 @@ def is_over(history: list[Epoch], asked: TrainSettings) -> bool:
 # ---- kept on the disk ---------------------------------------------------------------------------
 
 
-def origin(run: Run) -> str:
+def origin(run: Run, embedder: Embedder) -> str:
     """What a training is made from: one that was made from something else is not gone on with."""
     settings = asdict(run.settings.train) | asdict(run.settings.embed)
     settings = {k: v for k, v in settings.items() if k not in ("max_minutes", "log_to")}
     files = {name: file_hash(run.path(name)) for name in ("training.csv", "split.json")}
-    seen = {"seed": run.seed, "steps": str(run.settings.retrieve), "torch": torch.__version__}
+    seen = {
+        "seed": run.seed,
+        "weights": embedder.weights_id,
+        "steps": str(run.settings.retrieve),
+        "torch": torch.__version__,
+    }
     return json.dumps([settings, files, seen], sort_keys=True, default=str)
 
 
@@ -346,7 +295,7 @@ def run_finetune(run: Run) -> str:
     with torch.random.fork_rng(), threads_for(asked), processes.first_one_first():
         torch.manual_seed(run.seed)
         training, lesson, judged = prepare(run, embedder)
-    made_from, first = origin(run), processes.number() == 0
+    made_from, first = origin(run, embedder), processes.number() == 0
     name = f"{run.folder.resolve().name}, {asked.objective}"
     with (
         torch.random.fork_rng(),

@@ -98,7 +98,8 @@ def main() -> None:
     lines = []
     for name in tqdm(given.rows, "rows"):
         folder = given.out / name.replace(" ", "_").replace(",", "")
-        before, weights = [], []
+        before: list[list[str]] = []
+        weights: list[str] = []
         if name == SIMCLR:
             before, weights = simclr_first(folder, shared, given.simclr_epochs)
         words = [*shared, *labels, *ROWS[name], *weights, f"--max-minutes={given.max_minutes}"]

@@ -16,6 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import finetune
+import main
 from config import EmbedSettings, Settings, SplitSettings, TrainSettings, UserError
 from data import run_split
 from finetune import CHECKPOINT, Epoch, check_spread, is_over, run_finetune
@@ -200,6 +201,11 @@ def test_a_validation_that_cannot_judge_is_an_error(begin: Begin) -> None:
     path.write_text(finetune.json.dumps(split))
     with pytest.raises(UserError, match="nothing can judge"):
         run_finetune(run)
+
+
+def test_an_objective_that_is_unknown_shows_before_anything_is_done() -> None:
+    with pytest.raises(UserError, match="did you mean 'arcface'"):
+        main.prepare(["--objective", "arcfase", "--embed-dim", "8"])
 
 
 def test_training_stops_by_patience_and_by_minutes() -> None:
