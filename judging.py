@@ -47,8 +47,8 @@ class Judge:
         self.steps = replace(run.settings.retrieve, whiten=None, no_transductive=False)
 
     def score(self, embed: Embed, device: torch.device) -> tuple[float, float]:
-        """(score, spread): the ranking's, 0 to 1000; and 1 - the mean cosine of all pairs of gallery
-        pictures, 0 where all are alike.
+        """(score, spread): the ranking's score, 0 to 1000; and 1 - the mean cosine of all pairs of
+        gallery pictures, 0 where all are alike.
 
         embed: what the feeds give -> rows of any length.
         """
