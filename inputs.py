@@ -18,7 +18,7 @@ from data import WORKERS, truncated_pictures
 from embed import Embedding, embed_features, run_embedding
 from faces import Face
 from model import Embedder
-from pixels import PLAIN, View, load_pixels
+from pixels import View, load_pixels
 from runs import Run
 from trunk import Trunk
 
@@ -83,14 +83,14 @@ def feed_of(
     return Maps([embed_features(job, rows, view) for view in views])
 
 
-def training_views(run: Run, trunk: Trunk) -> list[View]:
-    """The views that pictures are trained in: as they are, or augmented, so many as are asked for;
-    where pictures are decoded anyway, as many as there are epochs."""
+def training_views(run: Run, embedder: Embedder, trunk: Trunk) -> list[View]:
+    """The views that pictures are trained in: all that an embedding is the sum of; or augmented
+    ones, so many as are asked for, or as there are epochs, where pictures are decoded anyway."""
     asked = run.settings.train
-    count = asked.train_views
-    if count and trunk.front is None:
-        count = asked.epochs
-    return [View(number, run.seed, augmented=True) for number in range(count)] or [PLAIN]
+    if not asked.train_views:
+        return run_embedding(run, embedder).views
+    count = asked.epochs if trunk.front is None else asked.train_views
+    return [View(number, run.seed, augmented=True) for number in range(count)]
 
 
 def shown_in(
