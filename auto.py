@@ -24,9 +24,10 @@ from data import Pictures, group, load_catalogue, load_split, readable, retrieva
 from embed import Embedding, embed, flips, run_embedding
 from evaluate import RESAMPLES, interval, measure
 from faces import crop_kind
+from index import ranking_of
 from model import embedder_of
 from postprocess import Embeddings, apply, centre, divided, score_all
-from retrieve import load_job, ranking_of
+from retrieve import load_job
 from runs import Run, log, whole_file, write_json
 
 NOISE = 0.05  # the chance that a gain is none, above which it is not believed
@@ -261,8 +262,8 @@ def choose_embedding(run: Run, people: People, tried: list[Tried]) -> tuple[Run,
 def choose_steps(run: Run, people: People, best: Judged, tried: list[Tried]) -> Run:
     """The steps of the ranking, from two starts: as it is, and centred, since every cosine that a
     step goes by depends on that. Centred it stays where it ends better, outside noise."""
-    forbidden = run.settings.retrieve.no_transductive
-    plain = RetrieveSettings(run.settings.retrieve.format, no_transductive=forbidden)
+    own = run.settings.retrieve
+    plain = RetrieveSettings(own.format, index=own.index, no_transductive=own.no_transductive)
     asked, reached = add_steps(people, plain, best, tried)
     centred = replace(plain, center=True)
     other, end = add_steps(people, centred, people.judge(centred), tried)

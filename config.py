@@ -168,7 +168,7 @@ class TrainSettings:
     early."""
     train_views: int = 0
     """Augmented views of each training picture, embedded once and cached; with --unfreeze all, any
-    number is a new view in every epoch; 0 trains without."""
+    number is a new view in every epoch; 0 trains on the views that an embedding is made of."""
     max_minutes: float | None = None
     """Stop training after the epoch in which so many minutes are over."""
     batches: Literal["auto", "shuffled", "pk", "triplets", "pairs"] = "auto"
@@ -222,11 +222,15 @@ class TrainSettings:
 
 @dataclass
 class RetrieveSettings:
-    """retrieve: ranks the gallery for every query."""
+    """index, retrieve: ranks the gallery for every query."""
 
     format: Literal["mapping", "list", "csv"] = "mapping"
     """Form of the submission: {query: [names]}, the report's list of {filename, gallery_images},
     or, beside the mapping, Kaggle's submission.csv."""
+    index: Literal["auto", "exact", "ivf", "hnsw"] = "exact"
+    """How the gallery is searched: every picture, the nearest of its lists (ivf), or a graph of
+    neighbours (hnsw); both look as far as 99 % of what exact search finds takes. `auto` is ivf for
+    a million pictures or more. The steps below that need all scores search exactly."""
     center: bool = False
     """Move the queries and the gallery each to a mean of zero first: what is common to all
     photographs, or to all drawings, says nothing of who it is."""

@@ -28,6 +28,7 @@ from runs import log
 
 # Below this, converting a model (3 to 6 s) takes longer than it saves (about 20 ms a picture).
 COMPILE_PAYS = 300
+GPU_BATCHES = (512, 128, 32)  # the first that fits into the GPU's memory
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Plan:
     batch: int
 
     def __str__(self) -> str:
-        return f"{self.engine} on {self.device} in {self.precision}"
+        return f"{self.engine} on {self.device} in {self.precision}, {self.batch} at once"
 
 
 class Engine(Protocol):
@@ -55,14 +56,14 @@ class Engine(Protocol):
 
 
 def plans(mode: str, pictures: int) -> list[Plan]:
-    """The ways to embed, the best first; the last one always works.
+    """The ways to embed, the best first; on a CPU the last one always works.
 
     mode: `on` and `off` decide whether to compile; `auto` does where it pays for this number of
         pictures. It must be that of the whole run, not of what is still missing: a run that goes
         on after a kill has to choose as the first one did.
     """
     if torch.cuda.is_available():
-        return [Plan("torch", torch.__version__, "cuda", "float16", 256)]
+        return [Plan("torch", torch.__version__, "cuda", "float16", size) for size in GPU_BATCHES]
     eager = Plan("torch", torch.__version__, "cpu", "float32", 32)
     if mode == "off" or (mode == "auto" and pictures < COMPILE_PAYS):
         return [eager]
@@ -77,11 +78,15 @@ def build_engine(plan: Plan, embedder: Embedder, cache: Path) -> Engine:
     """Makes the engine of a plan; compiled models are kept in `cache`.
 
     Raises:
-        Exception: the compiler cannot translate this backbone (it raises what it likes).
+        Exception: the compiler cannot translate this backbone (it raises what it likes), or a batch
+            does not fit into the GPU's memory.
     """
-    if plan.engine == "torch":
-        return TorchEngine(embedder, plan)
-    return OpenVinoEngine(embedder, plan, cache)
+    if plan.engine == "openvino":
+        return OpenVinoEngine(embedder, plan, cache)
+    engine = TorchEngine(embedder, plan)
+    if plan.device == "cuda":
+        list(engine.features([np.zeros((plan.batch, embedder.side, embedder.side, 3), np.uint8)]))
+    return engine
 
 
 class TorchEngine:

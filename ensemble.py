@@ -121,7 +121,9 @@ def adopt(run: Run) -> None:
 def _warn_of_steps(run: Run) -> None:
     """Says where steps that a run was given are not those that its fusion takes."""
     asked = run.settings.retrieve
-    other = replace(asked, format="mapping", ensemble=(), fusion="concat", ensemble_weights=())
+    other = replace(
+        asked, format="mapping", index="exact", ensemble=(), fusion="concat", ensemble_weights=()
+    )
     if asked.fusion != "concat" and replace(other, no_transductive=False) != RetrieveSettings():
         log.warning(
             "warning: --fusion %s takes each run's own steps; those of %s are left out",

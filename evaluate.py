@@ -21,6 +21,7 @@ import json
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,7 +71,7 @@ def read_submission(path: Path) -> Ranked:
         UserError: no such file, none of these forms, or a query that stands there twice.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from error
     return parse_submission(text, str(path), path.suffix.lower() == ".csv")
@@ -89,7 +90,7 @@ def parse_submission(text: str, source: str, as_csv: bool = False) -> Ranked:
     for query, names in pairs:
         if query in ranked:
             raise UserError(f"{source}: query {query!r} stands there twice")
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        if not isinstance(names, list) or set(map(type, names)) - {str}:
             raise UserError(f"{source}: query {query!r} has no list of gallery names")
         ranked[query] = names
     return ranked
@@ -187,9 +188,51 @@ def check_names(ranked: Ranked, labels: Labels, k: int, leave_one_out: bool = Fa
         UserError: an unknown query, an unknown or repeated gallery name, or more than `k` names;
             every defect is a sentence with the query's name in it.
     """
+    return _checked(ranked, labels, k, leave_one_out)[0]
+
+
+def _checked(
+    ranked: Ranked, labels: Labels, k: int, leave_one_out: bool
+) -> tuple[Ranked, np.ndarray]:
+    """What check_names returns, and its numbers.
+
+    Most submissions have no defect, which their numbers show at once; others go name by name.
+    """
+    if not leave_one_out and max(map(len, ranked.values()), default=0) <= k:
+        numbers = _numbers(ranked, labels)
+        ordered = np.sort(numbers, axis=1)
+        repeated = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
+        names = sum(map(len, ranked.values()))
+        if (
+            (numbers >= 0).sum() == names
+            and not repeated.any()
+            and ranked.keys() <= labels.query.keys()
+        ):
+            _report_short(ranked, k)
+            return ranked, numbers
+    known = _made_out(ranked, labels, k, leave_one_out)
+    return known, _numbers(known, labels)
+
+
+def _numbers(ranked: Ranked, labels: Labels) -> np.ndarray:
+    """(lists + 1, longest) int32: which picture of the gallery each name is, -1 where it is none.
+
+    A list that is shorter is filled up with -1; so is the last row, for a query that is missing.
+    """
+    number = {name: i for i, name in enumerate(labels.gallery)}
+    lengths = np.array([*map(len, ranked.values()), 0])
+    numbers = np.full((len(lengths), max(1, lengths.max())), -1, np.int32)
+    names = chain.from_iterable(ranked.values())
+    filled = np.arange(numbers.shape[1]) < lengths[:, None]
+    numbers[filled] = np.fromiter(map(number.get, names, repeat(-1)), np.int32, lengths.sum())
+    return numbers
+
+
+def _made_out(ranked: Ranked, labels: Labels, k: int, leave_one_out: bool) -> Ranked:
+    """The same for any submission, name by name: what each stands for, or what is wrong."""
     known: Ranked = {}
     defects: list[str] = []
-    short: list[str] = []
+    lists: Ranked = {}
     for given, names in ranked.items():
         query = _known_name(given, labels.query)
         if leave_one_out:
@@ -200,14 +243,18 @@ def check_names(ranked: Ranked, labels: Labels, k: int, leave_one_out: bool = Fa
         elif query in known:
             defects.append(f"query {query!r} stands there twice, with different folders in front")
         defects += _defects_of_list(given, names, found, k)
-        if len(found) < k:
-            short.append(f"{given} ({len(found)})")
+        lists[given] = names
         known[query or given] = [name for name in found if name is not None]
     if defects:
         more = f"\n... and {len(defects) - 20} more" if len(defects) > 20 else ""
         raise UserError("\n".join(["the submission has defects:", *defects[:20]]) + more)
-    report_each(f"queries have fewer than {k} gallery pictures", short)
+    _report_short(lists, k)
     return known
+
+
+def _report_short(ranked: Ranked, k: int) -> None:
+    short = [f"{query} ({len(names)})" for query, names in ranked.items() if len(names) < k]
+    report_each(f"queries have fewer than {k} gallery pictures", short)
 
 
 def refusals(ranked: Ranked, queries: Collection[str], gallery: Collection[str]) -> list[str]:
@@ -295,31 +342,36 @@ def judge(ranked: Ranked, labels: Labels, leave_one_out: bool = False) -> Judged
     Raises:
         UserError: no query has a relevant picture in the gallery.
     """
-    numbers: dict[str, int] = {}
-    for identity in labels.gallery.values():
-        numbers.setdefault(identity, len(numbers))
-    gallery = {name: numbers[identity] for name, identity in labels.gallery.items()}
-    counts = np.bincount(list(gallery.values()), minlength=len(numbers))
-    relevant = {
-        query: int(counts[numbers[identity]]) if identity in numbers else 0
-        for query, identity in labels.query.items()
-    }
+    return _judged(ranked, _numbers(ranked, labels), labels, leave_one_out)
+
+
+def check_and_judge(ranked: Ranked, labels: Labels, k: int, leave_one_out: bool = False) -> Judged:
+    """Both at once, each name looked up once. Raises: see check_names and judge."""
+    known, numbers = _checked(ranked, labels, k, leave_one_out)
+    return _judged(known, numbers, labels, leave_one_out)
+
+
+def _judged(ranked: Ranked, numbers: np.ndarray, labels: Labels, leave_one_out: bool) -> Judged:
+    """See judge; numbers: see _numbers."""
+    code: dict[str, int] = {}
+    for identity in (*labels.query.values(), *labels.gallery.values()):
+        code.setdefault(identity, len(code))
+    shown = np.array([*map(code.__getitem__, labels.gallery.values()), -1])  # -1: no picture
+    counts = np.bincount(shown[:-1], minlength=len(code)).tolist()
+    relevant = {query: counts[code[identity]] for query, identity in labels.query.items()}
     if leave_one_out:
         for query, identity in labels.query.items():
             relevant[query] -= labels.gallery.get(query) == identity
     queries = [query for query in labels.query if relevant[query]]
     if not queries:
         raise UserError("no query has a picture of its identity in the gallery: nothing to score")
-    longest = max((len(names) for names in ranked.values()), default=0)
-    found = np.full((len(queries), max(1, longest)), -1)
-    for row, query in zip(found, queries, strict=True):
-        names = ranked.get(query, ())
-        row[: len(names)] = [gallery[name] for name in names]
-    wanted = np.array([numbers[labels.query[query]] for query in queries])
+    place = {query: i for i, query in enumerate(ranked)}
+    found = shown[numbers[[place.get(query, -1) for query in queries]]]
+    identities = [labels.query[query] for query in queries]
     return Judged(
         queries,
-        [labels.query[query] for query in queries],
-        found == wanted[:, None],
+        identities,
+        found == np.array([code[identity] for identity in identities])[:, None],
         np.array([relevant[query] for query in queries]),
         [query for query in queries if query not in ranked],
         [query for query in labels.query if not relevant[query]],
@@ -338,19 +390,25 @@ def measure(hits: np.ndarray, relevant: np.ndarray, ks: Iterable[int] = (10,)) -
     [0.35, 0.35, 0.7, 1.0]
     """
     lengths = sorted({10, *ks})
-    ranks = np.arange(1, hits.shape[1] + 1)
-    found = hits.cumsum(1)
-    gained = np.where(hits, found / ranks, 0.0).cumsum(1)
+    # Only the hits count, and there are few: all sums are taken over them.
+    query, place = np.divmod(np.flatnonzero(hits), hits.shape[1])
+    before = np.searchsorted(query, query)  # hits of the queries above
+    precision = (np.arange(1, len(query) + 1) - before) / (place + 1)
 
-    def first(values: np.ndarray, k: int) -> np.ndarray:
-        return values[:, min(k, hits.shape[1]) - 1]
+    def first(k: int, values: np.ndarray | None = None) -> np.ndarray:
+        """Each query's number of hits among its first k, or the sum of their values."""
+        chosen = place < k
+        weights = None if values is None else values[chosen]
+        return np.bincount(query[chosen], weights, len(hits))
 
-    values = {f"recall@{k}": (first(found, k) > 0) * 1.0 for k in sorted({1, 5, *lengths})}
+    values = {f"recall@{k}": (first(k) > 0) * 1.0 for k in sorted({1, 5, *lengths})}
     score = sum(weight * values[f"recall@{k}"] for k, weight in SCORE_WEIGHTS.items())
-    values = {"score": np.asarray(score), **values, "map": gained[:, -1] / relevant}
+    gained = first(hits.shape[1], precision)
+    values = {"score": np.asarray(score), **values, "map": gained / relevant}
     for k in lengths:
-        values[f"map@{k}"] = first(gained, k) / np.minimum(relevant, k)
-        values[f"map@{k}_hits"] = first(gained, k) / np.maximum(first(found, k), 1)
+        gained = first(k, precision)
+        values[f"map@{k}"] = gained / np.minimum(relevant, k)
+        values[f"map@{k}_hits"] = gained / np.maximum(first(k), 1)
     return values
 
 
@@ -399,7 +457,7 @@ def score(
     >>> block["score"]
     1000.0
     """
-    judged = judge(check_names(ranked, labels, k, leave_one_out), labels, leave_one_out)
+    judged = check_and_judge(ranked, labels, k, leave_one_out)
     report_each("queries have no relevant picture in the gallery: left out", judged.left_out)
     report_each("queries are missing from the submission: they score 0", judged.missing)
     return summarise(judged, (k,)), judged

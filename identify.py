@@ -25,6 +25,7 @@ from config import UserError, check_least, parse
 from data import read_known_picture, truncated_pictures
 from embed import Embedding, embed, embed_faces
 from faces import LEAST, MISSED, OVERLAP, Face, find_all, load_detector
+from index import build_index, search
 from marking import (
     CELL,
     Photo,
@@ -47,7 +48,7 @@ from naming import (
     name_rows,
     open_run,
 )
-from retrieve import build_index, load_job, search
+from retrieve import load_job
 from runs import Run, exit_code, log, log_to, report_each
 
 UNKNOWN = "unknown"

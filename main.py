@@ -112,7 +112,7 @@ STAGE_LIST = (
     Stage(
         "index",
         work_of("retrieve", "run_index"),
-        settings=EMBEDDING,
+        settings=(*EMBEDDING, "index", "seed"),
         files=("model.safetensors", "test.csv", *TRAINING),
         outputs=INDEX,
     ),

@@ -34,8 +34,8 @@ from data import (
 from data_extraction import class_folders
 from embed import Embedding, embed
 from faces import Crop
+from index import build_index, search
 from model import unit
-from retrieve import build_index, search
 from runs import Run, file_hash, log, report_each, write_json
 
 Method = Literal["medoid", "centroid", "kmeans", "knn"]

@@ -30,7 +30,7 @@ from data import (
     rows_of,
     truncated_pictures,
 )
-from evaluate import TOP, Judged, Labels, check_names, judge, measure, read_labels
+from evaluate import TOP, Judged, Labels, check_and_judge, measure, read_labels
 from runs import Run, read_json
 
 THUMBNAIL, QUALITY = 80, 72
@@ -63,7 +63,7 @@ class Part:
         if not set(self.labels.query.values()) & set(self.labels.gallery.values()):
             return None
         names = {query: [name for name, _ in places] for query, places in self.ranked.items()}
-        return judge(check_names(names, self.labels, TOP), self.labels)
+        return check_and_judge(names, self.labels, TOP)
 
 
 def load_parts(run: Run) -> list[Part]:

@@ -1,13 +1,9 @@
-"""Embeddings -> index -> ranking -> submission.json.
-
-A Ranking is query keys, gallery keys and scores as arrays. Equal scores are ordered by gallery key,
-so that a ranking is the same on every machine.
-"""
+"""Embeddings -> index -> ranking -> submission.json: the stages index and retrieve."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import faiss
 import numpy as np
@@ -18,121 +14,10 @@ from data import bare_names, load_catalogue, load_split, readable, rows_of
 from embed import Embedding, embed, run_embedding
 from ensemble import fuse_ranks, fuse_scores, joined, members
 from evaluate import TOP, write_csv
+from index import Ranking, build_as, build_index, load_index, ranking_of, save_index, search
 from model import load_model
 from postprocess import Embeddings, apply, divided, score_all, scores_wanted, sides
-from runs import Run, file_hash, log, read_json, whole_file, write_json, write_text
-
-WIDEST_ON_GPU = 2048  # FAISS takes no more neighbours there
-TIE = 1e-5  # two roundings of one inner product of unit vectors differ by less
-
-
-class Ranking(NamedTuple):
-    """For each query the best gallery pictures, best first.
-
-    queries: Q keys. gallery: (Q, k) array of keys. scores: (Q, k) float64 cosines.
-    """
-
-    queries: list[str]
-    gallery: np.ndarray
-    scores: np.ndarray
-
-
-# ---- the index ----------------------------------------------------------------------------------
-
-
-def build_index(embeddings: np.ndarray) -> faiss.Index:
-    """An exact inner-product index over (N, D) float32 unit rows."""
-    index = faiss.IndexFlatIP(embeddings.shape[1])
-    index.add(embeddings)
-    return index
-
-
-def save_index(index: faiss.Index, keys: Sequence[str], about: dict[str, Any], path: Path) -> None:
-    """Writes `path` (.faiss) and, beside it, .json with the keys of its rows and `about`."""
-    with whole_file(path) as beside:
-        faiss.write_index(index, str(beside))
-    write_json(path.with_suffix(".json"), about | {"keys": list(keys)})
-
-
-def load_index(path: Path, made_from: dict[str, Any]) -> tuple[faiss.Index, list[str]]:
-    """An index and the keys of its rows.
-
-    made_from: what it must have been made from (see `index_origin`).
-
-    Raises:
-        UserError: it is missing or broken, or was made from something else.
-    """
-    about = read_json(path.with_suffix(".json"), "--stage index")
-    other = [name for name, state in made_from.items() if about.get(name) != state]
-    if other:
-        raise UserError(f"{path} was made from another {other[0]}: run --stage index retrieve")
-    try:
-        index = faiss.read_index(str(path))
-    except RuntimeError as error:
-        raise UserError(f"{path} cannot be read: --stage index makes it anew") from error
-    if index.ntotal != len(about["keys"]):
-        raise UserError(f"{path} does not fit its keys: --stage index makes both anew")
-    return index, about["keys"]
-
-
-# ---- search -------------------------------------------------------------------------------------
-
-
-def search(
-    index: faiss.Index, keys: Sequence[str], queries: np.ndarray, names: Sequence[str], k: int = TOP
-) -> Ranking:
-    """The k best gallery pictures of each query, equal scores by key.
-
-    index, keys: the gallery; queries, names: (Q, D) float32 unit rows and their keys.
-
-    FAISS finds candidates; their scores are taken again, one by one in double precision, since
-    FAISS may round equal pictures differently depending on where they stand in the index.
-    """
-    k = min(k, index.ntotal)
-    names_of_rows = np.array(keys)
-    rows = np.zeros((len(queries), k), np.int64)
-    scores = np.zeros((len(queries), k))
-    at_hand, width, open_queries = _on_gpu(index), 2 * k, np.arange(len(queries))
-    while len(open_queries):
-        width = min(width, index.ntotal)
-        at_hand = index if width > WIDEST_ON_GPU else at_hand
-        found, candidates = at_hand.search(queries[open_queries], width)
-        # All that could tie with the last place must be among the candidates.
-        cut_off = (found[:, -1] >= found[:, k - 1] - TIE) & (width < index.ntotal)
-        for i, near in zip(open_queries[~cut_off], candidates[~cut_off], strict=True):
-            exact = _exact_scores(index, near, queries[i])
-            order = np.lexsort((names_of_rows[near], -exact))[:k]
-            rows[i], scores[i] = near[order], exact[order]
-        open_queries, width = open_queries[cut_off], 4 * width
-    return Ranking(list(names), names_of_rows[rows], scores)
-
-
-def ranking_of(
-    scores: np.ndarray, gallery: Sequence[str], keys: Sequence[str], k: int = TOP
-) -> Ranking:
-    """The k best of each row of a (Q, G) score matrix, equal scores by gallery key."""
-    names = np.array(gallery)
-    k = min(k, len(names))
-    rows = np.zeros((len(keys), k), np.int64)
-    for row, values in zip(rows, scores, strict=True):
-        least = np.partition(values, -k)[-k]
-        near = np.flatnonzero(values >= least)  # all that tie with the last place too
-        row[:] = near[np.lexsort((names[near], -values[near]))[:k]]
-    best = np.take_along_axis(scores, rows, 1).astype(np.float64)
-    return Ranking(list(keys), names[rows], best)
-
-
-def _exact_scores(index: faiss.Index, rows: np.ndarray, query: np.ndarray) -> np.ndarray:
-    vectors = index.reconstruct_batch(rows).astype(np.float64)
-    return np.multiply(vectors, query.astype(np.float64)).sum(axis=1)
-
-
-def _on_gpu(index: faiss.Index) -> faiss.Index:
-    """The index on the GPUs where FAISS finds any."""
-    if getattr(faiss, "get_num_gpus", int)() > 0:
-        return faiss.index_cpu_to_all_gpus(index)
-    return index
-
+from runs import Run, file_hash, log, write_json, write_text
 
 # ---- submissions --------------------------------------------------------------------------------
 
@@ -193,12 +78,13 @@ def run_index(run: Run) -> str:
 
 
 def index_origin(run: Run) -> dict[str, Any]:
-    """The state of what an index is made from: the model, the catalogue, and what the model does
-    not say of how pictures are shown to it."""
+    """The state of what an index is made from: the model, the catalogue, its kind, and what the
+    model does not say of how pictures are shown to it."""
     names = ("model.safetensors", "test.csv", "training.csv", "split.json")
     asked = run.settings.embed
     shown = {"detector, flip or scales": f"{asked.detector}, {asked.flip}, {asked.scales}"}
-    return {name: file_hash(run.path(name)) for name in names} | shown
+    kind = {"--index": run.settings.retrieve.index}
+    return {name: file_hash(run.path(name)) for name in names} | shown | kind
 
 
 def index_pictures(
@@ -207,7 +93,8 @@ def index_pictures(
     """Embeds catalogue rows and writes their index under `name`, in the order of the keys."""
     order = np.argsort(np.array(keys, dtype=str), kind="stable")
     embeddings = embed(job, rows.iloc[order])
-    save_index(build_index(embeddings), sorted(keys), about, run.path(f"{name}.faiss"))
+    index, made = build_as(run.settings.retrieve.index, embeddings, run.seed)
+    save_index(index, sorted(keys), about | {"index": made}, run.path(f"{name}.faiss"))
 
 
 def run_retrieve(run: Run) -> str:
@@ -271,7 +158,7 @@ def rank_parts(
 ) -> Ranking:
     """Ranks the gallery by the steps asked for: of the run itself, or of an ensemble's members."""
     asked = run.settings.retrieve
-    if asked == RetrieveSettings(format=asked.format):
+    if asked == RetrieveSettings(format=asked.format, index=asked.index):
         ((_, _, index, queries),) = parts
         return search(index, gallery, queries, keys)
     given = [

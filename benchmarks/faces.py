@@ -22,9 +22,10 @@ from data import bare_names, read_catalogue, readable
 from embed import Embedding, embed
 from evaluate import Labels, read_labels, score
 from faces import AT_ONCE, Face, central_guess, load_detector
+from index import build_index, search
 from model import embedder_of
 from postprocess import Embeddings, centre
-from retrieve import as_mapping, build_index, search
+from retrieve import as_mapping
 
 PATTERN = r"(?P<domain>photo|caricature)_"
 

@@ -21,9 +21,10 @@ from config import RetrieveSettings, parse_settings
 from data import load_catalogue, load_split, readable
 from embed import embed
 from evaluate import Labels, read_labels, score
+from index import ranking_of
 from main import locate
 from postprocess import Embeddings, apply, score_all
-from retrieve import as_mapping, load_job, ranking_of, seen_embeddings
+from retrieve import as_mapping, load_job, seen_embeddings
 from runs import Run, log
 
 CENTER: dict[str, Any] = {"center": True}

@@ -18,8 +18,9 @@ from config import UserError
 from data import read_catalogue
 from embed import Embedding, embed
 from evaluate import Labels, score
+from index import build_index, search
 from model import Preprocessing, load_embedder
-from retrieve import as_mapping, build_index, search
+from retrieve import as_mapping
 
 PATTERN = r"training/.*(?P<domain>photo|caricature)_"
 

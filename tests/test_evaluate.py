@@ -77,6 +77,29 @@ def test_the_measures_equal_pytrec_eval_on_1000_random_runs() -> None:
             assert ours["score"][i] == pytest.approx(weighted + 100 * theirs["success_10"])
 
 
+def test_names_with_folders_score_as_bare_ones_do() -> None:
+    """Bare names without a defect are taken all at once, others one by one."""
+    rng = np.random.default_rng(1)
+    for _ in range(100):
+        ranked, labels = random_test(rng)
+        ranked.pop(next(iter(ranked)))  # a query that is missing
+        short = {q: names[: rng.integers(len(names) + 1)] for q, names in ranked.items()}
+        foldered = {f"test/query/{q}": [f"g\\{n}" for n in names] for q, names in short.items()}
+        (quick, judged), (careful, same) = score(short, labels), score(foldered, labels)
+        assert quick == careful
+        assert judged.hits.tolist() == same.hits.tolist() and judged.missing == same.missing
+
+
+def test_hits_of_long_lists_are_measured_as_a_loop_would() -> None:
+    hits = np.random.default_rng(2).random((20, 300)) < 0.1
+    relevant = hits.sum(1) + 5
+    ours = measure(hits, relevant, ks=(50,))
+    for k, name in ((300, "map"), (50, "map@50")):
+        sums = [plain_hits_map(row[:k]) * row[:k].sum() for row in hits]
+        below = relevant if k == 300 else np.minimum(relevant, k)
+        assert ours[name] == pytest.approx(np.array(sums) / below, abs=1e-12)
+
+
 def test_left_out_and_missing_queries_are_counted() -> None:
     ranked = {"q1.jpg": GOOD["q1.jpg"]}
     block, judged = score(ranked, LABELS)

@@ -9,13 +9,10 @@ import pytest
 
 from config import UserError
 from evaluate import read_submission
+from index import build_index, load_index, save_index, search
 from retrieve import (
     TOP,
     as_mapping,
-    build_index,
-    load_index,
-    save_index,
-    search,
     write_submission,
 )
 
