@@ -168,7 +168,7 @@ class TrainSettings:
     early."""
     train_views: int = 0
     """Augmented views of each training picture, embedded once and cached; with --unfreeze all, any
-    number is a new view in every epoch; 0 trains on the views that an embedding is made of."""
+    number is a new view in every epoch; 0 trains without."""
     max_minutes: float | None = None
     """Stop training after the epoch in which so many minutes are over."""
     batches: Literal["auto", "shuffled", "pk", "triplets", "pairs"] = "auto"

@@ -331,7 +331,7 @@ def prepare(run: Run, embedder: Embedder) -> tuple[Training, Lesson, Judge]:
     scratch = run.settings.embed.weights == "none"
     trunk = Trunk(embedder, asked.unfreeze, learns_statistics=scratch)
     judged = Judge(run, embedder, trunk)
-    views = training_views(run, embedder, trunk)
+    views = training_views(run, trunk)
     fresh = trunk.front is None and asked.train_views > 0
     feed = feed_of(run, embedder, trunk, rows, views)
     lesson = Lesson(feed, torch.from_numpy(targets), people, kind, len(views), fresh)
