@@ -91,19 +91,25 @@ def flips(asked: EmbedSettings) -> bool:
 
 
 def run_embedding(run: Run, embedder: Embedder) -> Embedding:
-    """How a run embeds its pictures with this embedder.
+    """How a run embeds its pictures with this embedder. Raises: see embedding_of."""
+    return embedding_of(run.settings.embed, embedder, run.data, run.cache, count_pictures(run))
+
+
+def embedding_of(
+    asked: EmbedSettings, embedder: Embedder, root: Path, cache: Path, total: int
+) -> Embedding:
+    """How the settings have pictures embedded; the rest is as in Embedding.
 
     Raises:
         UserError: a scale below 1 where there is nothing around what the backbone sees.
     """
-    asked = run.settings.embed
     if crop_kind(asked) == "none" and min(asked.scales) < 1:
         raise UserError(
             f"--scales {min(asked.scales)}: a whole picture has nothing around it that a scale "
             "below 1 could show; name scales from 1, or crop faces (--crop aligned)"
         )
-    how = (asked.compile, count_pictures(run), asked.detector, flips(asked), asked.scales)
-    return Embedding(embedder, run.data, run.cache, *how)
+    how = (asked.compile, total, asked.detector, flips(asked), asked.scales)
+    return Embedding(embedder, root, cache, *how)
 
 
 def embed(job: Embedding, pictures: pd.DataFrame) -> np.ndarray:

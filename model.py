@@ -180,6 +180,22 @@ class Embedder(nn.Module):
         self.projection = nn.Identity() if dim is None else nn.Linear(self.features_dim, dim)
         self.dim = dim or self.features_dim
 
+    def set_side(self, side: int) -> None:
+        """Has it see pictures of another size; the features keep their width.
+
+        Raises:
+            UserError: the backbone takes only its own size.
+        """
+        try:
+            with torch.inference_mode():
+                width = self.features(torch.zeros(1, 3, side, side)).shape[1]
+        except (RuntimeError, AssertionError, ValueError):
+            width = 0
+        if width != self.features_dim:
+            own = f"--backbone {self.name} takes only its own {self.side}"
+            raise UserError(f"--side {side}: {own}, or needs a larger picture")
+        self.preprocessing, self.side = replace(self.preprocessing, side=side), side
+
 
 def load_embedder(
     name: str,

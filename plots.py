@@ -191,6 +191,24 @@ def ablation_bars(table: pd.DataFrame) -> Figure:
     return figure
 
 
+# ---- verification -------------------------------------------------------------------------------
+
+
+def roc(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
+    """{name: (false-accept rates, true-accept rates)}; false accepts on a logarithmic axis, since
+    a verifier is used where they are few."""
+    figure, (axes,) = new_figure(5.0, 4.0)
+    least = min(0.1, *(rates[rates > 0].min() for rates, _ in curves.values()))
+    for colour, (name, rates) in zip(_cycle(len(curves)), curves.items(), strict=True):
+        axes.plot(*rates, color=colour, linewidth=1.5, label=name, drawstyle="steps-post")
+    ends = np.geomspace(least, 1, 100)
+    axes.plot(ends, ends, color=INK, linewidth=0.6, linestyle=":", label="by chance")
+    axes.set(xlabel="false accepts", ylabel="true accepts", xscale="log", xlim=(least, 1))
+    axes.set_ylim(0, 1.01)
+    _legend(axes)
+    return figure
+
+
 # ---- embedding space ----------------------------------------------------------------------------
 
 

@@ -60,6 +60,31 @@ def draw_competition(root: Path, labels: bool = True) -> Path:
     return root
 
 
+def draw_cfp(root: Path, people: int = 8) -> Path:
+    """A folder laid out as CFP: two people a split, two frontal pictures and two profiles each."""
+    lists: dict[str, list[str]] = {"frontal": [], "profile": []}
+    for person in range(1, people + 1):
+        for side, named in lists.items():
+            for number in (1, 2):
+                path = f"Data/Images/{person:03}/{side}/{number:02}.jpg"
+                draw(root / path, person, number + 10 * (side == "profile"))
+                named.append(f"{len(named) + 1} ../{path}\n")
+    splits = root / "Protocol" / "Split"
+    for name, side in (("F", "frontal"), ("P", "profile")):
+        splits.mkdir(parents=True, exist_ok=True)
+        (root / "Protocol" / f"Pair_list_{name}.txt").write_text("".join(lists[side]))
+    for split in range(people // 2):
+        one, two = 4 * split + 1, 4 * split + 3  # the first pictures of its people
+        for kind, off in (("FF", 1), ("FP", 0)):
+            folder = splits / kind / f"{split + 1:02}"
+            folder.mkdir(parents=True)
+            same = [(n + i, n + (i + off) % 2) for n in (one, two) for i in (0, 1)]
+            diff = [(one + i, two + j) for i in (0, 1) for j in (0, 1)]
+            for name, pairs in (("same", same), ("diff", diff)):
+                (folder / f"{name}.txt").write_text("".join(f"{a},{b}\n" for a, b in pairs))
+    return root
+
+
 @pytest.fixture
 def classes(tmp_path: Path) -> Path:
     return draw_classes(tmp_path / "classes")
