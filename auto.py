@@ -105,12 +105,12 @@ def judge_task(given: Embeddings, task: dict[str, Pictures], asked: RetrieveSett
 def labelled_people(run: Run, parts: int) -> People:
     """The people to judge by, in so many parts that are tasks of their own.
 
-    Where a projection is trained into the embedding, only the validation's people are unseen.
+    Where training changes the embedding, only the validation's people are unseen.
     """
     split, asks = load_split(run), run.settings.split.query_domain
     catalogue = load_catalogue(run.path("training.csv"))
     trained, validation = {**split["train"], **split["holdout"]}, split["validation"]
-    if run.settings.train.embed_dim is not None:
+    if run.settings.train.changes_embedding:
         tasks = [validation | {"seen": trained}] if validation["query"] else []
         return People(catalogue, asks, tasks)
     pictures = trained | validation["query"] | validation["gallery"]
@@ -222,7 +222,7 @@ class Tried:
 def run_auto(run: Run) -> str | None:
     """The stage: auto.json, the chosen settings, and auto.csv, a row for all that was tried."""
     people = labelled_people(run, parts=2)
-    if not people.tasks or run.settings.train.embed_dim is not None:
+    if not people.tasks or run.settings.train.changes_embedding:
         log.warning("warning: --auto needs labelled people, and no --embed-dim: nothing is chosen")
         return None
     tried: list[Tried] = []

@@ -15,7 +15,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from importlib import import_module
@@ -29,6 +29,7 @@ from tqdm import tqdm
 from comparison import write_tables
 from config import Settings, UserError, as_arguments, parse, parse_settings
 from runs import exit_code, file_hash, listing, log, log_to, only_process, read_json, write_json
+from trackers import load_tracker, numbers_of, track
 
 STAGES_OF_ROW = ("extract", "split", "crop", "train", "index", "retrieve", "evaluate")
 OWN = ("stage", "run", "data", "seed", "force", "config", "source", "source_path")
@@ -62,8 +63,8 @@ class Program:
     """Seeds; the tables give means and standard deviations over them."""
     out: Path = Path("runs/benchmark")
     """Folder for rows, tables and plots."""
-    log_to: Literal["none", "wandb", "mlflow"] = "none"
-    """Log each new row to Weights & Biases or MLflow too."""
+    log_to: Literal["none", "tensorboard", "wandb", "mlflow"] = "none"
+    """Log each new row to TensorBoard, Weights & Biases or MLflow too."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +193,9 @@ def do_row(program: Program, row: Row, words: Sequence[str], state: str) -> dict
     said = (folder / "output.txt").read_text(encoding="utf-8", errors="replace")
     result = measure_run(folder, row) | {"memory": peak} if code == 0 else {"failed": why(said)}
     write_json(folder / "row.json", {"made_from": made_from, "result": result})
-    TRACKERS[program.log_to](row, result)
+    about = asdict(row.factors) | {"seed": row.seed, "failed": result.get("failed")}
+    with track(program.log_to, "retrieval-benchmark", row.name, about, folder) as tell:
+        tell(numbers_of(result), 0)
     return result
 
 
@@ -263,52 +266,6 @@ def _measure_costs(name: str, folder: Path) -> dict[str, float | None]:
     log_to(None)
     found: dict[str, float | None] = import_module("backbone_costs").measure_costs(name, folder)
     return found
-
-
-# ---- trackers -----------------------------------------------------------------------------------
-
-
-def numbers_of(result: Mapping[str, Any]) -> dict[str, float]:
-    """A result's plain numbers, under names that every tracker takes ("recall_at_1")."""
-    kept = {k: v for k, v in result.items() if isinstance(v, int | float)}
-    return {name.replace("@", "_at_"): float(value) for name, value in kept.items()}
-
-
-def log_to_wandb(row: Row, result: Mapping[str, Any]) -> None:
-    """A run of the project `retrieval-benchmark` with the row's factors and measures."""
-    wandb = load_tracker("wandb")
-    tracked = wandb.init(
-        project="retrieval-benchmark",
-        name=row.name,
-        config=asdict(row.factors) | {"seed": row.seed, "failed": result.get("failed")},
-    )
-    tracked.log(numbers_of(result))
-    tracked.finish(exit_code=int("failed" in result))
-
-
-def log_to_mlflow(row: Row, result: Mapping[str, Any]) -> None:
-    """The same in an experiment of that name."""
-    mlflow = load_tracker("mlflow")
-    mlflow.set_experiment("retrieval-benchmark")
-    with mlflow.start_run(run_name=row.name):
-        mlflow.log_params(asdict(row.factors) | {"seed": row.seed})
-        mlflow.log_metrics(numbers_of(result))
-        mlflow.set_tag("failed", result.get("failed", ""))
-
-
-def load_tracker(name: str) -> Any:
-    """The package of a tracker. Raises UserError where it is not installed."""
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise UserError(f"--log-to {name} needs its package: pip install {name}") from error
-
-
-TRACKERS: dict[str, Callable[[Row, Mapping[str, Any]], None]] = {
-    "none": lambda row, result: None,
-    "wandb": log_to_wandb,
-    "mlflow": log_to_mlflow,
-}
 
 
 # ---- the program --------------------------------------------------------------------------------

@@ -274,6 +274,6 @@ def read_histories(rows: pd.DataFrame, folder: Path) -> dict[str, pd.DataFrame]:
     for line in longest.itertuples():
         path = folder / "rows" / str(line.row) / "history.csv"
         history = pd.read_csv(path) if path.is_file() else pd.DataFrame()
-        if len(history):
+        if len(history) and "holdout_loss" in history:
             found[f"{line.backbone}, {line.lr:g}"] = history
     return dict(list(found.items())[: len(plots.COLOURS)])

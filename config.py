@@ -147,10 +147,16 @@ class EmbedSettings:
 
 @dataclass
 class TrainSettings:
-    """train: a head on a frozen backbone."""
+    """train: what is learnt from the training pictures."""
 
+    objective: str = "cross_entropy"
+    """cross_entropy (with a frozen backbone: the report's head), arcface, subcenter_arcface,
+    cosface, triplet, contrastive, cosine_pairs, multi_similarity, supcon, ntxent; or a weighted sum
+    of them, like arcface+0.1*triplet."""
+    unfreeze: int | Literal["all"] = 0
+    """So many of the backbone's last blocks are trained too, or all."""
     embed_dim: int | None = None
-    """Width of a linear projection, trained before the classifier: it is then the embedding."""
+    """Width of a linear projection that is trained: it is then the embedding."""
     epochs: int = 3
     """Passes over the training pictures."""
     lr: float = 1e-3
@@ -158,9 +164,60 @@ class TrainSettings:
     batch_size: int = 32
     """Pictures in a training step."""
     patience: int = 2
-    """Epochs without a lower held-out loss before training stops early."""
+    """Epochs without a lower held-out loss, or a better validation score, before training stops
+    early."""
     train_views: int = 0
-    """Augmented views of each training picture, embedded once and cached; 0 trains without."""
+    """Augmented views of each training picture, embedded once and cached; with --unfreeze all, any
+    number is a new view in every epoch; 0 trains without."""
+    max_minutes: float | None = None
+    """Stop training after the epoch in which so many minutes are over."""
+    batches: Literal["auto", "shuffled", "pk", "triplets", "pairs"] = "auto"
+    """Which pictures make a batch: all in turn, P people with K pictures each, triplets or pairs;
+    `auto` is pk where the objective compares pictures."""
+    per_person: int = 4
+    """K of P×K, shared among the domains where they are known."""
+    miner: Literal["all", "semihard", "hard"] = "all"
+    """Which triplets of a batch count: all within the margin, those whose negative is further away
+    than the positive, or nearer."""
+    distance: Literal["cosine", "euclidean"] = "cosine"
+    """What triplets and miners measure."""
+    margin: float | None = None
+    """Margin of triplets and miners (default 0.2), contrastive (1) and cosine_pairs (0)."""
+    class_margin: float | None = None
+    """Margin of arcface in radians (default 0.5; subcenter_arcface: of the rarest class), of
+    cosface as a cosine (0.35)."""
+    logit_scale: float = 32.0
+    """What arcface, subcenter_arcface and cosface multiply cosines by."""
+    temperature: float = 0.1
+    """What supcon and ntxent divide cosines by."""
+    memory: int = 0
+    """Pictures of earlier batches that pairs and triplets are made with too."""
+    backbone_rate: float = 0.1
+    """Learning rate of the backbone's last block, as a share of --lr."""
+    layer_decay: float = 0.9
+    """Learning rate of each earlier block, as a share of the next one's."""
+    weight_decay: float = 0.01
+    """AdamW's weight decay, without norms and biases."""
+    warmup: float = 0.1
+    """Share of all steps in which the learning rate rises; after it, half a cosine down to 0."""
+    clip: float = 5.0
+    """Longest gradient that a step takes; a longer one is shortened."""
+    accumulate: int = 1
+    """Batches whose gradients a step sums up."""
+    ema: float = 0.0
+    """Decay of a moving average of the weights, which is then judged and kept; 0 for none."""
+    log_to: Literal["none", "tensorboard", "wandb", "mlflow"] = "none"
+    """Log the learning curves there too."""
+
+    @property
+    def is_report_head(self) -> bool:
+        """Whether the report's head is asked for, which the held-out loss judges."""
+        return self.objective == "cross_entropy" and self.unfreeze == 0
+
+    @property
+    def changes_embedding(self) -> bool:
+        """Whether what is learnt becomes part of the embedding."""
+        return self.embed_dim is not None or not self.is_report_head
 
 
 @dataclass
@@ -333,7 +390,7 @@ def as_arguments(table: Mapping[str, Any]) -> list[str]:
     """
     words: list[str] = []
     for name, value in table.items():
-        option = "--" + name.replace("_", "-")
+        option = _option(name)
         if isinstance(value, bool):
             words += [option] if value else []
         elif isinstance(value, list | tuple):
@@ -382,17 +439,14 @@ def parse_settings(
 
 def check(settings: Settings) -> None:
     """Raises UserError for a value that has the right type but no meaning."""
-    train = settings.train
     check_extract(settings.extract)
     check_report(settings.report)
-    check_least(train, epochs=0, batch_size=1, train_views=0, patience=1, embed_dim=1)
     if not 0 <= settings.embed.crop_margin <= 5:
         raise UserError(f"--crop-margin {settings.embed.crop_margin}: must be from 0 to 5")
     _check_scales(settings.embed.scales)
     _check_cosines(settings.retrieve)
     _check_ensemble(settings.retrieve)
-    if not 0 < train.lr <= 1000:
-        raise UserError(f"--lr {train.lr}: must be above 0 and at most 1000")
+    check_training(settings.train)
     if not settings.general.stage:
         raise UserError("--stage: name at least one, or all")
     if not 0 < settings.submit.timeout <= 3600:
@@ -411,6 +465,45 @@ def check_extract(extract: ExtractSettings) -> None:
     check_least(extract, min_pictures=1, min_size=1, train_per_person=1, test_per_person=2)
 
 
+def check_training(train: TrainSettings) -> None:
+    """The same for the settings of training."""
+    check_least(train, epochs=0, batch_size=1, train_views=0, patience=1, embed_dim=1)
+    check_least(train, per_person=2, accumulate=1, memory=0)
+    if train.unfreeze != "all":
+        check_least(train, unfreeze=0)
+    above = {"lr": 1000, "logit_scale": 1000, "temperature": 100, "backbone_rate": 100}
+    for name, most in {**above, "layer_decay": 1, "clip": math.inf, "max_minutes": 1e6}.items():
+        value = getattr(train, name)
+        if value is not None and not 0 < value <= most:
+            raise UserError(f"{_option(name)} {value}: must be above 0 and at most {most}")
+    for name, most in {
+        "warmup": 1,
+        "weight_decay": 10,
+        "ema": 0.99999,
+        "class_margin": 1.5,
+    }.items():
+        value = getattr(train, name)
+        if value is not None and not 0 <= value <= most:
+            raise UserError(f"{_option(name)} {value}: must be from 0 to {most}")
+    if train.margin is not None and not 0 <= train.margin <= 2:
+        raise UserError(f"--margin {train.margin}: must be from 0 to 2")
+    if train.memory and train.memory < train.batch_size:
+        raise UserError(
+            f"--memory {train.memory}: must hold a whole batch; raise it to {train.batch_size}"
+        )
+    if train.memory and train.batches in ("triplets", "pairs"):
+        raise UserError(f"--memory goes with --batches pk or shuffled, not with {train.batches}")
+    if train.unfreeze == 0 and train.embed_dim is None and train.changes_embedding:
+        raise UserError(
+            f"--objective {train.objective}: nothing to train, since the backbone is frozen; name "
+            "a projection (--embed-dim 512) or blocks of the backbone (--unfreeze 2)"
+        )
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
 def _check_scales(scales: tuple[float, ...]) -> None:
     if not scales or len(set(scales)) < len(scales) or not all(0.1 <= s <= 10 for s in scales):
         named = " ".join(map(str, scales)) or "nothing"
@@ -421,7 +514,7 @@ def _check_cosines(asked: RetrieveSettings) -> None:
     for name in ("query_neighbours", "gallery_neighbours", "expand", "gallery_clusters"):
         value = getattr(asked, name)
         if value is not None and not 0 < value <= 1:
-            raise UserError(f"--{name.replace('_', '-')} {value}: a cosine above 0 and up to 1")
+            raise UserError(f"{_option(name)} {value}: a cosine above 0 and up to 1")
     check_least(asked, whiten=1)
 
 
@@ -452,7 +545,7 @@ def check_least(group: Any, **least: int) -> None:
     for name, low in least.items():
         value = getattr(group, name)
         if value is not None and value < low:
-            raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {low}")
+            raise UserError(f"{_option(name)} {value}: must be at least {low}")
 
 
 def without_secrets(url: str) -> str:

@@ -173,12 +173,13 @@ class SFace(nn.Module):
             self.trunk.add_module(f"conv_{number}", _step(width, channels, 1, 1, 1))
             width = channels
         self.bn1 = nn.BatchNorm2d(width, eps=2e-5)
+        self.flatten = nn.Flatten()
         self.pre_fc1 = nn.Linear(width * 7 * 7, 128)
         self.fc1 = nn.BatchNorm1d(128, eps=2e-5)
 
     def forward(self, faces: Tensor) -> Tensor:
         """(N, 3, 112, 112), RGB as (x - 127.5) / 128 -> (N, 128), of any length."""
-        rows: Tensor = self.fc1(self.pre_fc1(self.bn1(self.trunk(faces)).flatten(1)))
+        rows: Tensor = self.fc1(self.pre_fc1(self.flatten(self.bn1(self.trunk(faces)))))
         return rows
 
 

@@ -8,6 +8,7 @@ A stage whose inputs have not changed does nothing; --force redoes it. A run tha
 on, by the same command, from what is whole.
 """
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
@@ -21,6 +22,7 @@ from config import (
     EmbedSettings,
     RetrieveSettings,
     Settings,
+    TrainSettings,
     UserError,
     announce,
     benchmark_summary,
@@ -61,6 +63,8 @@ def work_of(room: str, name: str) -> Callable[[Run], str | None]:
 EMBEDDING = tuple(field.name for field in fields(EmbedSettings))
 # What a ranking depends on; of an ensemble's runs only what they hold counts, not where they lie.
 RANKING = tuple(field.name for field in fields(RetrieveSettings) if field.name != "ensemble")
+LEARNING = tuple(field.name for field in fields(TrainSettings) if field.name != "log_to")
+CHANGED = ("objective", "unfreeze", "embed_dim")  # what says whether training changes the embedding
 TRAINING = ("training.csv", "split.json")
 INDEX = ("gallery.faiss", "gallery.json", "validation_gallery.faiss", "validation_gallery.json")
 STAGE_LIST = (
@@ -86,7 +90,7 @@ STAGE_LIST = (
     Stage(
         "auto",
         work_of("auto", "run_auto"),
-        settings=(*EMBEDDING, *RANKING, "auto_backbones", "embed_dim", "query_domain", "seed"),
+        settings=(*EMBEDDING, *RANKING, "auto_backbones", *CHANGED, "query_domain", "seed"),
         files=TRAINING,
         outputs=("auto.json", "auto.csv"),
     ),
@@ -100,12 +104,10 @@ STAGE_LIST = (
     Stage(
         "train",
         work_of("train_ft", "run_train"),
-        settings=(
-            *EMBEDDING,
-            *("embed_dim", "epochs", "lr", "batch_size", "patience", "train_views", "seed"),
-        ),
+        settings=(*EMBEDDING, *LEARNING, "seed"),
         files=TRAINING,
-        outputs=("model.safetensors", "history.csv"),
+        outputs=("model.safetensors", "history.csv", "training.png"),
+        watch=lambda run: judged_by(run.settings),
     ),
     Stage(
         "index",
@@ -125,7 +127,7 @@ STAGE_LIST = (
     Stage(
         "forecast",
         work_of("auto", "run_forecast"),
-        settings=(*EMBEDDING, *RANKING, "embed_dim", "query_domain", "seed"),
+        settings=(*EMBEDDING, *RANKING, *CHANGED, "query_domain", "seed"),
         files=("model.safetensors", "test.csv", *TRAINING),
         outputs=("forecast.json",),
     ),
@@ -159,10 +161,17 @@ STAGE_LIST = (
 )
 
 
+def judged_by(settings: Settings) -> str:
+    """The steps of the ranking, where a ranking judges the training."""
+    return "" if settings.train.is_report_head else str(settings.retrieve)
+
+
 def prepare(arguments: Sequence[str]) -> Run:
     """The run that a command line asks for."""
     settings = read_settings(arguments)
     # What is wrong shows now, not after an hour's work.
+    if not settings.train.is_report_head:
+        import_module("losses").parse_objective(settings.train.objective)
     if settings.evaluate.labels is not None:
         read_labels(settings.evaluate.labels)
     if "submit" in settings.general.stage:
@@ -314,22 +323,39 @@ def summary(run: Run) -> str:
     return f"{made}\n\n{judged}\n\nall of it in {run.folder}/"
 
 
+def work(arguments: Sequence[str]) -> None:
+    """Does what a command line asks for."""
+    run = prepare(arguments)
+    log_to(run.folder)
+    log.info("run %s on %s\n%s", run.folder, run.data, announce(run.settings))
+    with only_process(run.path(".lock"), str(run.folder)):
+        run.sweep()
+        if "all" in run.settings.general.stage:
+            run.remember_settings()
+        # Settings of a single stage count for the run once they have worked.
+        do_stages(run).remember_settings()
+
+
+def work_together(arguments: Sequence[str]) -> None:
+    """The same with the processes that torchrun has started: the others help the first to train."""
+    processes, train_ft = import_module("processes"), import_module("train_ft")
+    processes.join()
+    try:
+        if processes.number() == 0:
+            work(arguments)
+            processes.agree(train_ft.OVER)
+        else:
+            log.setLevel("ERROR")
+            train_ft.help_training(prepare(arguments))
+    finally:
+        processes.leave()
+
+
 def main(arguments: Sequence[str]) -> int:
     """Runs the stages; returns the exit code: 0, 1 for a mistake or bad input, 130 for Ctrl-C."""
     log_to(None)
-
-    def work() -> None:
-        run = prepare(arguments)
-        log_to(run.folder)
-        log.info("run %s on %s\n%s", run.folder, run.data, announce(run.settings))
-        with only_process(run.path(".lock"), str(run.folder)):
-            run.sweep()
-            if "all" in run.settings.general.stage:
-                run.remember_settings()
-            # Settings of a single stage count for the run once they have worked.
-            do_stages(run).remember_settings()
-
-    return exit_code(work)
+    several = int(os.environ.get("WORLD_SIZE", 1)) > 1
+    return exit_code(lambda: (work_together if several else work)(arguments))
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from face_models import InceptionResnetV1, SFace, sface_state
 from faces import WHOLE, Crop, Face, crop_face, crop_kind, crop_middle
 from onnx_models import OnnxBackbone
 from runs import log, whole_file
+from small_models import NN1, NN2, SmallCnn
 from weights import CARRIERS, carried_file, fingerprint, load_into, load_state, look_for_hub
 
 # Names of the toolkit for what timm calls otherwise; timm has the hub's names too.
@@ -148,7 +149,13 @@ class Embedder(nn.Module):
         with torch.inference_mode():
             self.features_dim = int(self.features(torch.zeros(1, 3, self.side, self.side)).shape[1])
         self.dim = self.features_dim
-        self.weights_id = fingerprint(backbone) + ("" if pooling == "auto" else f"-{pooling}")
+        self.pooling = pooling
+        self.identify()
+
+    def identify(self) -> None:
+        """Takes the hash of the backbone's weights as they are now."""
+        own = "" if self.pooling == "auto" else f"-{self.pooling}"
+        self.weights_id = fingerprint(self.backbone) + own
 
     def transform(self, image: Image.Image) -> Tensor:
         """An RGB picture, cropped already -> (3, side, side) float32, as the backbone wants it."""
@@ -236,8 +243,8 @@ def build_backbone(name: str, from_hub: bool) -> tuple[nn.Module, Preprocessing]
     build = _build_timm
     if name == "mobilenet_v2" or name.startswith("torchvision:"):
         build = _build_torchvision
-    elif name in FACE_MODELS:
-        build = _build_face
+    elif name in OWN_MODELS:
+        build = _build_own
     elif name.startswith("onnx:"):
         build = _build_onnx
     with torch.random.fork_rng(devices=[]):
@@ -289,19 +296,31 @@ def _drop_classifier(backbone: nn.Module) -> None:
     setattr(backbone.get_submodule(parent), child, nn.Identity())
 
 
+# (network, side, normalisation) of what no library has, and of what is trained from scratch.
 FACE_MODELS: dict[str, tuple[type[nn.Module], int, str]] = {
     "sface": (SFace, 112, "fixed"),
     "inception_resnet_v1": (InceptionResnetV1, 160, "fixed"),
 }
+SMALL_MODELS: dict[str, tuple[type[nn.Module], int, str]] = {
+    "small_cnn": (SmallCnn, 96, "fixed"),
+    "nn1": (NN1, 220, "fixed"),
+    "nn2": (NN2, 224, "fixed"),
+}
+OWN_MODELS = FACE_MODELS | SMALL_MODELS
 
 
-def _build_face(name: str, from_hub: bool) -> tuple[nn.Module, Preprocessing]:
+def _build_own(name: str, from_hub: bool) -> tuple[nn.Module, Preprocessing]:
+    if from_hub and name in SMALL_MODELS:
+        raise UserError(
+            f"--backbone {name}: nobody has weights for it; train it from scratch (--weights none "
+            "--unfreeze all), or name your own with --weights"
+        )
     if from_hub:
         raise UserError(
             f"--backbone {name}: no package carries its weights; get 20180402-114759-vggface2.pt "
             "from the releases of facenet-pytorch, and name it with --weights"
         )
-    model, side, normalization = FACE_MODELS[name]
+    model, side, normalization = OWN_MODELS[name]
     return model(), Preprocessing(side, "bilinear", (), ()).normalised_by(normalization)
 
 
@@ -394,21 +413,31 @@ def _pooling_layers(backbone: nn.Module) -> list[str]:
 
 
 def save_model(path: Path, embedder: Embedder, parts: dict[str, nn.Module], **about: Any) -> None:
-    """Writes what was trained as safetensors; the frozen backbone is only named, by its hash.
+    """Writes what was trained beside a frozen backbone; see save_tensors.
 
-    parts: {name: trained module}; about: what else to remember, as JSON values.
+    parts: {name: trained module}.
     """
     tensors = {
-        f"{part}.{name}": tensor.detach().cpu().contiguous()
+        f"{part}.{name}": tensor
         for part, module in parts.items()
         for name, tensor in module.state_dict().items()
     }
+    save_tensors(path, embedder, tensors, **about)
+
+
+def save_tensors(path: Path, embedder: Embedder, tensors: dict[str, Tensor], **about: Any) -> None:
+    """Writes what was trained as safetensors; the untrained backbone is only named, by its hash.
+
+    tensors: by name, those of the backbone as `backbone.NAME`; about: what else to remember, as
+    JSON values.
+    """
+    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with whole_file(path) as beside:
-        save_file(tensors, beside, {"about": json.dumps(_identity(embedder) | about)})
+        save_file(held, beside, {"about": json.dumps(_identity(embedder) | about)})
 
 
 def load_model(path: Path, settings: EmbedSettings, cache: Path) -> Embedder:
-    """The embedder of a run: its backbone, with the projection that was trained for it.
+    """The embedder of a run: its backbone, with the blocks and the projection that were trained.
 
     Raises:
         UserError: the file is missing or broken, or was made with another backbone.
@@ -430,10 +459,19 @@ def load_model(path: Path, settings: EmbedSettings, cache: Path) -> Embedder:
             "it was made with"
         )
     embedder.set_projection(about["embed_dim"])
-    projection = {k.removeprefix("projection."): v for k, v in state.items() if "projection." in k}
-    load_into(embedder.projection, projection, str(path))
+    load_into(embedder.projection, _part(state, "projection"), str(path))
+    blocks = _part(state, "backbone")
+    if blocks:
+        load_into(embedder.backbone, embedder.backbone.state_dict() | blocks, str(path))
+        embedder.identify()
     log.info("model: %s, %d numbers an embedding", embedder.name, embedder.dim)
     return embedder
+
+
+def _part(state: dict[str, Tensor], part: str) -> dict[str, Tensor]:
+    """The tensors of one part, by their names in it."""
+    prefix = f"{part}."
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
 OTHER = {

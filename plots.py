@@ -104,6 +104,31 @@ def learning_curves(histories: Mapping[str, pd.DataFrame]) -> Figure:
     return figure
 
 
+def retrieval_curves(history: pd.DataFrame) -> Figure:
+    """Loss, validation score and learning rate by epoch; a ring marks the best score, a dotted line
+    the untrained embedder's.
+
+    history: columns epoch (0 is untrained), train_loss, score, lr.
+    """
+    figure, panels = new_figure(9.0, 2.8, columns=3)
+    trained = history[history.epoch > 0]
+    for axes, name, label in zip(
+        panels,
+        ("train_loss", "score", "lr"),
+        ("loss", "validation score", "learning rate"),
+        strict=True,
+    ):
+        axes.plot(trained.epoch, trained[name], color=COLOURS[0], marker=".", linewidth=1.5)
+        axes.set(xlabel="epoch", ylabel=label)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    best = trained.iloc[int(trained.score.argmax())]
+    ring = {"s": 70, "facecolors": "none", "edgecolors": COLOURS[0]}
+    panels[1].scatter(best.epoch, best.score, **ring)
+    panels[1].axhline(history.score.iloc[0], color=COLOURS[1], linestyle=":", label="untrained")
+    _legend(panels[1])
+    return figure
+
+
 def _cycle(count: int) -> list[str]:
     return [COLOURS[i % len(COLOURS)] for i in range(count)]
 

@@ -196,7 +196,11 @@ def curves_of(run: Run) -> Markup | None:
     """The learning curves; None where nothing was trained."""
     path = run.path("history.csv")
     history = pd.read_csv(path) if path.is_file() else pd.DataFrame()
-    return Markup(plots.as_svg(plots.learning_curves({"": history}))) if len(history) else None
+    if history.empty:
+        return None
+    judged = "score" in history
+    figure = plots.retrieval_curves(history) if judged else plots.learning_curves({"": history})
+    return Markup(plots.as_svg(figure))
 
 
 def benchmark_of(settings: ReportSettings) -> dict[str, Any] | None:

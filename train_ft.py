@@ -1,6 +1,7 @@
-"""Trains what the settings ask for on a frozen backbone -> model.safetensors.
+"""Trains what the settings ask for -> model.safetensors.
 
-The report's head: dropout and a linear classifier on the backbone's features, cross-entropy, Adam.
+Every objective but the default, and every block of a backbone, is trained by finetune.py. Here is
+the report's head: dropout and a linear classifier on the backbone's features, cross-entropy, Adam.
 The backbone is frozen, so it runs once a picture (and augmented view), not once an epoch: training
 reads cached features. Without --embed-dim the classifier is all that is trained, and the embedding
 is the backbone's own; with it, a linear projection before the classifier is, and becomes the
@@ -16,14 +17,17 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
+import processes
 from config import TrainSettings, UserError
 from data import load_catalogue, load_split, rows_of
 from embed import Embedding, embed_features, run_embedding
+from finetune import run_finetune
 from model import Embedder, embedder_of, one_thread, save_model
 from pixels import PLAIN, View
 from runs import Run, log, whole_file
 
 DROPOUT = 0.2
+TRAIN, OVER = 1.0, 0.0  # what the first of several processes tells the others
 
 
 class Head(nn.Module):
@@ -62,6 +66,22 @@ class Epoch:
 
 def run_train(run: Run) -> str:
     """The stage: model.safetensors and history.csv, a row an epoch."""
+    asked = run.settings.train
+    if not asked.is_report_head and asked.epochs and load_split(run)["train"]:
+        processes.agree(TRAIN)
+        return run_finetune(run)
+    run.path("training.png").unlink(missing_ok=True)
+    return train_report_head(run)
+
+
+def help_training(run: Run) -> None:
+    """What all processes but the first do: its call is to train with it, or that all is over."""
+    while processes.agree(OVER) == TRAIN:
+        run_finetune(run)
+
+
+def train_report_head(run: Run) -> str:
+    """The report's head; nothing where there are no pictures or no epochs."""
     settings = run.settings.train
     embedder = embedder_of(run.settings.embed, run.cache)
     split = load_split(run)

@@ -69,7 +69,7 @@ def tracked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, dict[str, f
 
     def init(project: str, name: str, config: dict[str, Any]) -> SimpleNamespace:
         return SimpleNamespace(
-            log=lambda numbers: told.append((project, name, numbers)),
+            log=lambda numbers, step: told.append((project, name, numbers)),
             finish=lambda exit_code: None,
         )
 

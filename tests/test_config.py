@@ -88,11 +88,30 @@ def test_an_unknown_option_or_value_exits_2_and_names_the_known(
     [
         *("--epochs -1", "--lr 0", "--batch-size 0", "--seed -1", "--lr nan", "--stage"),
         *("--scales", "--scales 0", "--scales 1 1", "--scales nan"),
+        *("--unfreeze -1", "--warmup 2", "--ema 1", "--margin 3", "--clip 0", "--per-person 1"),
+        *("--memory 8", "--max-minutes 0", "--layer-decay 1.1", "--weight-decay nan"),
     ],
 )
 def test_values_without_a_meaning_are_refused(words: str) -> None:
     with pytest.raises(UserError, match=r"must|name at least one|different numbers"):
         parse_settings(words.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--objective arcface", "nothing to train"),
+        ("--objective triplet --embed-dim 8 --memory 64 --batches pairs", "--batches pk"),
+    ],
+)
+def test_a_training_that_cannot_be_says_what_to_change(words: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        parse_settings(words.split())
+
+
+def test_blocks_to_train_are_a_number_or_all() -> None:
+    assert parse_settings(["--unfreeze", "3"]).train.unfreeze == 3
+    assert parse_settings(["--unfreeze", "all"]).train.unfreeze == "all"
 
 
 def test_defaults_are_announced() -> None:

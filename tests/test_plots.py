@@ -46,3 +46,16 @@ def test_a_png_is_whole(tmp_path: Path) -> None:
 def test_several_histories_are_told_apart(name: str) -> None:
     text = plots.as_svg(plots.learning_curves({"one": HISTORY, "two": HISTORY}))
     assert f">one: {name}</text>" in text and f">two: {name}</text>" in text
+
+
+def test_a_training_that_retrieval_judges_shows_what_it_had_to_beat() -> None:
+    history = pd.DataFrame(
+        {
+            "epoch": [0, 1, 2],
+            "train_loss": [np.nan, 2.0, 1.0],
+            "score": [300.0, 250.0, 400.0],
+            "lr": [0.0, 0.1, 0.05],
+        }
+    )
+    text = plots.as_svg(plots.retrieval_curves(history))
+    assert all(f">{word}</text>" in text for word in ("loss", "validation score", "untrained"))

@@ -1,0 +1,114 @@
+"""What does each objective give on people never seen? EfficientNet-Lite0, one crop for all rows.
+
+    python -m benchmarks.objectives --data ../shared/data/caricature \\
+        --labels ../shared/data/caricature/test_labels.json \\
+        --domain-pattern '(?P<domain>photo|caricature)_'
+
+A row is a run of main.py; --max-minutes caps its training. The same command goes on after a kill:
+rows that are done stand in row.json of their folder. Settings are the same for all rows that train;
+only the validation may be looked at to choose among them, so the test's scores stand apart.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+from tqdm import tqdm
+
+from benchmark import run_and_watch, why
+from runs import read_json, write_json
+
+ROOT = Path(__file__).parent.parent
+STAGES = ("split", "crop", "train", "index", "retrieve", "evaluate")
+# Whatever the objective: the last four blocks and a projection, on four augmented views.
+TRAINED = (
+    *("--unfreeze", "4", "--embed-dim", "512", "--train-views", "4", "--batch-size", "64"),
+    *("--epochs", "30", "--patience", "6"),
+)
+HEAD = ("--embed-dim", "512", "--epochs", "30", "--patience", "6", "--lr", "0.001")
+TRIPLET = ("--objective", "triplet", "--miner")
+ROWS: dict[str, tuple[str, ...]] = {
+    "frozen": ("--epochs", "0"),
+    "frozen, centred": ("--epochs", "0", "--center"),
+    "head, cross-entropy (the report)": ("--epochs", "3"),
+    "projection, cross-entropy": HEAD,
+    "projection, arcface": (*HEAD, "--objective", "arcface"),
+    "arcface": (*TRAINED, "--objective", "arcface"),
+    "triplet, all": (*TRAINED, *TRIPLET, "all"),
+    "triplet, semi-hard": (*TRAINED, *TRIPLET, "semihard"),
+    "triplet, hard": (*TRAINED, *TRIPLET, "hard"),
+    "contrastive": (*TRAINED, "--objective", "contrastive"),
+    "supcon": (*TRAINED, "--objective", "supcon"),
+    "arcface+supcon": (*TRAINED, "--objective", "arcface+supcon"),
+    "arcface+supcon, centred": (*TRAINED, "--objective", "arcface+supcon", "--center"),
+    "SimCLR, then head": HEAD,
+}
+SIMCLR = "SimCLR, then head"
+
+
+def do_row(folder: Path, words: list[str], before: list[list[str]]) -> dict[str, Any]:
+    """A run's validation and test score and its minutes of training; kept in row.json.
+
+    words: for main.py. before: programs to run first, each as the words of a command.
+    """
+    path = folder / "row.json"
+    if path.is_file():
+        known: dict[str, Any] = read_json(path, "this program")
+        if known.get("words") == words:
+            return known
+    folder.mkdir(parents=True, exist_ok=True)
+    main = ["main.py", "--stage", *STAGES, f"--run={folder}", *words]
+    for command in [*before, main]:
+        program = [sys.executable, str(ROOT / command[0]), *command[1:]]
+        code, _ = run_and_watch(program, folder / "output.txt")
+        if code:
+            said = (folder / "output.txt").read_text(encoding="utf-8", errors="replace")
+            return {"failed": why(said)}
+    metrics = read_json(folder / "metrics.json", "main.py")
+    scores = {part: metrics[part]["score"] for part in ("validation", "test") if part in metrics}
+    seconds = read_json(folder / "stages.json", "main.py")["train"]["seconds"]
+    row = {"words": words, **scores, "minutes": seconds / 60}
+    write_json(path, row)
+    return row
+
+
+def simclr_first(folder: Path, shared: list[str], epochs: int) -> tuple[list[list[str]], list[str]]:
+    """The programs that learn a backbone without labels, and the words that take its weights."""
+    learnt = folder / "unlabelled"
+    split = ["main.py", "--stage", "split", "crop", f"--run={learnt}", *shared]
+    learn = ["simclr.py", str(learnt), "--epochs", str(epochs), "--lr", "0.0001"]
+    return [split, learn], [f"--weights={learnt / 'simclr' / f'epoch_{epochs:03}.safetensors'}"]
+
+
+def main() -> None:
+    """See the top of this file; further options go to main.py with every row."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--labels", type=Path, help="labels of the test")
+    parser.add_argument("--max-minutes", type=float, default=12)
+    parser.add_argument("--simclr-epochs", type=int, default=10)
+    parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=list(ROWS))
+    parser.add_argument("--crop", default="aligned")
+    parser.add_argument("--out", type=Path, default=Path("runs/objectives"))
+    given, others = parser.parse_known_args()
+    shared = [f"--data={given.data}", f"--crop={given.crop}", *others]
+    labels = [f"--labels={given.labels}"] if given.labels else []
+    lines = []
+    for name in tqdm(given.rows, "rows"):
+        folder = given.out / name.replace(" ", "_").replace(",", "")
+        before: list[list[str]] = []
+        weights: list[str] = []
+        if name == SIMCLR:
+            before, weights = simclr_first(folder, shared, given.simclr_epochs)
+        words = [*shared, *labels, *ROWS[name], *weights, f"--max-minutes={given.max_minutes}"]
+        row = do_row(folder, words, before)
+        shown = [f"{row[k]:.1f}" if k in row else "" for k in ("validation", "test", "minutes")]
+        lines.append((name, *shown, row.get("failed", "")))
+    heads = [f"crop {given.crop}", "validation", "test", "minutes", ""]
+    print(tabulate(lines, heads, disable_numparse=True))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""The validation as a retrieval task for an embedder that is being trained.
+
+score, spread = Judge(run, embedder, trunk).score(trunk, device)
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from config import UserError
+from data import load_catalogue, load_split, rows_of
+from embed import run_embedding
+from evaluate import Labels, judge, means
+from inputs import Feed, feed_of
+from model import Embedder
+from postprocess import Embeddings
+from retrieve import as_mapping, rank_embeddings
+from runs import Run
+from trunk import Trunk
+
+CHUNK = 256  # pictures that are judged at once
+
+Embed = Callable[[Tensor], Tensor]
+
+
+class Judge:
+    """The validation as a retrieval task, for embeddings that change."""
+
+    def __init__(self, run: Run, embedder: Embedder, trunk: Trunk) -> None:
+        self.task = load_split(run)["validation"]
+        if not set(self.task["query"].values()) & set(self.task["gallery"].values()):
+            raise UserError(
+                "no validation query has its person in the gallery, so that nothing can judge the "
+                "training: give the data more labelled people, or another --split"
+            )
+        catalogue = load_catalogue(run.path("training.csv"))
+        self.views = run_embedding(run, embedder).views
+        self.feeds: dict[str, Feed] = {
+            part: feed_of(run, embedder, trunk, rows_of(catalogue, paths), self.views)
+            for part, paths in self.task.items()
+        }
+        # Steps that would learn from the training's embeddings are left out: those change too.
+        self.steps = replace(run.settings.retrieve, whiten=None, no_transductive=False)
+
+    def score(self, embed: Embed, device: torch.device) -> tuple[float, float]:
+        """(score, spread): the ranking's score, 0 to 1000; and 1 - the mean cosine of all pairs of
+        gallery pictures, 0 where all are alike.
+
+        embed: what the feeds give -> rows of any length.
+        """
+        rows = {part: self._rows(embed, part, device) for part in self.task}
+        none = np.zeros((0, rows["query"].shape[1]), np.float32)
+        given = Embeddings(rows["query"], rows["gallery"], none, none)
+        keys = {part: sorted(paths) for part, paths in self.task.items()}
+        ranking = rank_embeddings(given, self.steps, keys["gallery"], keys["query"])
+        score = means(judge(as_mapping(ranking), Labels(**self.task)))["score"]
+        return score, 1 - float(np.square(rows["gallery"].mean(0, dtype=np.float64)).sum())
+
+    @torch.inference_mode()
+    def _rows(self, embed: Embed, part: str, device: torch.device) -> np.ndarray:
+        """(N, D) unit rows in the order of the keys: the sum of all views, as in every stage."""
+        paths = list(self.task[part])
+        order = np.array(sorted(range(len(paths)), key=paths.__getitem__))
+        chunks = [order[i : i + CHUNK] for i in range(0, len(order), CHUNK)]
+        total = []
+        for chunk in chunks:
+            shown = [np.full(len(chunk), view) for view in range(len(self.views))]
+            rows = [embed(self.feeds[part].take(chunk, view).to(device)) for view in shown]
+            summed = torch.stack([normalize(row.float(), dim=1) for row in rows]).sum(0)
+            total.append(normalize(summed, dim=1).cpu())
+        return torch.cat(total).numpy()
