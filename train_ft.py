@@ -9,6 +9,7 @@ embedding.
 """
 
 from dataclasses import dataclass
+from importlib import import_module
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,6 @@ import processes
 from config import TrainSettings, UserError
 from data import load_catalogue, load_split, rows_of
 from embed import Embedding, embed_features, run_embedding
-from finetune import run_finetune
 from model import Embedder, embedder_of, one_thread, save_model
 from pixels import PLAIN, View
 from runs import Run, log, whole_file
@@ -64,12 +64,19 @@ class Epoch:
     holdout_accuracy: float
 
 
+def train_by_retrieval(run: Run) -> str:
+    """The stage's work where retrieval judges; its libraries, which take seconds to import, are
+    left alone by the default."""
+    made: str = import_module("finetune").run_finetune(run)
+    return made
+
+
 def run_train(run: Run) -> str:
     """The stage: model.safetensors and history.csv, a row an epoch."""
     asked = run.settings.train
     if not asked.is_report_head and asked.epochs and load_split(run)["train"]:
         processes.agree(TRAIN)
-        return run_finetune(run)
+        return train_by_retrieval(run)
     run.path("training.png").unlink(missing_ok=True)
     return train_report_head(run)
 
@@ -77,7 +84,7 @@ def run_train(run: Run) -> str:
 def help_training(run: Run) -> None:
     """What all processes but the first do: its call is to train with it, or that all is over."""
     while processes.agree(OVER) == TRAIN:
-        run_finetune(run)
+        train_by_retrieval(run)
 
 
 def train_report_head(run: Run) -> str:
