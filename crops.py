@@ -7,6 +7,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -44,11 +45,15 @@ def detect(pictures: pd.DataFrame, root: Path, cache: Path, detector: Detector) 
     Raises:
         UserError: a picture has changed or gone since the catalogue was made.
     """
-    about = {"detector": detector.name, "look": LOOK, "sure": SURE, "surest of": RETRIES}
-    store = FeatureCache(cache, "faces", about, ROW)
+    store = FeatureCache(cache, "faces", way_to_find(detector), ROW)
     keys = keys_of(pictures.content)
     _search(pictures.iloc[store.missing(keys)], root, store, detector)
     return dict(zip(pictures.content, map(_from_row, store.rows(keys)), strict=True))
+
+
+def way_to_find(detector: Detector) -> dict[str, Any]:
+    """All that decides which face is found in a picture: what a cache must know."""
+    return {"detector": detector.name, "look": LOOK, "sure": SURE, "surest of": RETRIES}
 
 
 def _search(pictures: pd.DataFrame, root: Path, store: FeatureCache, detector: Detector) -> None:

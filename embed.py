@@ -9,6 +9,7 @@ memory than ten thousand.
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -21,10 +22,10 @@ from tqdm import tqdm
 
 from cache import FeatureCache, blocks, keys_of
 from config import EmbedSettings, UserError
-from crops import detect
+from crops import detect, way_to_find
 from data import count_pictures
 from engine import Engine, Plan, build_engine, plans
-from faces import Crop, Face, crop_kind, load_detector
+from faces import Crop, Detector, Face, crop_kind, load_detector
 from model import Embedder, one_thread, project_rows, unit
 from onnx_models import OnnxBackbone
 from pixels import PLAIN, View, batches, show
@@ -82,7 +83,12 @@ class Embedding:
         """{content: face} of catalogue rows; empty where the embedder sees whole pictures."""
         if self.crop.kind == "none":
             return {}
-        return detect(pictures, self.root, self.cache, load_detector(self.detector, self.cache))
+        return detect(pictures, self.root, self.cache, self.finder)
+
+    @cached_property
+    def finder(self) -> Detector:
+        """What finds faces, ready. Raises: see load_detector."""
+        return load_detector(self.detector, self.cache)
 
 
 def flips(asked: EmbedSettings) -> bool:
@@ -257,7 +263,7 @@ def open_cache(job: Embedding, plan: Plan, view: View) -> FeatureCache:
         "backbone": job.embedder.name,
         "weights": job.embedder.weights_id,
         "preprocessing": str(job.embedder.preprocessing),
-        "faces": job.detector if job.crop.kind != "none" else "",
+        "faces": way_to_find(job.finder) if job.crop.kind != "none" else "",
         "view": str(view),
         "pixels": f"pillow {PIL.__version__}, torch {torch.__version__}",
         **asdict(plan),

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from config import UserError, check_least, parse
 from data import read_known_picture, truncated_pictures
 from embed import Embedding, embed, embed_faces
-from faces import LEAST, MISSED, OVERLAP, Face, find_all, load_detector
+from faces import LEAST, MISSED, OVERLAP, Face, find_all
 from index import build_index, search
 from marking import (
     CELL,
@@ -138,13 +138,12 @@ def who(asked: Who) -> None:
     run = open_run(asked.naming.run)
     photos, broken = readable_photos(asked.photo)
     namer = make_namer(run, asked)
-    detector = load_detector(namer.job.detector, run.cache)
     output = asked.output or run.path("identify")
     records = []
     with truncated_pictures(True):
         for path in tqdm(photos.photo, "naming", unit=" photographs"):
             photo = read_photo(Path(path))
-            faces = find_all(photo.image, detector, asked.confidence, asked.overlap)
+            faces = find_all(photo.image, namer.job.finder, asked.confidence, asked.overlap)
             record = describe_faces(path, photo, faces, namer)
             marked = mark(photo.image, faces, labels_of(record))
             records.append(write_results(output, record, marked))

@@ -17,14 +17,15 @@ from cache import blocks
 from config import UserError, parse_settings
 from data import content_hash, read_catalogue, read_picture
 from demo import draw_picture, make_person
-from embed import Embedding, embed, embed_faces, embed_features, run_embedding
+from embed import Embedding, embed, embed_faces, embed_features, open_cache, run_embedding
 from engine import plans
 from faces import Crop, crop_face, find_face, load_detector
 from model import Embedder, load_embedder
-from pixels import View
+from pixels import PLAIN, View
 from runs import Run, log_to
 
 SMALL = ("test_efficientnet", "none")
+KINDS: tuple[Literal["none", "aligned"], ...] = ("none", "aligned")
 
 
 @pytest.fixture(scope="module")
@@ -280,3 +281,13 @@ def test_faces_of_a_loose_picture_are_embedded_as_those_of_the_catalogue(
         assert np.abs(twice - row).max() < 1e-4
         assert np.array_equal(twice[0], twice[1])
     assert embed_faces(job, image, []).shape == (0, embedder.dim)
+
+
+def test_another_way_to_find_faces_has_embeddings_of_its_own(
+    job: Embedding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, faces = (replace(job, embedder=load_embedder(*SMALL, crop=Crop(k))) for k in KINDS)
+    before = [open_cache(one, one.plans[0], PLAIN).folder for one in (whole, faces)]
+    monkeypatch.setattr("crops.SURE", 0.7)
+    after = [open_cache(one, one.plans[0], PLAIN).folder for one in (whole, faces)]
+    assert [a == b for a, b in zip(after, before, strict=True)] == [True, False]
