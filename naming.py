@@ -14,6 +14,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -238,9 +239,10 @@ def look_at_faces(run: Run, job: Embedding) -> Embedding:
         "the face with a margin, and names are less sure than those of a face backbone",
         *(run.folder, asked.backbone),
     )
-    wants = job.embedder.preprocessing
-    job.embedder.preprocessing = replace(wants, crop=Crop("face", asked.crop_margin))
-    return replace(job, flip=asked.flip != "off")
+    embedder = copy(job.embedder)  # the stages share the job: theirs must stay as it is
+    wants = embedder.preprocessing
+    embedder.preprocessing = replace(wants, crop=Crop("face", asked.crop_margin))
+    return replace(job, embedder=embedder, flip=asked.flip != "off")
 
 
 # ---- who is a stranger --------------------------------------------------------------------------

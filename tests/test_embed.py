@@ -17,12 +17,12 @@ from cache import blocks
 from config import UserError, parse_settings
 from data import content_hash, read_catalogue, read_picture
 from demo import draw_picture, make_person
-from embed import Embedding, embed, embed_faces, embed_features, open_cache, run_embedding
+from embed import Embedding, embed, embed_faces, embed_features, embedding_of, open_cache
 from engine import plans
 from faces import Crop, crop_face, find_face, load_detector
 from model import Embedder, load_embedder
 from pixels import PLAIN, View
-from runs import Run, log_to
+from runs import log_to
 
 SMALL = ("test_efficientnet", "none")
 KINDS: tuple[Literal["none", "aligned"], ...] = ("none", "aligned")
@@ -223,9 +223,9 @@ def test_every_view_is_a_scale_and_a_side_and_kept_apart(
 
 
 def test_a_scale_below_one_needs_something_around(competition: Path, tmp_path: Path) -> None:
-    run = Run(tmp_path, competition, parse_settings(["--scales", "1", "0.9"]))
+    asked = parse_settings(["--scales", "1", "0.9"]).embed
     with pytest.raises(UserError, match=r"--scales 0\.9: a whole picture has nothing around it"):
-        run_embedding(run, load_embedder(*SMALL))
+        embedding_of(asked, load_embedder(*SMALL), competition, tmp_path, 0)
 
 
 def test_a_pooling_is_compiled_too_and_kept_apart(job: Embedding, pictures: pd.DataFrame) -> None:

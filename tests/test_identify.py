@@ -50,8 +50,7 @@ class OneFace:
 
 @pytest.fixture
 def one_face(monkeypatch: pytest.MonkeyPatch) -> None:
-    for room in (identify, embed):
-        monkeypatch.setattr(room, "load_detector", lambda name, cache: OneFace())
+    monkeypatch.setattr(embed, "load_detector", lambda name, cache: OneFace())
 
 
 def run_identify(*words: str | Path) -> int:
