@@ -24,6 +24,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from config import UserError, parse_settings
+from crops import way_to_find
 from data import (
     WORKERS,
     check_picture,
@@ -363,7 +364,7 @@ def calibration_origin(
     return {
         **{name: file_hash(run.path(name)) for name in files},
         "preprocessing": str(job.embedder.preprocessing),
-        "faces": f"{job.detector}, flip {job.flip}",
+        "faces": f"{way_to_find(job.finder)}, flip {job.flip}",
         "method": f"{how.method} {how.representatives} {how.neighbours}",
         "false_accept": false_accept,
         "seed": run.seed,
