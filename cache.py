@@ -119,13 +119,15 @@ class FeatureCache:
             KeyError: a key has no row.
         """
         out = np.empty((len(keys), self.dim), np.float32)
-        known = np.zeros(len(keys), bool)
-        for places, rows, positions in self._find(keys):
-            out[places] = rows[positions]
-            known[places] = True
-        if not known.all():
-            raise KeyError(f"{self.folder}: {np.count_nonzero(~known)} keys have no row")
-        return out
+        for _ in range(2):
+            known = np.zeros(len(keys), bool)
+            for places, rows, positions in self._find(keys):
+                out[places] = rows[positions]
+                known[places] = True
+            if known.all():
+                return out
+            self.refresh()  # another run may have been making several shards one at that moment
+        raise KeyError(f"{self.folder}: {np.count_nonzero(~known)} keys have no row")
 
     def add(self, keys: np.ndarray, rows: np.ndarray) -> None:
         """Takes new rows; they are on the disk after every 1,024 and after `flush`."""
@@ -299,8 +301,16 @@ def entries(root: Path) -> list[Entry]:
 def _entry_of_rows(folder: Path) -> Entry:
     about = read_json(folder / "about.json", "any run that uses it")
     shown = (about.get(name) for name in ("engine", "view", "detector"))
-    rows = sum(len(np.load(path, mmap_mode="r")) for path in folder.glob("[!.]*.keys.npy"))
+    rows = sum(map(_keys_in, folder.glob("[!.]*.keys.npy")))
     return _entry(folder, ", ".join(filter(None, shown)), rows, "about.json")
+
+
+def _keys_in(path: Path) -> int:
+    """How many keys a shard has; none where it is broken or has just gone."""
+    try:
+        return len(np.load(path, mmap_mode="r"))
+    except (OSError, ValueError, EOFError):
+        return 0
 
 
 def _entry_of_model(folder: Path) -> Entry:

@@ -574,6 +574,16 @@ def with_choice(settings: Settings, chosen: Mapping[str, Any]) -> Settings:
     return replace(settings, embed=embed, retrieve=retrieve)
 
 
+def judging_steps(asked: RetrieveSettings) -> RetrieveSettings:
+    """The steps of the ranking by which a training is judged: those asked for, but for the form of
+    the submission, the index, an ensemble, and what would learn from embeddings that still change.
+    """
+    plain = RetrieveSettings()
+    others = ("format", "index", "whiten", "ensemble", "fusion", "ensemble_weights")
+    kept = {name: getattr(plain, name) for name in (*others, "no_transductive")}
+    return replace(asked, **kept)
+
+
 def announce(settings: Settings) -> str:
     """One line per origin: what was set, and which defaults fill the rest."""
     default, given = Settings().flat(), settings.flat()

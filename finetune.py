@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 import plots
 import processes
-from config import TrainSettings, UserError
+from config import TrainSettings, UserError, judging_steps
 from data import load_catalogue, load_split, rows_of
 from inputs import Feed, feed_of, shown_in, training_views
 from judging import Judge
@@ -251,7 +251,7 @@ def origin(run: Run, embedder: Embedder) -> str:
     seen = {
         "seed": run.seed,
         "weights": embedder.weights_id,
-        "steps": str(run.settings.retrieve),
+        "steps": str(judging_steps(run.settings.retrieve)),
         "torch": torch.__version__,
     }
     return json.dumps([settings, files, seen], sort_keys=True, default=str)

@@ -4,14 +4,13 @@ score, spread = Judge(run, embedder, trunk).score(trunk, device)
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from config import UserError
+from config import UserError, judging_steps
 from data import load_catalogue, load_split, rows_of
 from embed import run_embedding
 from evaluate import Labels, judge, means
@@ -43,8 +42,7 @@ class Judge:
             part: feed_of(run, embedder, trunk, rows_of(catalogue, paths), self.views)
             for part, paths in self.task.items()
         }
-        # Steps that would learn from the training's embeddings are left out: those change too.
-        self.steps = replace(run.settings.retrieve, whiten=None, no_transductive=False)
+        self.steps = judging_steps(run.settings.retrieve)
 
     def score(self, embed: Embed, device: torch.device) -> tuple[float, float]:
         """(score, spread): the ranking's score, 0 to 1000; and 1 - the mean cosine of all pairs of

@@ -26,6 +26,7 @@ from config import (
     UserError,
     announce,
     benchmark_summary,
+    judging_steps,
     parse_settings,
     with_choice,
 )
@@ -163,7 +164,7 @@ STAGE_LIST = (
 
 def judged_by(settings: Settings) -> str:
     """The steps of the ranking, where a ranking judges the training."""
-    return "" if settings.train.is_report_head else str(settings.retrieve)
+    return "" if settings.train.is_report_head else str(judging_steps(settings.retrieve))
 
 
 def prepare(arguments: Sequence[str]) -> Run:
@@ -339,6 +340,9 @@ def work(arguments: Sequence[str]) -> None:
 def work_together(arguments: Sequence[str]) -> None:
     """The same with the processes that torchrun has started: the others help the first to train."""
     processes, train_ft = import_module("processes"), import_module("train_ft")
+    settings = read_settings(arguments)
+    if settings.general.auto or "auto" in settings.general.stage:
+        raise UserError("--auto chooses in one process: run it alone, then torchrun --stage train")
     processes.join()
     try:
         if processes.number() == 0:

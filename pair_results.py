@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageOps
 from sklearn.metrics import roc_curve
 from tabulate import tabulate
 
+from config import UserError
 from data import read_known_picture, truncated_pictures
 from marking import fitting_font
 from pair_scores import MADE_BY
@@ -132,7 +133,12 @@ def results_table(runs: Sequence[Path]) -> str:
     """The measures of finished runs, a line each, as a table that Markdown shows too.
 
     Raises:
-        UserError: one of them has no metrics.json.
+        UserError: one of them has no metrics.json, or is no run of verify.py.
     """
-    lines = [result_line(run.name, read_json(run / "metrics.json", MADE_BY)) for run in runs]
+    lines = []
+    for run in runs:
+        measures = read_json(run / "metrics.json", MADE_BY)
+        if not isinstance(measures, dict) or "by_fold" not in measures:
+            raise UserError(f"{run}: is no run of {MADE_BY}")
+        lines.append(result_line(run.name, measures))
     return tabulate(lines, HEADS, tablefmt="github", disable_numparse=True)

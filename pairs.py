@@ -239,12 +239,15 @@ def read_csv(asked: PairSettings) -> Pairs:
     if asked.pairs is None:
         raise UserError("--protocol csv: name the file of the pairs with --pairs")
     table = csv.DictReader(io.StringIO(text_of(asked.pairs)), restval="")
+    try:
+        lines = [(f"{asked.pairs}:{table.line_num}", line) for line in table]
+    except csv.Error as error:
+        raise UserError(f"{asked.pairs}:{table.line_num + 1}: no CSV ({error})") from error
     if missing := sorted({"a", "b", "same"} - set(table.fieldnames or [])):
         raise UserError(f"{asked.pairs}:1: has no column {missing[0]}")
     turns = {True: count(), False: count()}
     rows = []
-    for line in table:
-        where = f"{asked.pairs}:{table.line_num}"
+    for where, line in lines:
         same = ANSWERS.get(line["same"].strip().lower())
         if same is None:
             raise UserError(f"{where}: same is {line['same']!r}; it can be 1 or 0")

@@ -17,6 +17,8 @@ import numpy as np
 from config import UserError
 from runs import report_each
 
+TAIL = 8  # pictures that make a batch of their own at the end of a pass
+
 
 class Batch(NamedTuple):
     """Pictures of a training step.
@@ -76,8 +78,8 @@ def batches(
         UserError: see check_batches.
     """
     if kind == "shuffled":
-        order = rng.permutation(people.count)
-        yield from (Batch(order[i : i + size]) for i in range(0, people.count, size))
+        cuts = [size * step for step in range(1, steps_of(people, size))]
+        yield from map(Batch, np.split(rng.permutation(people.count), cuts))
         return
     draw = {"pk": _draw_pk, "triplets": _draw_triplets, "pairs": _draw_pairs}[kind]
     for _ in range(steps_of(people, size)):
@@ -85,8 +87,10 @@ def batches(
 
 
 def steps_of(people: People, size: int) -> int:
-    """Batches in one pass."""
-    return -(-people.count // size)
+    """Batches in one pass; a few pictures at its end go with the batch before: every process wants
+    some of a batch, and batch normalisation several."""
+    tail = max(1, min(TAIL, size // 2))
+    return max(1, (people.count + size - tail) // size)
 
 
 def check_batches(kind: str, people: People, size: int, per_person: int) -> None:

@@ -37,7 +37,7 @@ from inputs import Pixels
 from model import Embedder, embedder_of
 from naming import open_run
 from pixels import PLAIN, View
-from runs import Run, exit_code, log, log_to, only_process, whole_file
+from runs import Run, exit_code, file_hash, log, log_to, only_process, whole_file
 from trunk import Trunk
 
 NEAREST = 9
@@ -126,15 +126,19 @@ def learn(run: Run, program: Program) -> str:
                 f"--batch-size {program.batch_size}: there are {count} training pictures; lower it"
             )
         training = Training(trunk, contrast, settings_of(program), count // program.batch_size)
-        made_from = json.dumps([asdict(program), str(run.settings.embed), run.seed], default=str)
+        asked = {name: value for name, value in asdict(program).items() if name != "run"}
+        files = [file_hash(run.path(name)) for name in ("training.csv", "split.json")]
+        seen = [asked, str(run.settings.embed), embedder.weights_id, files, run.seed]
+        made_from = json.dumps(seen, default=str)
         if not read_checkpoint(folder / "training.pt", training, made_from):
             training.history = [Epoch(0, float("nan"), judge(training, *validation), 0.0, 0.0, 0.0)]
         while len(training.history) <= program.epochs:
             do_epoch(training, pictures, validation, program, run.seed)
-            write_checkpoint(folder / "training.pt", training, made_from)
             number = training.history[-1].epoch
             if number % KEPT_EVERY == 0 or number == program.epochs:
                 keep(embedder, folder / f"epoch_{number:03}.safetensors")
+            # Last: what is kept of an epoch is there before the epoch counts as done.
+            write_checkpoint(folder / "training.pt", training, made_from)
     first, last = training.history[0], training.history[-1]
     return f"P@9 {first.score:.3f} -> {last.score:.3f} after {last.epoch} epochs: {folder}/"
 

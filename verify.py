@@ -163,6 +163,9 @@ def remembered(folder: Path, cache: Path) -> Score | Train:
 def prepare(asked: Score | Train) -> tuple[Pairs, pd.DataFrame, Embedding]:
     """Reads a command's pairs and checks their pictures; (pairs, catalogue rows, how to embed)."""
     check(Settings(embed=asked.embed))
+    made = asked.run / "config.json"
+    if made.is_file() and "command" not in read_json(made, MADE_BY):
+        raise UserError(f"{asked.run}: is a run of main.py; name another folder with --run")
     pairs = read_pairs(asked.pairs)
     rows = read_pictures(asked.pairs, pairs)
     embedder = embedder_of(asked.embed, asked.cache)
@@ -172,9 +175,10 @@ def prepare(asked: Score | Train) -> tuple[Pairs, pd.DataFrame, Embedding]:
 
 def finish(asked: Score | Train, made: Answers) -> None:
     """Writes what a command made, and how, and prints the measures."""
-    write_json(asked.run / "config.json", flat(asked))
-    write_json(asked.run / "versions.json", versions())
+    (asked.run / "config.json").unlink(missing_ok=True)  # no settings beside others' calibration
     write_results(asked.run, made)
+    write_json(asked.run / "versions.json", versions())
+    write_json(asked.run / "config.json", flat(asked))
     print(results_table([asked.run]))
 
 

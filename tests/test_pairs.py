@@ -194,3 +194,10 @@ def test_a_broken_picture_is_named_and_stands_nowhere(
     assert broken in caplog.text
     first, second = places_of(pairs.table, rows[rows.problem == ""].reset_index())
     assert ((second == -1) == (pairs.table.b == broken)).all() and (first >= 0).all()
+
+
+def test_a_quote_that_never_ends_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.csv"
+    path.write_text('a,b,same\n"x.jpg,y.jpg,1\n' + "z.jpg,w.jpg,0\n" * 20_000)
+    with pytest.raises(UserError, match=r"pairs\.csv:\d+: no CSV"):
+        read_pairs(PairSettings(tmp_path, "csv", pairs=path))

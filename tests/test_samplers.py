@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from config import UserError
-from samplers import Batch, People, batches, check_batches, group_people, pair_weights
+from samplers import Batch, People, batches, check_batches, group_people, pair_weights, steps_of
 
 # People with 1, 2, 3 and 6 pictures; the last one's are half photographs, half drawings.
 TARGETS = np.array([0, 1, 1, 2, 2, 2, 3, 3, 3, 3, 3, 3])
@@ -105,3 +105,16 @@ def test_people_without_a_second_picture_cannot_be_positives() -> None:
     with pytest.raises(UserError, match="two training pictures"):
         check_batches("triplets", lonely, 9, 2)
     check_batches("shuffled", lonely, 9, 2)
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "sizes"), [(33, 32, [33]), (40, 32, [32, 8]), (3, 1, [1] * 3)]
+)
+def test_a_few_pictures_at_the_end_go_with_the_batch_before(
+    count: int, size: int, sizes: list[int]
+) -> None:
+    people = People([[np.arange(count)]], count)
+    drawn = list(batches("shuffled", people, size, 2, np.random.default_rng(0)))
+    assert [len(batch.rows) for batch in drawn] == sizes
+    assert steps_of(people, size) == len(sizes)
+    assert sorted(np.concatenate([batch.rows for batch in drawn]).tolist()) == list(range(count))

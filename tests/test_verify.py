@@ -173,3 +173,14 @@ def test_a_question_that_a_run_cannot_answer(cfp: Path, capsys: pytest.CaptureFi
     assert run_verify("pair", one, one, "--run", "x") == 1
     assert "is damaged" in capsys.readouterr().err
     assert np.isfinite(read_json(Path("x/metrics.json"), "")["auc"])
+
+
+def test_a_run_of_another_program_is_not_taken_for_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text('{"backbone": "sface"}')
+    (tmp_path / "metrics.json").write_text('{"test": {"score": 1.0}}')
+    assert verify.main(["table", str(tmp_path)]) == 1
+    assert "is no run of verify.py" in capsys.readouterr().err
+    assert verify.main(["score", "--data", str(tmp_path), "--run", str(tmp_path)]) == 1
+    assert "is a run of main.py; name another folder" in capsys.readouterr().err
