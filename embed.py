@@ -231,13 +231,15 @@ class Source:
     def features(self, pictures: pd.DataFrame, bar: tqdm) -> np.ndarray:
         """(N, features_dim) of a block of the pictures, in their order."""
         keys = keys_of(pictures.content)
-        missing = self.store.missing(keys)
-        if len(missing):
+        if self.missing:
+            missing = self.store.missing(keys)
             self._fill(pictures.iloc[missing], keys[missing], bar)
         return self.store.rows(keys)
 
     def _fill(self, pictures: pd.DataFrame, keys: np.ndarray, bar: tqdm) -> None:
         """Embeds the pictures into the store; what is embedded when an error comes is kept."""
+        if pictures.empty:
+            return
         job, faces = self.job, self.job.faces(pictures)
         paths = (job.root / path for path in pictures.path)
         files = list(zip(paths, pictures.content, strict=True))

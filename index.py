@@ -20,6 +20,7 @@ import faiss
 import numpy as np
 from tqdm import tqdm
 
+from cache import blocks
 from config import UserError
 from evaluate import TOP
 from runs import log, read_json, whole_file, write_json
@@ -120,9 +121,9 @@ def _build_hnsw(embeddings: np.ndarray, seed: int) -> faiss.Index:
 
 def _add(index: faiss.Index, embeddings: np.ndarray) -> None:
     with tqdm(total=len(embeddings), desc="indexing", unit=" pictures") as bar:
-        for start in range(0, len(embeddings), BLOCK):
-            index.add(embeddings[start : start + BLOCK])
-            bar.update(min(BLOCK, len(embeddings) - start))
+        for block in blocks(len(embeddings), BLOCK):
+            index.add(embeddings[block])
+            bar.update(block.stop - block.start)
 
 
 def _drawn(count: int, wanted: int, seed: int) -> np.ndarray:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from cache import blocks
 from config import UserError, judging_steps
 from data import load_catalogue, load_split, rows_of
 from embed import run_embedding
@@ -63,7 +64,7 @@ class Judge:
         """(N, D) unit rows in the order of the keys: the sum of all views, as in every stage."""
         paths = list(self.task[part])
         order = np.array(sorted(range(len(paths)), key=paths.__getitem__))
-        chunks = [order[i : i + CHUNK] for i in range(0, len(order), CHUNK)]
+        chunks = [order[block] for block in blocks(len(order), CHUNK)]
         total = []
         for chunk in chunks:
             shown = [np.full(len(chunk), view) for view in range(len(self.views))]

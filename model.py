@@ -247,8 +247,7 @@ def build_backbone(name: str, from_hub: bool) -> tuple[nn.Module, Preprocessing]
         build = _build_own
     elif name.startswith("onnx:"):
         build = _build_onnx
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         return build(name.removeprefix("torchvision:"), from_hub)
 
 
@@ -487,6 +486,14 @@ def _identity(embedder: Embedder) -> dict[str, str]:
         "weights": embedder.weights_id,
         "preprocessing": str(embedder.preprocessing),
     }
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Has PyTorch draw from this seed, and leaves its own generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 @contextmanager

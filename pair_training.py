@@ -11,7 +11,7 @@ validation is left out of the training.
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from config import UserError
 from data import Pictures
-from model import Embedder, one_thread, save_model
+from model import Embedder, one_thread, save_model, seeded
 from pairs import score_known
 from runs import log, read_json, write_json
 from siamese import (
@@ -261,14 +261,6 @@ def train_fold(work: Work, fold: int) -> Trained:
     calibration = calibrate(raw, answers)
     threshold = best_threshold(answered(log_odds(calibration, raw), answers), answers)
     return Trained(network, history, calibration, threshold, log_odds(calibration, tested))
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Has PyTorch draw from this seed, and leaves its own generator as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
 
 
 # ---- what a run keeps of a fold -----------------------------------------------------------------

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 from tqdm import tqdm
 
+from cache import blocks
 from config import UserError, check_least
 from data import augment, truncated_pictures
 from embed import Embedding, embed_features
@@ -232,7 +233,7 @@ def score_pairs(
     """(N,) float scores of pairs of places; each picture goes through its branch once."""
     set_training(network, False)
     places, where = np.unique(np.concatenate([first, second]), return_inverse=True)
-    parts = [places[i : i + batch] for i in range(0, len(places), batch)]
+    parts = [places[block] for block in blocks(len(places), batch)]
     ends = torch.cat([network.rows(inputs.plain(part)) for part in parts])
     a, b = np.split(where, 2)
     scores: np.ndarray = network.score(ends[a], ends[b]).cpu().numpy().astype(float)

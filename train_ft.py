@@ -22,7 +22,7 @@ import processes
 from config import TrainSettings, UserError
 from data import load_catalogue, load_split, rows_of
 from embed import Embedding, embed_features, run_embedding
-from model import Embedder, embedder_of, one_thread, save_model
+from model import Embedder, embedder_of, one_thread, save_model, seeded
 from pixels import PLAIN, View
 from runs import Run, log, whole_file
 
@@ -96,8 +96,7 @@ def train_report_head(run: Run) -> str:
     history: list[Epoch] = []
     made = "no pictures or no epochs to train with: the untrained backbone"
     if split["train"] and settings.epochs:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(run.seed)
+        with seeded(run.seed):
             head, history = train_head(run, embedder, split)
         parts = {"projection": head.projection, "classifier": head.classifier}
         best = min(history, key=lambda epoch: epoch.holdout_loss)

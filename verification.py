@@ -20,7 +20,6 @@ from config import UserError
 from naming import threshold_at
 
 FALSE_ACCEPTS = (0.1, 0.01, 0.001)  # that a calibration keeps thresholds for
-MEASURES = ("accuracy", "accuracy_sd", "auc", "eer", "tar@far=0.01", "tar@far=0.001")
 
 
 def answered(scores: np.ndarray, same: np.ndarray) -> np.ndarray:
