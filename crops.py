@@ -169,6 +169,6 @@ def _entry(image: Image.Image, face: Face, crop: Crop) -> Image.Image:
     low, high = face.box[:2] * shown.size, (face.box[:2] + face.box[2:]) * shown.size
     ImageDraw.Draw(shown).rectangle([*low, *high], outline="red", width=2)
     entry.paste(shown, ((CELL - shown.width) // 2, (CELL - shown.height) // 2))
-    entry.paste(crop_face(image, face, crop, CELL), (CELL + 4, 0))
+    entry.paste(Image.fromarray(crop_face(np.array(image), face, crop, CELL)), (CELL + 4, 0))
     ImageDraw.Draw(entry).text((2, CELL), f"{face.found} {face.score:.2f}", fill="black")
     return entry

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryFile
 
+import cv2
 import numpy as np
 import pandas as pd
 import PIL
@@ -148,10 +149,10 @@ def embed_faces(job: Embedding, image: Image.Image, faces: Sequence[Face]) -> np
     machine, twenty times on two busy cores.
     """
     engine = job.engine(plans("off", 0)[0])
-    wants = job.embedder.preprocessing
+    wants, seen = job.embedder.preprocessing, np.array(image)
 
     def features(view: View) -> np.ndarray:
-        crops = [wants.take(image, face, view.scale) for face in faces]
+        crops = [wants.take(seen, face, view.scale) for face in faces]
         shown = [wants.resize(show(crop, view)) for crop in crops]
         rows = list(engine.features(pixels[None] for pixels in shown))
         return np.concatenate([np.zeros((0, job.embedder.features_dim), np.float32), *rows])
@@ -267,7 +268,7 @@ def open_cache(job: Embedding, plan: Plan, view: View) -> FeatureCache:
         "preprocessing": str(job.embedder.preprocessing),
         "faces": way_to_find(job.finder) if job.crop.kind != "none" else "",
         "view": str(view),
-        "pixels": f"pillow {PIL.__version__}, torch {torch.__version__}",
+        "pixels": f"pillow {PIL.__version__}, opencv {cv2.__version__}, torch {torch.__version__}",
         **asdict(plan),
     }
     return FeatureCache(job.cache, job.embedder.name, about, job.embedder.features_dim)

@@ -307,20 +307,21 @@ def crop_kind(settings: EmbedSettings) -> Literal["none", "face", "aligned"]:
     return "aligned" if aligned else "none"
 
 
-def crop_middle(image: Image.Image, scale: float) -> Image.Image:
-    """The central part of a picture, 1 / scale of each side.
+def crop_middle(pixels: np.ndarray, scale: float) -> np.ndarray:
+    """The central part of (height, width, 3) pixels, 1 / scale of each side.
 
-    >>> crop_middle(Image.new("RGB", (40, 32)), 2).size
-    (20, 16)
+    >>> crop_middle(np.zeros((40, 32, 3)), 2).shape
+    (20, 16, 3)
     """
-    width, height = (round(length * (1 - 1 / scale) / 2) for length in image.size)
-    return image.crop((width, height, image.width - width, image.height - height))
+    top, left = (round(length * (1 - 1 / scale) / 2) for length in pixels.shape[:2])
+    return pixels[top : len(pixels) - top, left : pixels.shape[1] - left]
 
 
-def crop_face(image: Image.Image, face: Face, crop: Crop, side: int) -> Image.Image:
-    """An RGB picture -> the crop of one of its faces, side × side; what lies outside is black, as
-    in the training of face backbones (the edge's colour instead costs 20 points)."""
-    size = np.array(image.size)
+def crop_face(pixels: np.ndarray, face: Face, crop: Crop, side: int) -> np.ndarray:
+    """(height, width, 3) uint8 pixels of a picture -> the crop of one of its faces, (side, side,
+    3); what lies outside is black, as in the training of face backbones (the edge's colour instead
+    costs 20 points)."""
+    size = np.array([pixels.shape[1], pixels.shape[0]])
     if crop.kind == "aligned":
         matrix = similarity(face.points * size, np.array(crop.template) * side)
     else:
@@ -328,7 +329,7 @@ def crop_face(image: Image.Image, face: Face, crop: Crop, side: int) -> Image.Im
         scale = side / max(1.0, float((face.box[2:] * size).max()) * (1 + 2 * crop.margin))
         matrix = np.array([[scale, 0, 0], [0, scale, 0]])
         matrix[:, 2] = side / 2 - scale * centre
-    return warp(image, matrix, side)
+    return warp(pixels, matrix, side)
 
 
 def similarity(points: np.ndarray, onto: np.ndarray) -> np.ndarray:
@@ -349,15 +350,15 @@ def similarity(points: np.ndarray, onto: np.ndarray) -> np.ndarray:
     return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
 
 
-def warp(image: Image.Image, matrix: np.ndarray, side: int) -> Image.Image:
+def warp(pixels: np.ndarray, matrix: np.ndarray, side: int) -> np.ndarray:
     """Moves a picture by a similarity onto a square; first made smaller where it would lose more
     than half of its size, so that every pixel counts."""
     scale = float(np.hypot(matrix[0, 0], matrix[1, 0]))
-    shrink = min(int(1 / max(scale, 1e-6)), *image.size)
+    shrink = min(int(1 / max(scale, 1e-6)), *pixels.shape[:2])
     if shrink > 1:
-        image = image.reduce(shrink)
+        pixels = np.asarray(Image.fromarray(pixels).reduce(shrink))
         matrix = matrix @ np.diag([shrink, shrink, 1.0])
-    return Image.fromarray(cv2.warpAffine(np.asarray(image), matrix, (side, side)))
+    return cv2.warpAffine(pixels, matrix, (side, side))
 
 
 def pixels_needed(face: Face, side: float) -> int:

@@ -11,9 +11,8 @@ from math import ceil
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
 
-from data import WORKERS, augment, read_known_picture, truncated_pictures
+from data import WORKERS, augment, read_known_pixels, truncated_pictures
 from faces import Face, pixels_needed
 from model import Embedder
 
@@ -90,13 +89,13 @@ def load_pixels(
     """
     side = embedder.side * view.scale
     least = ceil(side) if face is None else pixels_needed(face, side)
-    image = read_known_picture(path, content, least)
-    image = embedder.preprocessing.take(image, face, view.scale)
+    pixels = read_known_pixels(path, content, least)
+    pixels = embedder.preprocessing.take(pixels, face, view.scale)
     if view.augmented:
-        image = augment(image, np.random.default_rng([view.seed, view.number, int(content, 16)]))
-    return embedder.preprocessing.resize(show(image, view))
+        pixels = augment(pixels, np.random.default_rng([view.seed, view.number, int(content, 16)]))
+    return embedder.preprocessing.resize(show(pixels, view))
 
 
-def show(image: Image.Image, view: View) -> Image.Image:
+def show(pixels: np.ndarray, view: View) -> np.ndarray:
     """A picture, augmented already where the view is, or its mirror image."""
-    return ImageOps.mirror(image) if view.mirrored else image
+    return pixels[:, ::-1] if view.mirrored else pixels

@@ -20,7 +20,6 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 from tqdm import tqdm
@@ -217,7 +216,7 @@ def pixel_inputs(job: Embedding, rows: pd.DataFrame, augmented: bool) -> Inputs:
         return embedder.preprocessing.normalise(torch.from_numpy(pixels[places]))
 
     def random_view(pixel: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        return embedder.preprocessing.resize(augment(Image.fromarray(pixel), rng))
+        return embedder.preprocessing.resize(augment(pixel, rng))
 
     def shown(places: np.ndarray, rng: np.random.Generator) -> Tensor:
         seen = np.stack([random_view(pixels[place], rng) for place in places])

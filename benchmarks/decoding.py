@@ -17,7 +17,6 @@ from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import patch
 
-import cv2
 import numpy as np
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
@@ -25,7 +24,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from benchmarks.transforms import scores_of
-from data import read_picture
+from data import read_picture, read_pixels
 from embed import Embedding
 from model import Preprocessing, load_embedder
 from runs import files_below, log
@@ -34,13 +33,15 @@ Way = Callable[[bytes, Preprocessing], np.ndarray]  # a file -> (side, side, 3) 
 IN_FULL = patch.object(JpegImageFile, "draft", lambda *_: None)
 
 
-def resize_by_pillow(self: Preprocessing, image: Image.Image) -> np.ndarray:
+def resize_by_pillow(wants: Preprocessing, image: Image.Image) -> np.ndarray:
     """What `Preprocessing.resize` does, by Pillow."""
-    how = Image.Resampling[self.interpolation.upper()]
-    return np.asarray(image.resize((self.side, self.side), how))
+    how = Image.Resampling[wants.interpolation.upper()]
+    return np.array(image.resize((wants.side, wants.side), how))
 
 
-BY_PILLOW = patch.object(Preprocessing, "resize", resize_by_pillow)
+BY_PILLOW = patch.object(
+    Preprocessing, "resize", lambda wants, pixels: resize_by_pillow(wants, Image.fromarray(pixels))
+)
 
 
 def by_pillow(raw: bytes, wants: Preprocessing) -> np.ndarray:
@@ -49,22 +50,20 @@ def by_pillow(raw: bytes, wants: Preprocessing) -> np.ndarray:
         return resize_by_pillow(wants, read_picture(raw, wants.side))
 
 
-def by_opencv(raw: bytes, wants: Preprocessing) -> np.ndarray:
-    """OpenCV's decoder at the picture's own size, resized as ours."""
-    pixels = cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_COLOR_RGB)
-    assert pixels is not None
-    return wants.resize(Image.fromarray(pixels))
+def by_both(raw: bytes, wants: Preprocessing) -> np.ndarray:
+    """Decoded by Pillow no larger than needed, resized by PyTorch."""
+    return wants.resize(np.array(read_picture(raw, wants.side)))
 
 
 def by_ours(raw: bytes, wants: Preprocessing) -> np.ndarray:
-    """Decoded by Pillow no larger than needed, resized by PyTorch."""
-    return wants.resize(read_picture(raw, wants.side))
+    """Decoded by OpenCV no larger than needed, resized by PyTorch."""
+    return wants.resize(read_pixels(raw, wants.side))
 
 
 WAYS: dict[str, Way] = {
     "Pillow decodes and resizes": by_pillow,
-    "OpenCV decodes, PyTorch resizes": by_opencv,
-    "ours: Pillow decodes, PyTorch resizes": by_ours,
+    "Pillow decodes, PyTorch resizes": by_both,
+    "ours: OpenCV decodes, PyTorch resizes": by_ours,
 }
 
 

@@ -63,8 +63,8 @@ def aligned_faces(root: Path, count: int, embedder: Embedder, cache: Path) -> np
     """(count, 112, 112, 3) uint8 from the first pictures of a data set."""
     detector = load_detector("yunet", cache)
     images = [Image.open(path).convert("RGB") for path in files_below(root)[:count]]
-    crops = [embedder.preprocessing.take(image, find_face(image, detector)) for image in images]
-    return np.stack([np.asarray(crop) for crop in crops])
+    take = embedder.preprocessing.take
+    return np.stack([take(np.array(image), find_face(image, detector)) for image in images])
 
 
 def main() -> None:

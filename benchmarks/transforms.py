@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from tabulate import tabulate
 
 from config import UserError
@@ -29,13 +28,13 @@ PATTERN = r"training/.*(?P<domain>photo|caricature)_"
 class PublishedCrop(Preprocessing):
     """The shorter side resized to 8/7 of the input, and the middle of that."""
 
-    def resize(self, image: Image.Image) -> np.ndarray:
-        """An RGB picture -> (side, side, 3) uint8."""
-        scale = self.side / 0.875 / min(image.size)
-        side = self.side / scale
-        left, top = (image.width - side) / 2, (image.height - side) / 2
-        box = round(left), round(top), round(left + side), round(top + side)
-        return super().resize(image.crop(box))
+    def resize(self, pixels: np.ndarray) -> np.ndarray:
+        """(height, width, 3) uint8 -> (side, side, 3) uint8."""
+        height, width, _ = pixels.shape
+        side = 0.875 * min(height, width)
+        left, top = (width - side) / 2, (height - side) / 2
+        rows, columns = slice(round(top), round(top + side)), slice(round(left), round(left + side))
+        return super().resize(pixels[rows, columns])
 
 
 def scores_of(job: Embedding, seeds: int) -> list[float]:

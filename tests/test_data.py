@@ -5,6 +5,7 @@ import json
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,17 @@ from PIL import Image
 
 import data
 from config import Settings, UserError, parse_settings
-from data import augment, check_picture, load_catalogue, make_split, read_catalogue, read_picture
+from data import (
+    ORIENTATION,
+    augment,
+    check_picture,
+    load_catalogue,
+    make_split,
+    read_catalogue,
+    read_picture,
+    read_pixels,
+    truncated_pictures,
+)
 from runs import Run, listing, log_to
 from tests.conftest import draw, draw_competition
 
@@ -49,11 +60,14 @@ def test_transparent_parts_are_white() -> None:
     assert read_picture(raw.getvalue(), 224).getpixel((0, 0)) == (255, 255, 255)
 
 
-def test_a_rotated_photograph_stands_upright(tmp_path: Path) -> None:
+def turned(orientation: int) -> Image.Exif:
     exif = Image.Exif()
-    exif[0x0112] = 6  # turned by 90 degrees
-    image = Image.new("RGB", (40, 20))
-    image.save(tmp_path / "turned.jpg", exif=exif)
+    exif[ORIENTATION] = orientation
+    return exif
+
+
+def test_a_rotated_photograph_stands_upright(tmp_path: Path) -> None:
+    Image.new("RGB", (40, 20)).save(tmp_path / "turned.jpg", exif=turned(6))
     assert read_picture((tmp_path / "turned.jpg").read_bytes(), 224).size == (20, 40)
 
 
@@ -79,9 +93,35 @@ def test_a_huge_jpeg_is_decoded_no_larger_than_needed(tmp_path: Path) -> None:
     assert picture.size == (1000, 750), "the smallest eighth that is not below twice the need"
 
 
+JPEGS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "progressive": {"progressive": True},
+    "no subsampling": {"subsampling": 0},
+    "turned": {"exif": turned(6)},
+    "damaged EXIF": {"exif": b"Exif\0\0garbage"},
+}
+
+
+@pytest.mark.parametrize("least", [1, 60, 120, 240, 1000])
+@pytest.mark.parametrize("kind", [*JPEGS, "grey", "cmyk", "png", "truncated", "spoilt"])
+def test_pixels_are_those_of_pillow_however_a_file_is_decoded(kind: str, least: int) -> None:
+    image = Image.effect_noise((1000, 803), 90).convert("RGB")
+    mode = {"grey": "L", "cmyk": "CMYK"}.get(kind, "RGB")
+    stream = io.BytesIO()
+    image.convert(mode).save(stream, "PNG" if kind == "png" else "JPEG", **JPEGS.get(kind, {}))
+    raw = bytearray(stream.getvalue())
+    if kind == "truncated":
+        del raw[len(raw) // 2 :]
+    if kind == "spoilt":
+        raw[5000:5040] = bytes(40)
+    with truncated_pictures(True):
+        expected = np.asarray(read_picture(bytes(raw), least))
+        assert np.array_equal(read_pixels(bytes(raw), least), expected)
+
+
 def test_augmented_views_are_other_pictures_and_the_same_again(tmp_path: Path) -> None:
-    image = read_picture(jpeg(tmp_path / "a.jpg"), 64)
-    one, again, other = (augment(image, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    pixels = read_pixels(jpeg(tmp_path / "a.jpg"), 64)
+    one, again, other = (augment(pixels, np.random.default_rng(seed)) for seed in (1, 1, 2))
     assert one.tobytes() == again.tobytes() != other.tobytes()
 
 
@@ -138,12 +178,10 @@ def test_what_is_unusual_is_counted_and_named(
     log_to(None)
     folder = competition / "training" / "person_77"
     folder.mkdir()
-    exif = Image.Exif()
-    exif[data.ORIENTATION] = 3
     Image.new("CMYK", (9, 9)).save(folder / "c.jpg")
     Image.new("P", (9, 9)).save(folder / "p.png")
     Image.new("RGBA", (9, 9)).save(folder / "t.png")
-    Image.new("RGB", (9, 9)).save(folder / "r.jpg", exif=exif)
+    Image.new("RGB", (9, 9)).save(folder / "r.jpg", exif=turned(3))
     Image.new("1", (8000, 7000)).save(folder / "h.png")
     alone = competition / "training" / "person_88" / "one.jpg"
     draw(alone, 88, 1)

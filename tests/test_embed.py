@@ -251,9 +251,9 @@ def test_a_face_backbone_sees_the_crop(kind: Literal["face", "aligned"], tmp_pat
     detector = load_detector("yunet", tmp_path)
     for path, row in zip(rows.path, made, strict=True):
         image = Image.open(tmp_path / "faces" / path).convert("RGB")
-        crop = crop_face(image, find_face(image, detector), Crop(kind), 112)
+        crop = crop_face(np.array(image), find_face(image, detector), Crop(kind), 112)
         with torch.inference_mode():
-            expected = embedder(embedder.transform(crop)[None])[0].numpy()
+            expected = embedder(embedder.transform(Image.fromarray(crop))[None])[0].numpy()
         assert np.abs(row - expected).max() < 1e-4
     whole = Embedding(load_embedder("sface"), tmp_path / "faces", tmp_path / "cache")
     assert np.abs(embed(whole, rows) - made).max() > 0.01
