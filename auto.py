@@ -20,13 +20,22 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from config import EmbedSettings, RetrieveSettings, Settings
-from data import Pictures, group, load_catalogue, load_split, readable, retrieval_task, rows_of
+from data import (
+    Pictures,
+    all_labelled,
+    group,
+    load_catalogue,
+    readable,
+    retrieval_task,
+    rows_of,
+    unseen_split,
+)
 from embed import Embedding, embed, flips, run_embedding
 from evaluate import RESAMPLES, interval, measure
 from faces import crop_kind
 from index import ranking_of
 from model import embedder_of
-from postprocess import Embeddings, apply, centre, divided, score_all
+from postprocess import Embeddings, apply, centre, score_all, two_domains
 from retrieve import load_job
 from runs import Run, log, whole_file, write_json
 
@@ -72,7 +81,7 @@ class People:
     def given(self, task: dict[str, Pictures]) -> Embeddings:
         """A task's embeddings; the seen ones divided by domain, where domains are known."""
         asks = np.array([path in self.asking for path in task["seen"]], bool)
-        seen = divided(self.stack(task["seen"]), asks)
+        seen = two_domains(self.stack(task["seen"]), asks)
         return Embeddings(self.stack(task["query"]), self.stack(task["gallery"]), *seen)
 
     @cached_property
@@ -107,13 +116,13 @@ def labelled_people(run: Run, parts: int) -> People:
 
     Where training changes the embedding, only the validation's people are unseen.
     """
-    split, asks = load_split(run), run.settings.split.query_domain
+    split, asks = unseen_split(run), run.settings.split.query_domain
     catalogue = load_catalogue(run.path("training.csv"))
     trained, validation = {**split["train"], **split["holdout"]}, split["validation"]
     if run.settings.train.changes_embedding:
         tasks = [validation | {"seen": trained}] if validation["query"] else []
         return People(catalogue, asks, tasks)
-    pictures = trained | validation["query"] | validation["gallery"]
+    pictures = all_labelled(split)
     domains = dict(zip(catalogue.path, catalogue.domain, strict=True))
     names = sorted(set(pictures.values()))
     order = np.random.default_rng([run.seed, 5]).permutation(len(names))

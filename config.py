@@ -171,6 +171,9 @@ class TrainSettings:
     number is a new view in every epoch; 0 trains without."""
     max_minutes: float | None = None
     """Stop training after the epoch in which so many minutes are over."""
+    refit: bool = False
+    """When the best epoch is known, train anew on all labelled pictures, the validation's too, for
+    as many epochs. Nothing is then left to score the model by, or to forecast the test from."""
     batches: Literal["auto", "shuffled", "pk", "triplets", "pairs"] = "auto"
     """Which pictures make a batch: all in turn, P people with K pictures each, triplets or pairs;
     `auto` is pk where the objective compares pictures."""
@@ -213,6 +216,11 @@ class TrainSettings:
     def is_report_head(self) -> bool:
         """Whether the report's head is asked for, which the held-out loss judges."""
         return self.objective == "cross_entropy" and self.unfreeze == 0
+
+    @property
+    def all_seen(self) -> bool:
+        """Whether the model has been trained on every labelled picture."""
+        return self.refit and self.epochs > 0
 
     @property
     def changes_embedding(self) -> bool:
@@ -493,6 +501,11 @@ def check_training(train: TrainSettings) -> None:
         )
     if train.memory and train.batches in ("triplets", "pairs"):
         raise UserError(f"--memory goes with --batches pk or shuffled, not with {train.batches}")
+    if train.refit and train.is_report_head:
+        raise UserError(
+            "--refit: the report's head, cross_entropy on a frozen backbone, is not judged by "
+            "retrieval; name another --objective, or blocks of the backbone (--unfreeze 2)"
+        )
     if train.unfreeze == 0 and train.embed_dim is None and train.changes_embedding:
         raise UserError(
             f"--objective {train.objective}: nothing to train, since the backbone is frozen; name "

@@ -19,7 +19,7 @@ import os
 import re
 import struct
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -559,6 +559,22 @@ def load_split(run: Run) -> dict[str, Any]:
     if not {"train", "holdout", "validation"} <= split.keys():
         raise UserError(f"{run.path('split.json')} is damaged: --stage split makes it anew")
     return split
+
+
+def all_labelled(split: Mapping[str, Any]) -> Pictures:
+    """Every labelled picture of a split, {path: identity}."""
+    validation = split["validation"]
+    return split["train"] | split["holdout"] | validation["query"] | validation["gallery"]
+
+
+def unseen_split(run: Run) -> dict[str, Any]:
+    """The split as what comes after training has to see it: with --refit every labelled picture has
+    been trained on, and none is held out or left for the validation."""
+    split = load_split(run)
+    if not run.settings.train.all_seen:
+        return split
+    nobody: dict[str, Pictures] = {"query": {}, "gallery": {}}
+    return {**split, "train": all_labelled(split), "holdout": {}, "validation": nobody}
 
 
 def _describe(catalogue: pd.DataFrame, split: dict[str, Any]) -> str:

@@ -22,6 +22,8 @@ from runs import Run, file_hash, log, whole_file
 DEFAULT_FOLDER = "runs/ensemble"
 # What an ensemble takes over from its first member, unless it is told otherwise.
 INHERITED = ("data", "cache", "labels", "seed", "split", "domain_pattern", "query_domain")
+# What it takes over from a member that has been trained on the validation too.
+REFITTED = ("refit", "objective", "unfreeze", "embed_dim", "epochs")
 # What members must have in common, and the settings that make it.
 SHARED = {
     "test.csv": "--data",
@@ -36,18 +38,21 @@ RANK_OFFSET = 60  # of reciprocal rank fusion, as its authors chose it
 
 
 def inherited(settings: Settings) -> dict[str, Any]:
-    """The settings that an ensemble has from its first member, a table as of a config file; empty
-    for a run that is none.
+    """The settings that an ensemble has from its first member, and from one with --refit if there
+    is any, a table as of a config file; empty for a run that is none.
 
     Raises:
-        UserError: the first member is no finished run.
+        UserError: a member is no finished run.
     """
     if not settings.retrieve.ensemble:
         return {}
-    first = settings.retrieve.ensemble[0]
-    _require_finished(first)
-    theirs = read_config(first / "config.json")
-    return {"run": DEFAULT_FOLDER} | {k: theirs[k] for k in INHERITED if k in theirs}
+    for folder in settings.retrieve.ensemble:
+        _require_finished(folder)
+    tables = [read_config(folder / "config.json") for folder in settings.retrieve.ensemble]
+    refitted = next((table for table in tables if table.get("refit")), {})
+    taken = [(tables[0], INHERITED), (refitted, REFITTED)]
+    found = {name: table[name] for table, names in taken for name in names if name in table}
+    return {"run": DEFAULT_FOLDER} | found
 
 
 def members(run: Run) -> list[Run]:

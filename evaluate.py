@@ -30,7 +30,7 @@ import tyro
 from tabulate import tabulate
 
 from config import UserError, parse
-from data import load_split
+from data import unseen_split
 from data_extraction import find_layout
 from runs import (
     Run,
@@ -493,7 +493,9 @@ def run_evaluate(run: Run) -> str:
     else:
         run.path("labels.json").unlink(missing_ok=True)
         log.info("the test's labels are not known (--labels): only the validation is scored")
-    labels = Labels(**load_split(run)["validation"])
+    if run.settings.train.all_seen:
+        log.info("the validation has been trained on (--refit): its score is in history.csv")
+    labels = Labels(**unseen_split(run)["validation"])
     if set(labels.query.values()) & set(labels.gallery.values()):
         log.info("validation:")
         metrics["validation"], _ = score(read_submission(run.path("validation.json")), labels)

@@ -4,8 +4,9 @@
     python main.py --stage all --objective arcface+0.1*triplet --unfreeze 4 --train-views 4
 
 After each epoch the validation's gallery is ranked for its queries: the best score is the best
-epoch, and a training that does not beat the untrained embedder is not used. What a killed training
-has come to stands in training.pt, and the same command goes on from there to the same weights.
+epoch, and a training that does not beat the untrained embedder is not used. With --refit, one that
+does is done again on all labelled pictures, for as many epochs. What a killed training has come to
+stands in training.pt or refit.pt, and the same command goes on from there to the same weights.
 """
 
 import json
@@ -25,23 +26,25 @@ from tqdm import tqdm
 import plots
 import processes
 from config import TrainSettings, UserError, judging_steps
-from data import load_catalogue, load_split, rows_of
+from data import Pictures, all_labelled, load_catalogue, load_split, rows_of
 from inputs import Feed, feed_of, shown_in, training_views
 from judging import Judge
 from losses import Objective, compares_pairs
-from model import Embedder, embedder_of, one_thread, save_tensors
+from model import Embedder, embedder_of, one_thread, save_tensors, seeded
 from runs import Run, file_hash, log, whole_file
 from samplers import Batch, People, batches, check_batches, group_people, steps_of
 from trackers import numbers_of, track
 from trunk import Average, Trunk, parameter_groups, schedule_of
 
-CHECKPOINT = "training.pt"
+CHECKPOINT, REFIT = "training.pt", "refit.pt"
+UNJUDGED = (float("nan"), float("nan"))
 # Embeddings have collapsed where spread and score are below these shares of the untrained ones: a
 # small spread alone may be a projection's bias.
 COLLAPSED = {"spread": 0.01, "score": 0.5}
 
 State = dict[str, Tensor]
 Keep = Callable[["Epoch"], None]
+Judging = Callable[[], tuple[float, float]]  # -> score and spread of the weights as they are
 
 
 @dataclass
@@ -49,8 +52,9 @@ class Epoch:
     """What an epoch came to; number 0 is the untrained embedder.
 
     train_loss: mean over its batches. score: of the validation, 0 to 1000. spread: 1 - the mean
-    cosine of all pairs of its gallery pictures. lr: of the projection, at the end. minutes: since
-    the training began, without those that a kill has cost.
+    cosine of all pairs of its gallery pictures; neither is a number where nothing judges. lr: of
+    the projection, at the end. minutes: since the training began, without those that a kill has
+    cost.
     """
 
     epoch: int
@@ -95,6 +99,11 @@ class Training:
     def best_epoch(self) -> Epoch:
         """The trained epoch with the best score, the first of equal ones."""
         return max(self.history[1:], key=lambda epoch: epoch.score)
+
+    @property
+    def helps(self) -> bool:
+        """Whether that beats the untrained embedder."""
+        return self.best_epoch.score > self.history[0].score
 
     def weights(self) -> State:
         """What is judged and kept: the trunk's state, or its moving average."""
@@ -215,19 +224,36 @@ def fit(training: Training, lesson: Lesson, judged: Judge | None, seed: int, kee
 
     judged: None in all processes but the first. keep: called after each epoch.
     """
-    asked = training.asked
-    while not is_over(training.history, asked):
-        start, number = time.perf_counter(), len(training.history)
-        loss = train_epoch(training, lesson, seed)
-        score, spread = judge_epoch(training, judged)
-        minutes = training.history[-1].minutes + (time.perf_counter() - start) / 60
-        lr = float(training.schedule.get_last_lr()[0])
-        epoch = Epoch(number, loss, score, spread, lr, processes.agree(minutes))
-        training.history.append(epoch)
+    if not training.history:
+        begin(training, judged)
+    while not is_over(training.history, training.asked):
+        epoch = do_epoch(training, lesson, lambda: judge_epoch(training, judged), seed)
         if training.best_epoch is epoch:
             training.best = training.weights()
+        number, loss, score = epoch.epoch, epoch.train_loss, epoch.score
         log.info("epoch %d: loss %.3f, validation score %.1f", number, loss, score)
         keep(epoch)
+
+
+def refit(training: Training, lesson: Lesson, epochs: int, seed: int, keep: Keep) -> None:
+    """Trains for so many epochs, which nothing judges; the last one's weights are the best."""
+    training.history = training.history or [Epoch(0, float("nan"), *UNJUDGED, 0.0, 0.0)]
+    while len(training.history) <= epochs:
+        epoch = do_epoch(training, lesson, lambda: UNJUDGED, seed)
+        training.best = training.weights()
+        log.info("all labelled pictures, epoch %d: loss %.3f", epoch.epoch, epoch.train_loss)
+        keep(epoch)
+
+
+def do_epoch(training: Training, lesson: Lesson, judge: Judging, seed: int) -> Epoch:
+    """Trains for an epoch, judges it and puts it into the history."""
+    start, number = time.perf_counter(), len(training.history)
+    loss = train_epoch(training, lesson, seed)
+    score, spread = judge()
+    minutes = training.history[-1].minutes + (time.perf_counter() - start) / 60
+    lr = float(training.schedule.get_last_lr()[0])
+    training.history.append(Epoch(number, loss, score, spread, lr, processes.agree(minutes)))
+    return training.history[-1]
 
 
 def is_over(history: list[Epoch], asked: TrainSettings) -> bool:
@@ -243,8 +269,9 @@ def is_over(history: list[Epoch], asked: TrainSettings) -> bool:
 # ---- kept on the disk ---------------------------------------------------------------------------
 
 
-def origin(run: Run, embedder: Embedder) -> str:
-    """What a training is made from: one that was made from something else is not gone on with."""
+def origin(run: Run, embedder: Embedder, epochs: int | None) -> str:
+    """What a training is made from: one that was made from something else is not gone on with.
+    epochs: as for `learn`."""
     settings = asdict(run.settings.train) | asdict(run.settings.embed)
     settings = {k: v for k, v in settings.items() if k not in ("max_minutes", "log_to")}
     files = {name: file_hash(run.path(name)) for name in ("training.csv", "split.json")}
@@ -253,6 +280,7 @@ def origin(run: Run, embedder: Embedder) -> str:
         "weights": embedder.weights_id,
         "steps": str(judging_steps(run.settings.retrieve)),
         "torch": torch.__version__,
+        "epochs of refit": epochs,
     }
     return json.dumps([settings, files, seen], sort_keys=True, default=str)
 
@@ -290,36 +318,47 @@ def run_finetune(run: Run) -> str:
         UserError: nothing to judge by, a batch that cannot be formed, a loss that is not finite, or
             embeddings that collapse; each says what to change.
     """
-    asked, path = run.settings.train, run.path(CHECKPOINT)
+    split, first = load_split(run), processes.number() == 0
+    embedder, judged = learn(run, split["train"])
+    kept = judged
+    if run.settings.train.refit and judged.helps:
+        embedder, kept = learn(run, all_labelled(split), judged.best_epoch.epoch)
+    processes.agree(0)  # nobody removes a checkpoint before all have read it
+    return finish(run, embedder, judged, kept) if first else ""
+
+
+def learn(run: Run, pictures: Pictures, epochs: int | None = None) -> tuple[Embedder, Training]:
+    """A training on these pictures, gone on with where a kill has ended it: as long as the
+    validation says, or for so many epochs."""
+    asked, first = run.settings.train, processes.number() == 0
+    path, name = run.path(CHECKPOINT if epochs is None else REFIT), run.folder.resolve().name
     embedder = embedder_of(run.settings.embed, run.cache)
-    with torch.random.fork_rng(), threads_for(asked), processes.first_one_first():
-        torch.manual_seed(run.seed)
-        training, lesson, judged = prepare(run, embedder)
-    made_from, first = origin(run, embedder), processes.number() == 0
-    name = f"{run.folder.resolve().name}, {asked.objective}"
+    with seeded(run.seed), threads_for(asked), processes.first_one_first():
+        training, lesson, judged = prepare(run, embedder, pictures)
+    made_from, log_to = origin(run, embedder, epochs), asked.log_to if first else "none"
+    name = f"{name}, {asked.objective}" + ("" if epochs is None else ", all labelled pictures")
     with (
-        torch.random.fork_rng(),
+        seeded(run.seed),
         threads_for(asked),
-        track(
-            asked.log_to if first else "none", "retrieval", name, asdict(asked), run.folder
-        ) as tell,
+        track(log_to, "retrieval", name, asdict(asked), run.folder) as tell,
     ):
-        if not read_checkpoint(path, training, made_from):
-            begin(training, judged if first else None)
+        read_checkpoint(path, training, made_from)
 
         def keep(epoch: Epoch) -> None:
             if first:
                 write_checkpoint(path, training, made_from)
             tell(numbers_of(asdict(epoch)), epoch.epoch)
 
-        fit(training, lesson, judged if first else None, run.seed, keep)
-        processes.agree(0)  # nobody removes the checkpoint before all have read it
-    return finish(run, embedder, training) if first else ""
+        if epochs is None:
+            fit(training, lesson, judged if first else None, run.seed, keep)
+        else:
+            refit(training, lesson, epochs, run.seed, keep)
+    return embedder, training
 
 
-def prepare(run: Run, embedder: Embedder) -> tuple[Training, Lesson, Judge]:
-    """Everything that a training needs; what is frozen is embedded here."""
-    asked, pictures = run.settings.train, load_split(run)["train"]
+def prepare(run: Run, embedder: Embedder, pictures: Pictures) -> tuple[Training, Lesson, Judge]:
+    """Everything that a training on these pictures needs; what is frozen is embedded here."""
+    asked = run.settings.train
     rows = rows_of(load_catalogue(run.path("training.csv")), pictures)
     names = sorted(set(pictures.values()))
     targets = np.array([names.index(identity) for identity in pictures.values()])
@@ -353,30 +392,34 @@ def threads_for(asked: TrainSettings) -> AbstractContextManager[None]:
     return one_thread() if asked.unfreeze == 0 else nullcontext()
 
 
-def finish(run: Run, embedder: Embedder, training: Training) -> str:
-    """Writes what came of it; one line that says what."""
-    asked, (untrained, *_), best = training.asked, training.history, training.best_epoch
-    used = best.score > untrained.score
+def finish(run: Run, embedder: Embedder, judged: Training, kept: Training) -> str:
+    """Writes what came of it; one line that says what.
+
+    judged: the training that the validation has judged. kept: the one whose weights count.
+    """
+    asked, best, untrained = judged.asked, judged.best_epoch, judged.history[0].score
     tensors: State = {}
-    if used:
-        training.trunk.load_state_dict(training.best)
-        tensors = trained_tensors(embedder.cpu(), training.trunk)
-    about = {"embed_dim": asked.embed_dim if used else None}
-    table = pd.DataFrame([asdict(epoch) for epoch in training.history])
+    if judged.helps:
+        kept.trunk.load_state_dict(kept.best)
+        tensors = trained_tensors(embedder.cpu(), kept.trunk)
+    about = {"embed_dim": asked.embed_dim if judged.helps else None}
+    table = pd.DataFrame([asdict(epoch) for epoch in judged.history])
     with whole_file(run.path("history.csv")) as beside:
         table.to_csv(beside, index=False)
     plots.save_png(plots.retrieval_curves(table), run.path("training.png"))
     save_tensors(run.path("model.safetensors"), embedder, tensors, **about)
-    run.path(CHECKPOINT).unlink(missing_ok=True)
+    for name in (CHECKPOINT, REFIT):
+        run.path(name).unlink(missing_ok=True)
     came_to = (
         f"best after epoch {best.epoch} of {len(table) - 1}, validation score {best.score:.1f}"
     )
-    if used:
-        return f"{asked.objective}: {came_to} (untrained {untrained.score:.1f})"
-    log.warning(
-        "warning: the training does not beat the untrained embedder on the validation: not used"
-    )
-    return f"{asked.objective} not used: {came_to}, untrained {untrained.score:.1f}"
+    if not judged.helps:
+        log.warning(
+            "warning: the training does not beat the untrained embedder on the validation: not used"
+        )
+        return f"{asked.objective} not used: {came_to}, untrained {untrained:.1f}"
+    again = "" if kept is judged else "; done again on all labelled pictures"
+    return f"{asked.objective}: {came_to} (untrained {untrained:.1f}){again}"
 
 
 def trained_tensors(embedder: Embedder, trunk: Trunk) -> State:

@@ -11,6 +11,7 @@ so that a ranking is the same on every machine.
 """
 
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from math import isqrt
 from pathlib import Path
@@ -153,25 +154,30 @@ def _look_far_enough(index: faiss.Index, embeddings: np.ndarray, seed: int) -> d
     )
     ivf = isinstance(index, faiss.IndexIVF)
     name, least, most = ("nprobe", 1, index.nlist) if ivf else ("efSearch", TOP + 1, SMALL)
-    recall, seconds, value = 0.0, 0.0, 0
-    for value in _growing(least, most):
+
+    def looked(value: int) -> tuple[float, float]:
+        """Recall and seconds when it looks so far; it goes on to look so far."""
         faiss.ParameterSpace().set_index_parameter(index, name, value)
         scores, seconds = timed(lambda: index.search(queries, TOP + 1))
-        recall = float((scores >= best[:, -1:] - TIE).mean())
-        if recall >= RECALL:
-            break
+        return float((scores >= best[:, -1:] - TIE).mean()), seconds
+
+    values = _growing(least, most)
+    enough = bisect_left(values[:-1], RECALL, key=lambda value: looked(value)[0])
+    recall, seconds = looked(values[enough])
     times = round(exact_seconds / seconds, 2)
-    return {name: value, f"recall@{TOP}": round(recall, 4), "times_exact": times}
+    return {name: values[enough], f"recall@{TOP}": round(recall, 4), "times_exact": times}
 
 
 def _growing(least: int, most: int) -> list[int]:
-    """Numbers from `least` to `most`, each a third or a half more than the one before.
+    """Whole numbers from `least` to `most`, each an eighth more than the one before, or one more.
 
     >>> _growing(1, 20)
-    [1, 2, 3, 4, 6, 8, 12, 16, 20]
+    [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 18, 20]
     """
-    steps = {base << power for power in range(most.bit_length()) for base in (1, 3)}
-    return sorted({step for step in steps if least < step < most} | {least, most})
+    values = [least]
+    while values[-1] < most:
+        values.append(min(most, values[-1] + max(1, values[-1] // 8)))
+    return values
 
 
 # ---- storing ------------------------------------------------------------------------------------

@@ -65,7 +65,8 @@ EMBEDDING = tuple(field.name for field in fields(EmbedSettings))
 # What a ranking depends on; of an ensemble's runs only what they hold counts, not where they lie.
 RANKING = tuple(field.name for field in fields(RetrieveSettings) if field.name != "ensemble")
 LEARNING = tuple(field.name for field in fields(TrainSettings) if field.name != "log_to")
-CHANGED = ("objective", "unfreeze", "embed_dim")  # what says whether training changes the embedding
+# What says whether training changes the embedding, and whom it leaves unseen.
+CHANGED = ("objective", "unfreeze", "embed_dim", "refit")
 TRAINING = ("training.csv", "split.json")
 INDEX = ("gallery.faiss", "gallery.json", "validation_gallery.faiss", "validation_gallery.json")
 STAGE_LIST = (
@@ -113,14 +114,14 @@ STAGE_LIST = (
     Stage(
         "index",
         work_of("retrieve", "run_index"),
-        settings=(*EMBEDDING, "index", "seed"),
+        settings=(*EMBEDDING, "index", "refit", "seed"),
         files=("model.safetensors", "test.csv", *TRAINING),
         outputs=INDEX,
     ),
     Stage(
         "retrieve",
         work_of("retrieve", "run_retrieve"),
-        settings=(*EMBEDDING, *RANKING, "query_domain"),
+        settings=(*EMBEDDING, *RANKING, "refit", "query_domain"),
         files=("model.safetensors", "test.csv", *TRAINING, *INDEX),
         outputs=("submission.json", "submission.csv", "validation.json", "ranking.json"),
         watch=members_state,

@@ -491,8 +491,8 @@ def _identity(embedder: Embedder) -> dict[str, str]:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Has PyTorch draw from this seed, and leaves its own generator as it was."""
-    with torch.random.fork_rng(devices=[]):
+    """Has PyTorch draw from this seed, and leaves its own generators as they were."""
+    with torch.random.fork_rng():
         torch.manual_seed(seed)
         yield
 

@@ -27,11 +27,12 @@ from config import UserError, parse_settings
 from crops import way_to_find
 from data import (
     WORKERS,
+    all_labelled,
     check_picture,
     load_catalogue,
-    load_split,
     readable,
     truncated_pictures,
+    unseen_split,
 )
 from data_extraction import class_folders
 from embed import Embedding, embed
@@ -290,11 +291,9 @@ def calibrate(
     {"threshold": None} where there are no strangers or nobody known.
     """
     strangers = choose_strangers(split, seed)
-    everything = {**split["train"], **split["holdout"]}
-    everything |= {**split["validation"]["query"], **split["validation"]["gallery"]}
     known = {p: name for p, name in split["train"].items() if name not in strangers}
     genuine = {p: name for p, name in split["holdout"].items() if name not in strangers}
-    impostors = [path for path, name in everything.items() if name in strangers]
+    impostors = [path for path, name in all_labelled(split).items() if name in strangers]
     if not (known and genuine and impostors):
         return {"threshold": None}
 
@@ -335,7 +334,7 @@ def calibration(run: Run, job: Embedding, how: Naming, false_accept: float) -> d
 
     Logs what the threshold does, or that there is none.
     """
-    split, pictures = load_split(run), labelled_pictures(run)
+    split, pictures = unseen_split(run), labelled_pictures(run)
     made_from = calibration_origin(run, job, how, false_accept)
     path = run.path(CALIBRATION)
     kept = kept_record(path)
@@ -345,7 +344,7 @@ def calibration(run: Run, job: Embedding, how: Naming, false_accept: float) -> d
         kept = {"method": how.method, **found, "made_from": made_from}
         write_json(path, kept)
     if kept["threshold"] is None:
-        log.warning("warning: no strangers to calibrate on in %s: everybody is named", run.folder)
+        log.warning("warning: nobody unseen to calibrate on in %s: everybody is named", run.folder)
         return kept
     log.info(
         "threshold %.3f (%s): %.1f %% of strangers' pictures are given a name (%s); of known "

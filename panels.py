@@ -24,11 +24,11 @@ from data import (
     WORKERS,
     bare_names,
     load_catalogue,
-    load_split,
     read_known_picture,
     readable,
     rows_of,
     truncated_pictures,
+    unseen_split,
 )
 from evaluate import TOP, Judged, Labels, check_and_judge, measure, read_labels
 from runs import Run, read_json
@@ -80,7 +80,7 @@ def load_parts(run: Run) -> list[Part]:
     known = read_labels(labels) if labels.is_file() else None
     made = [Part("test", ranked["test"], query, gallery, known)]
     if ranked["validation"]:
-        split = load_split(run)["validation"]
+        split = unseen_split(run)["validation"]
         training = load_catalogue(run.path("training.csv"))
         training["domain"] = training.domain.replace("", "unknown")
         rows = {name: rows_of(training, split[name]) for name in ("query", "gallery")}

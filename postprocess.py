@@ -39,7 +39,7 @@ class Embeddings:
     seen_gallery: np.ndarray
 
 
-def divided(rows: np.ndarray, asks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def two_domains(rows: np.ndarray, asks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Rows of the query's domain, and the others; all of them twice where that is one and the same.
 
     rows: (N, D). asks: (N,) bool, whether a row is of the query's domain.

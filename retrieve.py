@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 
 from config import RetrieveSettings, UserError
-from data import bare_names, load_catalogue, load_split, readable, rows_of
+from data import all_labelled, bare_names, load_catalogue, readable, rows_of, unseen_split
 from embed import Embedding, embed, run_embedding
 from ensemble import fuse_ranks, fuse_scores, joined, members
 from evaluate import TOP, write_csv
 from index import Ranking, build_as, build_index, load_index, ranking_of, save_index, search
 from model import load_model
-from postprocess import Embeddings, apply, divided, score_all, scores_wanted, sides
+from postprocess import Embeddings, apply, score_all, scores_wanted, sides, two_domains
 from runs import Run, file_hash, log, write_json, write_text
 
 # ---- submissions --------------------------------------------------------------------------------
@@ -194,13 +194,11 @@ def seen_embeddings(run: Run, job: Embedding, name: str) -> tuple[np.ndarray, np
     asked = run.settings.retrieve
     if not (asked.whiten or (asked.no_transductive and (asked.center or asked.hubs != "none"))):
         return (np.zeros((0, job.embedder.dim), np.float32),) * 2
-    split = load_split(run)
-    paths = {**split["train"], **split["holdout"]}
-    if name == "gallery":
-        paths |= split["validation"]["query"] | split["validation"]["gallery"]
+    split = unseen_split(run)
+    paths = all_labelled(split) if name == "gallery" else {**split["train"], **split["holdout"]}
     rows = rows_of(load_catalogue(run.path("training.csv")), sorted(paths))
     asks = (rows.domain == run.settings.split.query_domain).to_numpy()
-    return divided(embed(job, rows), asks)
+    return two_domains(embed(job, rows), asks)
 
 
 _ready: dict[str, Embedding] = {}
@@ -224,5 +222,5 @@ def load_job(run: Run) -> Embedding:
 
 def validation_rows(run: Run, part: str) -> pd.DataFrame:
     """Catalogue rows of the validation's `query` or `gallery`."""
-    paths = load_split(run)["validation"][part]
+    paths = unseen_split(run)["validation"][part]
     return rows_of(load_catalogue(run.path("training.csv")), paths)

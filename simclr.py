@@ -34,7 +34,7 @@ from data import load_catalogue, load_split, rows_of
 from embed import run_embedding
 from finetune import Epoch, Training, read_checkpoint, write_checkpoint
 from inputs import Pixels
-from model import Embedder, embedder_of
+from model import Embedder, embedder_of, seeded
 from naming import open_run
 from pixels import PLAIN, View
 from runs import Run, exit_code, file_hash, log, log_to, only_process, whole_file
@@ -115,8 +115,7 @@ def learn(run: Run, program: Program) -> str:
     """Trains, keeps the backbone every ten epochs and at the end; one line that says what came."""
     folder = run.path("simclr")
     embedder = embedder_of(run.settings.embed, run.cache)
-    with torch.random.fork_rng():
-        torch.manual_seed(run.seed)
+    with seeded(run.seed):
         trunk = Trunk(embedder, "all", learns_statistics=run.settings.embed.weights == "none")
         contrast = Contrast(trunk.dim, program.width, program.temperature)
         pictures, validation = pictures_of(run, embedder)

@@ -12,7 +12,7 @@ import main as runner
 from config import parse_settings
 from data import bare_names, load_catalogue, readable
 from embed import embed
-from ensemble import fuse_ranks, fuse_scores, joined
+from ensemble import OWN, SHARED, fuse_ranks, fuse_scores, inherited, joined
 from evaluate import read_submission
 from retrieve import load_job
 from runs import Run, read_json
@@ -126,6 +126,17 @@ def test_order_and_repetition_change_no_byte(runs: tuple[Path, Path]) -> None:
         assert fuse("--run", name, "--ensemble", *order, "--fusion", "ranks") == 0
     for name in ("submission.json", "validation.json"):
         assert len({(Path(run) / name).read_bytes() for run in ("one", "turned")}) == 1
+
+
+def test_one_member_that_has_seen_the_validation_is_enough_to_leave_it_out(tmp_path: Path) -> None:
+    refitted = {"refit": True, "objective": "arcface", "embed_dim": 8, "epochs": 5}
+    for name, table in (("plain", {"seed": 3, "epochs": 1}), ("again", {"seed": 4, **refitted})):
+        (tmp_path / name).mkdir()
+        for file in (*OWN, *SHARED):
+            (tmp_path / name / file).write_text(json.dumps(table))
+    words = ["--ensemble", str(tmp_path / "plain"), str(tmp_path / "again")]
+    settings = parse_settings(words, inherited=inherited(parse_settings(words)))
+    assert settings.train.all_seen and settings.general.seed == 3
 
 
 def test_an_ensemble_is_redone_when_a_member_changes_and_only_then(

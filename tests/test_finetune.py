@@ -18,10 +18,10 @@ from safetensors.torch import load_file
 import finetune
 import main
 from config import EmbedSettings, Settings, SplitSettings, TrainSettings, UserError
-from data import run_split
-from finetune import CHECKPOINT, Epoch, check_spread, is_over, run_finetune
+from data import all_labelled, load_catalogue, load_split, run_split
+from finetune import CHECKPOINT, REFIT, Epoch, check_spread, is_over, run_finetune
 from model import load_model, one_thread
-from runs import Run
+from runs import Run, read_json, write_json
 from tests.conftest import ROOT
 
 EMBED = EmbedSettings(backbone="test_efficientnet", weights="none", compile="off")
@@ -134,15 +134,16 @@ def test_a_training_that_does_not_help_is_not_used(
 
 @pytest.mark.usefixtures("anything_helps")
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "last_step"),
     [
-        {"train_views": 2, "accumulate": 2},
-        {"objective": "triplet", "memory": 16, "ema": 0.8},
-        {"unfreeze": 2},
+        ({"train_views": 2, "accumulate": 2}, 18),  # in the middle of the second epoch
+        ({"objective": "triplet", "memory": 16, "ema": 0.8}, 18),
+        ({"unfreeze": 2}, 18),
+        ({"refit": True, "epochs": 2}, 24 + 20),  # in the second epoch on all labelled pictures
     ],
 )
 def test_a_killed_training_ends_with_the_same_weights(
-    begin: Begin, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+    begin: Begin, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], last_step: int
 ) -> None:
     whole, killed = begin("whole", **changes), begin("killed", **changes)
     run_finetune(whole)
@@ -150,7 +151,7 @@ def test_a_killed_training_ends_with_the_same_weights(
     loss_of = finetune.loss_of
 
     def die(*arguments: Any) -> torch.Tensor:
-        if next(steps) == 18:  # in the middle of the second epoch
+        if next(steps) == last_step:
             raise KeyboardInterrupt
         return loss_of(*arguments)
 
@@ -163,6 +164,45 @@ def test_a_killed_training_ends_with_the_same_weights(
     assert all(
         torch.equal(tensor, trained(whole)[name]) for name, tensor in trained(killed).items()
     )
+
+
+@pytest.mark.usefixtures("anything_helps")
+def test_a_refit_is_a_training_on_all_labelled_pictures(begin: Begin) -> None:
+    """Against a run whose split has all of them for training."""
+    again, everything = begin("again", epochs=1, refit=True), begin("everything", epochs=1)
+    split = load_split(everything)
+    pictures = set(load_catalogue(everything.path("training.csv")).path)
+    assert set(split["train"]) < set(all_labelled(split)) == pictures
+    write_json(everything.path("split.json"), {**split, "train": all_labelled(split)})
+    assert "done again on all labelled pictures" in run_finetune(again)
+    run_finetune(everything)
+    assert not again.path(REFIT).exists()
+    assert all(
+        torch.equal(tensor, trained(everything)[name]) for name, tensor in trained(again).items()
+    )
+
+
+def test_a_training_that_does_not_help_is_not_done_again(begin: Begin) -> None:
+    run = begin(lr=1e-9, embed_dim=3, epochs=1, refit=True)
+    assert "not used" in run_finetune(run) and trained(run) == {}
+
+
+def test_after_a_refit_nothing_is_left_to_score_the_model_by(
+    begin: Begin, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = begin(epochs=1, refit=True)
+    run.remember_settings()
+    with caplog.at_level("INFO", logger="toolkit"):
+        words = ("index", "retrieve", "forecast", "evaluate", "report")
+        assert main.main(["--stage", "train", *words, "--run", str(run.folder)]) == 0
+    assert read_json(run.path("validation.json"), "") == {}
+    assert not {"validation", "forecast"} & read_json(run.path("metrics.json"), "").keys()
+    assert "the validation has been trained on (--refit)" in caplog.text
+
+
+def test_the_report_s_head_is_not_done_again() -> None:
+    with pytest.raises(UserError, match="--refit: the report's head"):
+        main.prepare(["--refit", "--embed-dim", "8"])
 
 
 @pytest.mark.usefixtures("anything_helps")
