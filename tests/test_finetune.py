@@ -139,7 +139,7 @@ def test_a_training_that_does_not_help_is_not_used(
         ({"train_views": 2, "accumulate": 2}, 18),  # in the middle of the second epoch
         ({"objective": "triplet", "memory": 16, "ema": 0.8}, 18),
         ({"unfreeze": 2}, 18),
-        ({"refit": True, "epochs": 2}, 24 + 20),  # in the second epoch on all labelled pictures
+        ({"refit": True, "epochs": 6}, 72 + 20),  # in the second epoch on all labelled pictures
     ],
 )
 def test_a_killed_training_ends_with_the_same_weights(
