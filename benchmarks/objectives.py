@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--labels", type=Path, help="labels of the test")
     parser.add_argument("--max-minutes", type=float, default=12)
-    parser.add_argument("--simclr-epochs", type=int, default=3)
+    parser.add_argument("--simclr-epochs", type=int, default=1)
     parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=list(ROWS))
     parser.add_argument("--crop", default="aligned")
     parser.add_argument("--out", type=Path, default=Path("runs/objectives"))
