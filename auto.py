@@ -118,8 +118,8 @@ def labelled_people(run: Run, parts: int) -> People:
     """
     split, asks = unseen_split(run), run.settings.split.query_domain
     catalogue = load_catalogue(run.path("training.csv"))
-    trained, validation = {**split["train"], **split["holdout"]}, split["validation"]
     if run.settings.train.changes_embedding:
+        trained, validation = {**split["train"], **split["holdout"]}, split["validation"]
         tasks = [validation | {"seen": trained}] if validation["query"] else []
         return People(catalogue, asks, tasks)
     pictures = all_labelled(split)

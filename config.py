@@ -346,6 +346,8 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+# What says whether training changes the embedding, and whom it leaves unseen.
+CHANGED = ("objective", "unfreeze", "embed_dim", "refit")
 # What a recipe does not hold: which stages to run now is the command's business, and a recipe that
 # is handed on must neither send under its author's name nor carry a secret that stands in a URL.
 NOT_REMEMBERED = ("stage", "config", "force", "url", "group", "kaggle", "dry_run", "again")

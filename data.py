@@ -96,15 +96,20 @@ def read_pixels(raw: bytes, least: int) -> np.ndarray:
     The pixels are those of `read_picture` to the byte, since OpenCV decodes by the same library.
     What has to be converted or turned, or ends too early, is left to Pillow.
     """
+    pixels = _decode_jpeg(raw, least)
+    return np.array(read_picture(raw, least)) if pixels is None else pixels
+
+
+def _decode_jpeg(raw: bytes, least: int) -> np.ndarray | None:
+    """What OpenCV makes of a JPEG; None where that might not be what Pillow does."""
     image = Image.open(io.BytesIO(raw), formats=FORMATS)
     plain = image.format == "JPEG" and image.mode == "RGB" and raw.endswith(JPEG_END)
     if not plain or orientation(image) != 1:
-        return np.array(read_picture(raw, least))
+        return None
     width = image.width
     image.draft("RGB", (2 * least, 2 * least))
     how = DECODE_AT[round(width / image.width)] | cv2.IMREAD_IGNORE_ORIENTATION
-    pixels = cv2.imdecode(np.frombuffer(raw, np.uint8), how)
-    return np.array(read_picture(raw, least)) if pixels is None else pixels
+    return cv2.imdecode(np.frombuffer(raw, np.uint8), how)
 
 
 def read_known_picture(path: Path, content: str, least: int) -> Image.Image:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from config import RetrieveSettings, Settings, UserError, parse_settings, read_config
+from config import CHANGED, RetrieveSettings, Settings, UserError, parse_settings, read_config
 from data import load_catalogue
 from runs import Run, file_hash, log, whole_file
 
@@ -23,7 +23,7 @@ DEFAULT_FOLDER = "runs/ensemble"
 # What an ensemble takes over from its first member, unless it is told otherwise.
 INHERITED = ("data", "cache", "labels", "seed", "split", "domain_pattern", "query_domain")
 # What it takes over from a member that has been trained on the validation too.
-REFITTED = ("refit", "objective", "unfreeze", "embed_dim", "epochs")
+REFITTED = (*CHANGED, "epochs")
 # What members must have in common, and the settings that make it.
 SHARED = {
     "test.csv": "--data",

@@ -334,7 +334,7 @@ def learn(run: Run, pictures: Pictures, epochs: int | None = None) -> tuple[Embe
     path, name = run.path(CHECKPOINT if epochs is None else REFIT), run.folder.resolve().name
     embedder = embedder_of(run.settings.embed, run.cache)
     with seeded(run.seed), threads_for(asked), processes.first_one_first():
-        training, lesson, judged = prepare(run, embedder, pictures)
+        training, lesson, judged = prepare(run, embedder, pictures, judging=epochs is None)
     made_from, log_to = origin(run, embedder, epochs), asked.log_to if first else "none"
     name = f"{name}, {asked.objective}" + ("" if epochs is None else ", all labelled pictures")
     with (
@@ -356,8 +356,11 @@ def learn(run: Run, pictures: Pictures, epochs: int | None = None) -> tuple[Embe
     return embedder, training
 
 
-def prepare(run: Run, embedder: Embedder, pictures: Pictures) -> tuple[Training, Lesson, Judge]:
-    """Everything that a training on these pictures needs; what is frozen is embedded here."""
+def prepare(
+    run: Run, embedder: Embedder, pictures: Pictures, judging: bool
+) -> tuple[Training, Lesson, Judge | None]:
+    """Everything that a training on these pictures needs; what is frozen is embedded here, that of
+    the validation only for judging."""
     asked = run.settings.train
     rows = rows_of(load_catalogue(run.path("training.csv")), pictures)
     names = sorted(set(pictures.values()))
@@ -369,7 +372,7 @@ def prepare(run: Run, embedder: Embedder, pictures: Pictures) -> tuple[Training,
     embedder.set_projection(asked.embed_dim)
     scratch = run.settings.embed.weights == "none"
     trunk = Trunk(embedder, asked.unfreeze, learns_statistics=scratch)
-    judged = Judge(run, embedder, trunk)
+    judged = Judge(run, embedder, trunk) if judging else None
     views = training_views(run, trunk)
     fresh = trunk.front is None and asked.train_views > 0
     feed = feed_of(run, embedder, trunk, rows, views)

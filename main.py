@@ -18,6 +18,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from config import (
+    CHANGED,
     STAGES,
     EmbedSettings,
     RetrieveSettings,
@@ -65,8 +66,6 @@ EMBEDDING = tuple(field.name for field in fields(EmbedSettings))
 # What a ranking depends on; of an ensemble's runs only what they hold counts, not where they lie.
 RANKING = tuple(field.name for field in fields(RetrieveSettings) if field.name != "ensemble")
 LEARNING = tuple(field.name for field in fields(TrainSettings) if field.name != "log_to")
-# What says whether training changes the embedding, and whom it leaves unseen.
-CHANGED = ("objective", "unfreeze", "embed_dim", "refit")
 TRAINING = ("training.csv", "split.json")
 INDEX = ("gallery.faiss", "gallery.json", "validation_gallery.faiss", "validation_gallery.json")
 STAGE_LIST = (

@@ -67,7 +67,7 @@ def do_row(folder: Path, words: list[str], before: list[list[str]]) -> dict[str,
             return {"failed": why(said)}
     metrics = read_json(folder / "metrics.json", "main.py")
     scores = {part: metrics[part]["score"] for part in ("validation", "test") if part in metrics}
-    if "validation" not in scores:  # a refit leaves none: what it had before
+    if "--refit" in words:  # it leaves no validation: what the training before it came to
         scores["validation"] = float(pd.read_csv(folder / "history.csv").score.max())
     seconds = read_json(folder / "stages.json", "main.py")["train"]["seconds"]
     row = {"words": words, **scores, "minutes": seconds / 60}
