@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 import tyro
 
+Augmentation = Literal["weak", "strong"]
 StageName = Literal[
     "extract",
     "split",
@@ -130,6 +131,9 @@ class EmbedSettings:
     """Margin on each side of a `face`, as a share of the face's longer side."""
     detector: Literal["yunet", "mtcnn"] = "yunet"
     """What finds faces: yunet (no hub needed), or mtcnn where facenet-pytorch is installed."""
+    side: int | None = None
+    """Height and width of what the backbone sees, in pixels. Default: its own; at 128 a picture
+    costs a third of what it does at 224, which leaves a training more epochs."""
     normalization: Literal["auto", "none", "imagenet", "fixed", "whitening"] = "auto"
     """Pixel values: as they are from 0 to 1, by ImageNet's mean and deviation, (x - 127.5) / 128,
     or by each picture's own mean and deviation. `auto` is what the backbone was trained with."""
@@ -169,6 +173,12 @@ class TrainSettings:
     train_views: int = 0
     """Augmented views of each training picture, embedded once and cached; with --unfreeze all, any
     number is a new view in every epoch; 0 trains without."""
+    augmentation: Augmentation = "weak"
+    """What --train-views changes of a picture: a little, or as much as SimCLR does: a crop of 30 %
+    and more, other colours, grey, blur."""
+    projector: int | None = None
+    """Width of a projection head, two layers, that only the loss sees: it is thrown away, and the
+    embedding is what comes before it."""
     max_minutes: float | None = None
     """Stop training after the epoch in which so many minutes are over."""
     refit: bool = False
@@ -453,6 +463,7 @@ def check(settings: Settings) -> None:
     check_report(settings.report)
     if not 0 <= settings.embed.crop_margin <= 5:
         raise UserError(f"--crop-margin {settings.embed.crop_margin}: must be from 0 to 5")
+    check_least(settings.embed, side=8)
     _check_scales(settings.embed.scales)
     _check_cosines(settings.retrieve)
     _check_ensemble(settings.retrieve)
@@ -477,7 +488,7 @@ def check_extract(extract: ExtractSettings) -> None:
 
 def check_training(train: TrainSettings) -> None:
     """The same for the settings of training."""
-    check_least(train, epochs=0, batch_size=1, train_views=0, patience=1, embed_dim=1)
+    check_least(train, epochs=0, batch_size=1, train_views=0, patience=1, embed_dim=1, projector=1)
     check_least(train, per_person=2, accumulate=1, memory=0)
     if train.unfreeze != "all":
         check_least(train, unfreeze=0)
@@ -507,6 +518,11 @@ def check_training(train: TrainSettings) -> None:
         raise UserError(
             "--refit: the report's head, cross_entropy on a frozen backbone, is not judged by "
             "retrieval; name another --objective, or blocks of the backbone (--unfreeze 2)"
+        )
+    if train.projector and train.is_report_head:
+        raise UserError(
+            "--projector: the report's head, cross_entropy on a frozen backbone, has none; name "
+            "another --objective, or blocks of the backbone (--unfreeze 2)"
         )
     if train.unfreeze == 0 and train.embed_dim is None and train.changes_embedding:
         raise UserError(

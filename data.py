@@ -28,7 +28,7 @@ from typing import Any, NamedTuple, TypeVar
 import cv2
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageEnhance, ImageFile, ImageOps
+from PIL import Image, ImageFile, ImageOps
 from tqdm import tqdm
 
 from config import UserError
@@ -172,21 +172,6 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("RGB")
-
-
-def augment(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A random view of (height, width, 3) uint8 pixels: a crop of 70 to 100 % of their area,
-    mirrored or not, with brightness, contrast and colour changed by up to 20 %."""
-    image = Image.fromarray(pixels)
-    scale = np.sqrt(rng.uniform(0.7, 1.0))
-    width, height = (max(1, round(scale * side)) for side in image.size)
-    left, top = rng.integers(image.width - width + 1), rng.integers(image.height - height + 1)
-    image = image.crop((left, top, left + width, top + height))
-    if rng.random() < 0.5:
-        image = ImageOps.mirror(image)
-    for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
-        image = enhance(image).enhance(rng.uniform(0.8, 1.2))
-    return np.array(image)
 
 
 @contextmanager

@@ -94,7 +94,7 @@ def training_views(run: Run, trunk: Trunk) -> list[View]:
     if not asked.train_views:
         return [PLAIN]
     count = asked.epochs if trunk.front is None else asked.train_views
-    return [View(number, run.seed, augmented=True) for number in range(count)]
+    return [View(number, run.seed, asked.augmentation) for number in range(count)]
 
 
 def shown_in(

@@ -81,6 +81,15 @@ def compares_pairs(text: str) -> bool:
     return any(name in PAIRS for _, name in parse_objective(text))
 
 
+def projector(dim: int, width: int) -> nn.Module:
+    """A projection head that only the loss sees. What the loss wants forgotten, it forgets in the
+    head, and the features before it stay of more use (Chen et al., SimCLR, 2020, section 4.2).
+
+    dim: width of what comes in.
+    """
+    return nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, width))
+
+
 class Objective(nn.Module):
     """A weighted sum of losses, with what they learn and remember.
 
@@ -91,6 +100,8 @@ class Objective(nn.Module):
         super().__init__()
         self.terms = parse_objective(asked.objective)
         self.distance = _distance(asked)
+        self.projector = projector(dim, asked.projector) if asked.projector else nn.Identity()
+        dim = asked.projector or dim
         self.losses = nn.ModuleDict(
             {name: LOSSES[name](asked, dim, counts) for _, name in self.terms}
         )
@@ -105,7 +116,7 @@ class Objective(nn.Module):
         embeddings: (N, dim), of any length. targets: (N,) int64 classes. tuples: the pairs or
         triplets that were drawn; where there are none, the miner chooses among all of the batch.
         """
-        total = embeddings.new_zeros(())
+        total, embeddings = embeddings.new_zeros(()), self.projector(embeddings)
         for weight, name in self.terms:
             total = total + weight * self._loss(name, embeddings, targets, tuples)
         return total

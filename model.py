@@ -232,11 +232,14 @@ def load_embedder(
 
 
 def embedder_of(settings: EmbedSettings, cache: Path) -> Embedder:
-    """The untrained embedder that the settings ask for. Raises: see load_embedder."""
+    """The untrained embedder that the settings ask for. Raises: see load_embedder, set_side."""
     crop = Crop(crop_kind(settings), settings.crop_margin)
-    return load_embedder(
+    embedder = load_embedder(
         settings.backbone, settings.weights, cache, crop, settings.normalization, settings.pooling
     )
+    if settings.side is not None:
+        embedder.set_side(settings.side)
+    return embedder
 
 
 def build_backbone(name: str, from_hub: bool) -> tuple[nn.Module, Preprocessing]:
@@ -476,7 +479,7 @@ def _part(state: dict[str, Tensor], part: str) -> dict[str, Tensor]:
 
 OTHER = {
     "weights": "other weights or pooling",
-    "preprocessing": "another crop, margin or normalization",
+    "preprocessing": "another crop, margin, side or normalization",
 }
 
 

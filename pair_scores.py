@@ -55,10 +55,8 @@ def plain_score(job: Embedding, photos: pd.DataFrame, distance: str) -> float:
     return float(similarities(vectors, distance, np.array([0]), np.array([1]))[0])
 
 
-def see_as_trained(job: Embedding, asked: SiameseSettings) -> Embedding:
-    """The job at the size of picture that a network is trained with, one view of each."""
-    if asked.side is not None:
-        job.embedder.set_side(asked.side)
+def one_view(job: Embedding) -> Embedding:
+    """The job with one view of each picture, as a network is trained with."""
     return replace(job, flip=False)
 
 
@@ -71,7 +69,7 @@ def trained_score(
         UserError: the folder holds no network, or not the one that the settings describe.
     """
     kept = read_json(folder / "fold.json", MADE_BY)
-    job = see_as_trained(job, asked)
+    job = one_view(job)
     network = make_network(job.embedder, asked)
     state = load_state(folder / "model.safetensors")
     own = {name.removeprefix("network."): tensor for name, tensor in state.items()}

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from data import WORKERS, augment, read_known_pixels, truncated_pictures
+from augmentation import augment
+from config import Augmentation
+from data import WORKERS, read_known_pixels, truncated_pictures
 from faces import Face, pixels_needed
 from model import Embedder
 
@@ -26,14 +28,14 @@ class View:
 
     number: int = 0
     seed: int = 0
-    augmented: bool = False
+    augmentation: Augmentation | None = None
     mirrored: bool = False
     scale: float = 1.0
 
     def __str__(self) -> str:
         """What the cache knows it by."""
-        if self.augmented:
-            return f"augmented {self.number}, seed {self.seed}"
+        if self.augmentation:
+            return f"{self.augmentation} {self.number}, seed {self.seed}"
         name = "mirrored" if self.mirrored else "plain"
         return name if self.scale == 1 else f"{name}, scale {self.scale}"
 
@@ -91,8 +93,9 @@ def load_pixels(
     least = ceil(side) if face is None else pixels_needed(face, side)
     pixels = read_known_pixels(path, content, least)
     pixels = embedder.preprocessing.take(pixels, face, view.scale)
-    if view.augmented:
-        pixels = augment(pixels, np.random.default_rng([view.seed, view.number, int(content, 16)]))
+    if view.augmentation:
+        rng = np.random.default_rng([view.seed, view.number, int(content, 16)])
+        pixels = augment(pixels, rng, view.augmentation)
     return embedder.preprocessing.resize(show(pixels, view))
 
 

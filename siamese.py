@@ -24,9 +24,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 from tqdm import tqdm
 
+from augmentation import weak
 from cache import blocks
 from config import UserError, check_least
-from data import augment, truncated_pictures
+from data import truncated_pictures
 from embed import Embedding, embed_features
 from model import Embedder
 from pixels import PLAIN, View, load_pixels
@@ -47,9 +48,6 @@ class SiameseSettings:
     trunk must have one, since nothing else would be trained."""
     layers: Literal["none", "half", "all"] = "none"
     """How much of the backbone is trained: nothing, the second half of its layers, or all."""
-    side: int | None = None
-    """Height and width of the pictures. Default: the backbone's own; a trained backbone is slow on
-    a CPU, at 96 five times less than at 224."""
     augment: bool = False
     """Train with random crops, mirror images and colours."""
     optimizer: Literal["adam", "sgd"] = "adam"
@@ -72,7 +70,7 @@ class SiameseSettings:
 
 def check_siamese(asked: SiameseSettings) -> None:
     """Raises UserError for a value that has the right type but no meaning."""
-    check_least(asked, branch_dim=1, side=8, epochs=1, patience=1, epoch_pairs=2, batch_size=2)
+    check_least(asked, branch_dim=1, epochs=1, patience=1, epoch_pairs=2, batch_size=2)
     if not 0 < asked.lr <= 1000:
         raise UserError(f"--lr {asked.lr}: must be above 0 and at most 1000")
     if not -1 <= asked.margin <= 1:
@@ -194,7 +192,7 @@ def feature_inputs(job: Embedding, rows: pd.DataFrame, augmented: bool, seed: in
     plain = torch.from_numpy(embed_features(job, rows))
     if not augmented:
         return Inputs(lambda places: plain[places], lambda places, rng: plain[places])
-    views = [View(number, seed, augmented=True) for number in range(VIEWS)]
+    views = [View(number, seed, "weak") for number in range(VIEWS)]
     stacked = torch.from_numpy(np.stack([embed_features(job, rows, view) for view in views]))
     return Inputs(
         lambda places: plain[places],
@@ -216,7 +214,7 @@ def pixel_inputs(job: Embedding, rows: pd.DataFrame, augmented: bool) -> Inputs:
         return embedder.preprocessing.normalise(torch.from_numpy(pixels[places]))
 
     def random_view(pixel: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        return embedder.preprocessing.resize(augment(pixel, rng))
+        return embedder.preprocessing.resize(weak(pixel, rng))
 
     def shown(places: np.ndarray, rng: np.random.Generator) -> Tensor:
         seen = np.stack([random_view(pixels[place], rng) for place in places])

@@ -26,7 +26,6 @@ from pytorch_metric_learning.losses import NTXentLoss
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import normalize
-from torchvision import transforms
 from tqdm import tqdm
 
 from config import TrainSettings, UserError, check_least, parse
@@ -34,6 +33,7 @@ from data import load_catalogue, load_split, rows_of
 from embed import run_embedding
 from finetune import Epoch, Training, read_checkpoint, write_checkpoint
 from inputs import Pixels
+from losses import projector
 from model import Embedder, embedder_of, seeded
 from naming import open_run
 from pixels import PLAIN, View
@@ -70,7 +70,7 @@ class Contrast(nn.Module):
 
     def __init__(self, dim: int, width: int, temperature: float) -> None:
         super().__init__()
-        self.head = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, width))
+        self.head = projector(dim, width)
         self.loss = NTXentLoss(temperature)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -78,21 +78,6 @@ class Contrast(nn.Module):
         pairs = torch.arange(len(features) // 2, device=features.device).repeat(2)
         loss: Tensor = self.loss(self.head(features), pairs)
         return loss
-
-
-def augmentation(side: int) -> transforms.Compose:
-    """SimCLR's views: crop, mirror image, colours, grey, blur; uint8 (3, side, side) both ways."""
-    jitter = transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)
-    blur = transforms.GaussianBlur(max(3, side // 10 // 2 * 2 + 1), (0.1, 2.0))
-    return transforms.Compose(
-        [
-            transforms.RandomResizedCrop(side, (0.3, 1.0), antialias=True),
-            transforms.RandomHorizontalFlip(),
-            transforms.RandomApply([jitter], 0.8),
-            transforms.RandomGrayscale(0.2),
-            transforms.RandomApply([blur], 0.5),
-        ]
-    )
 
 
 def precision_at_9(rows: np.ndarray, identities: Sequence[str]) -> float:
@@ -118,7 +103,7 @@ def learn(run: Run, program: Program) -> str:
     with seeded(run.seed):
         trunk = Trunk(embedder, "all", learns_statistics=run.settings.embed.weights == "none")
         contrast = Contrast(trunk.dim, program.width, program.temperature)
-        pictures, validation = pictures_of(run, embedder)
+        pictures, validation = pictures_of(run, embedder, program.epochs)
         count = len(pictures.rows)
         if count < program.batch_size:
             raise UserError(
@@ -152,9 +137,11 @@ def settings_of(program: Program) -> TrainSettings:
 Validation = tuple[Pixels, list[str]]
 
 
-def pictures_of(run: Run, embedder: Embedder) -> tuple[Pixels, Validation]:
-    """The training pictures, and those of the validation with their people."""
+def pictures_of(run: Run, embedder: Embedder, epochs: int) -> tuple[Pixels, Validation]:
+    """The training pictures, in two strong views for each epoch, and those of the validation with
+    their people."""
     catalogue, split = load_catalogue(run.path("training.csv")), load_split(run)
+    strong: list[View] = [View(number, run.seed, "strong") for number in range(2 * epochs)]
     known = split["validation"]["query"] | split["validation"]["gallery"]
     if len(known) < 2:
         raise UserError("the validation has no two pictures to judge by: run --stage split anew")
@@ -164,7 +151,8 @@ def pictures_of(run: Run, embedder: Embedder) -> tuple[Pixels, Validation]:
         rows = rows_of(catalogue, paths)
         return Pixels(job, rows, views, job.faces(rows))
 
-    return shown(list(split["train"]), [PLAIN]), (shown(list(known), [PLAIN]), list(known.values()))
+    judged = shown(list(known), [PLAIN]), list(known.values())
+    return shown(list(split["train"]), [PLAIN, *strong]), judged
 
 
 def do_epoch(
@@ -179,7 +167,7 @@ def do_epoch(
     training.trunk.train()
     steps = range(0, len(order) - size + 1, size)
     for place in tqdm(steps, f"epoch {number}", unit=" steps"):
-        both = two_views(pictures, order[place : place + size], program.views)
+        both = two_views(pictures, order[place : place + size], number, program.views)
         loss = training.objective(training.trunk(both.to(training.device)))
         losses.append(float(loss.detach()))
         if not np.isfinite(losses[-1]):
@@ -193,13 +181,12 @@ def do_epoch(
     log.info("epoch %d: loss %.3f, P@9 %.3f", number, np.mean(losses), score)
 
 
-def two_views(pictures: Pixels, places: np.ndarray, kind: str) -> Tensor:
-    """(2N, 3, side, side), normalised: the first views, then the second ones."""
-    pixels = torch.from_numpy(pictures.pixels(places, np.zeros_like(places))).permute(0, 3, 1, 2)
-    view = augmentation(pixels.shape[-1])
-    first = pixels if kind == "one" else torch.stack([view(picture) for picture in pixels])
-    both = torch.cat([first, torch.stack([view(picture) for picture in pixels])])
-    return pictures.job.embedder.preprocessing.normalise(both.permute(0, 2, 3, 1))
+def two_views(pictures: Pixels, places: np.ndarray, epoch: int, kind: str) -> Tensor:
+    """(2N, 3, side, side), normalised: the first views, then the second ones; epochs from 1."""
+    first = 0 if kind == "one" else 2 * epoch - 1
+    return torch.cat(
+        [pictures.take(places, np.full_like(places, shown)) for shown in (first, 2 * epoch)]
+    )
 
 
 @torch.inference_mode()

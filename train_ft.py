@@ -120,7 +120,8 @@ def train_head(run: Run, embedder: Embedder, split: dict) -> tuple[Head, list[Ep
     settings = run.settings.train
     embedder.set_projection(settings.embed_dim)
     job = run_embedding(run, embedder)
-    views = [View(number, run.seed, augmented=True) for number in range(settings.train_views)]
+    kind, numbers = settings.augmentation, range(settings.train_views)
+    views = [View(number, run.seed, kind) for number in numbers]
     train = read_examples(run, job, split["train"], split["train"], views or [PLAIN])
     holdout = read_examples(run, job, split["holdout"], split["train"], [PLAIN])
     head = Head(embedder.projection, embedder.dim, len(set(split["train"].values())))

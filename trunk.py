@@ -53,6 +53,8 @@ class Trunk(nn.Module):
             front = Front(frozen, embedder.side)
             self.shape = front.shape
             self._front = [Embedder(embedder.name, front, embedder.preprocessing)]
+        else:  # pictures come channels last, and convolutions learn faster so on a CPU
+            embedder.backbone.to(memory_format=torch.channels_last)
         embedder.requires_grad_(False)
         self.requires_grad_(True)
 

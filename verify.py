@@ -32,9 +32,9 @@ from embed import Embedding, embedding_of
 from model import Embedder, embedder_of
 from pair_results import MADE_BY, Answers, results_table, write_results
 from pair_scores import (
+    one_view,
     plain_score,
     read_two,
-    see_as_trained,
     similarities,
     trained_score,
     vectors_of,
@@ -238,7 +238,7 @@ def check_train(asked: Train) -> None:
 
 def make_work(asked: Train, pairs: Pairs, good: pd.DataFrame, job: Embedding) -> Work:
     """What all folds are trained with."""
-    job = see_as_trained(job, asked.siamese)
+    job = one_view(job)
     inputs = make_inputs(job, good, asked.siamese, asked.seed)
     known = (job.embedder, inputs, good, pairs.people, pairs.table)
     return Work(*known, asked.siamese, asked.seed)

@@ -129,9 +129,10 @@ def test_every_picture_is_embedded_once_by_its_content(
 def test_views_are_kept_apart_and_come_again(
     job: Embedding, pictures: pd.DataFrame, tmp_path: Path
 ) -> None:
-    views = [View(), View(0, 0, True), View(1, 0, True), View(0, 1, True)]
+    others = [View(0, 0, "weak"), View(1, 0, "weak"), View(0, 1, "weak"), View(0, 0, "strong")]
+    views = [View(), *others]
     rows = [embed_features(job, pictures[:3], view) for view in views]
-    assert len({row.tobytes() for row in rows}) == 4
+    assert len({row.tobytes() for row in rows}) == 5
     again = embed_features(replace(job, cache=tmp_path / "new"), pictures[:3], views[2])
     assert np.array_equal(again, rows[2])
 

@@ -139,6 +139,7 @@ def test_a_training_that_does_not_help_is_not_used(
         ({"train_views": 2, "accumulate": 2}, 18),  # in the middle of the second epoch
         ({"objective": "triplet", "memory": 16, "ema": 0.8}, 18),
         ({"unfreeze": 2}, 18),
+        ({"unfreeze": "all", "train_views": 1, "augmentation": "strong", "projector": 8}, 18),
         ({"refit": True, "epochs": 6}, 72 + 20),  # in the second epoch on all labelled pictures
     ],
 )
@@ -203,6 +204,11 @@ def test_after_a_refit_nothing_is_left_to_score_the_model_by(
 def test_the_report_s_head_is_not_done_again() -> None:
     with pytest.raises(UserError, match="--refit: the report's head"):
         main.prepare(["--refit", "--embed-dim", "8"])
+
+
+def test_the_report_s_head_has_no_projector() -> None:
+    with pytest.raises(UserError, match="--projector: the report's head"):
+        main.prepare(["--projector", "8", "--embed-dim", "8"])
 
 
 @pytest.mark.usefixtures("anything_helps")

@@ -39,6 +39,18 @@ def test_every_objective_brings_a_persons_pictures_together(name: str) -> None:
     assert after > before + 0.1
 
 
+@pytest.mark.parametrize("name", ["supcon", "arcface+0.1*triplet"])
+def test_a_projector_alone_stands_between_the_embeddings_and_the_loss(name: str) -> None:
+    asked = TrainSettings(objective=name, projector=5)
+    before, after = trained(asked)
+    assert after > before + 0.1
+    objective = Objective(asked, 8, COUNTS)
+    rows = torch.randn(12, 8)
+    with_it = objective(rows, TARGETS)
+    rows, objective.projector = objective.projector(rows), torch.nn.Identity()
+    assert rows.shape == (12, 5) and torch.equal(objective(rows, TARGETS), with_it)
+
+
 @pytest.mark.parametrize("miner", ["all", "semihard", "hard"])
 @pytest.mark.parametrize("distance", ["cosine", "euclidean"])
 def test_every_miner_learns(miner: str, distance: str) -> None:

@@ -212,6 +212,12 @@ def test_a_model_goes_with_what_its_backbone_saw(tmp_path: Path) -> None:
     embedder = embedder_of(EmbedSettings(SMALL, "none", crop="face"), tmp_path)
     save_model(path, embedder, {}, embed_dim=None)
     load_model(path, EmbedSettings(SMALL, "none", crop="face"), tmp_path)
-    for other in ({"crop": "aligned"}, {"crop": "face", "crop_margin": 0.3}, {"crop": "none"}):
-        with pytest.raises(UserError, match="was made with another crop, margin or norm"):
+    face = {"crop": "face"}
+    for other in (
+        {"crop": "aligned"},
+        face | {"crop_margin": 0.3},
+        {"crop": "none"},
+        face | {"side": 64},
+    ):
+        with pytest.raises(UserError, match="was made with another crop, margin, side or norm"):
             load_model(path, EmbedSettings(SMALL, "none", **other), tmp_path)
