@@ -60,8 +60,8 @@ SIMCLR = "SimCLR, then head"
 
 
 def do_row(folder: Path, words: list[str], before: list[list[str]]) -> dict[str, Any]:
-    """A run's validation and test score and its minutes of training, those of the programs before it
-    too; kept in row.json.
+    """A run's validation and test score and its minutes of training, with what came before it;
+    kept in row.json.
 
     words: for main.py. before: programs to run first, each as the words of a command.
     """
