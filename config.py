@@ -173,6 +173,10 @@ class TrainSettings:
     train_views: int = 0
     """Augmented views of each training picture, embedded once and cached; with --unfreeze all, any
     number is a new view in every epoch; 0 trains without."""
+    train_side: int | None = None
+    """Height and width of what is trained on, with --unfreeze all. Default: --side. Cropped views
+    show things larger, so that a larger --side suits what was trained with them (Touvron et al.,
+    2019)."""
     augmentation: Augmentation = "weak"
     """What --train-views changes of a picture: a little, or as much as SimCLR does: a crop of 30 %
     and more, other colours, grey, blur."""
@@ -518,6 +522,11 @@ def check_training(train: TrainSettings) -> None:
         raise UserError(
             "--refit: the report's head, cross_entropy on a frozen backbone, is not judged by "
             "retrieval; name another --objective, or blocks of the backbone (--unfreeze 2)"
+        )
+    check_least(train, train_side=8)
+    if train.train_side and train.unfreeze != "all":
+        raise UserError(
+            f"--train-side {train.train_side}: only where nothing is frozen; add --unfreeze all"
         )
     if train.projector and train.is_report_head:
         raise UserError(

@@ -244,7 +244,7 @@ class Source:
         job, faces = self.job, self.job.faces(pictures)
         paths = (job.root / path for path in pictures.path)
         files = list(zip(paths, pictures.content, strict=True))
-        pixels = batches(files, faces, job.embedder, self.view, self.plan.batch)
+        pixels = batches(files, faces, job.embedder.preprocessing, self.view, self.plan.batch)
         start, done = time.perf_counter(), 0
         try:
             for rows in job.engine(self.plan).features(pixels):

@@ -375,7 +375,7 @@ def prepare(
     judged = Judge(run, embedder, trunk) if judging else None
     views = training_views(run, trunk)
     fresh = trunk.front is None and asked.train_views > 0
-    feed = feed_of(run, embedder, trunk, rows, views)
+    feed = feed_of(run, embedder, trunk, rows, views, asked.train_side)
     lesson = Lesson(feed, torch.from_numpy(targets), people, kind, len(views), fresh)
     objective = Objective(asked, trunk.dim, np.bincount(targets))
     training = Training(trunk, objective, asked, steps_of(people, asked.batch_size))

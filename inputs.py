@@ -7,6 +7,7 @@ maps = feed.take(places, shown)   # pictures by number, each in one of the views
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -15,9 +16,9 @@ import torch
 from torch import Tensor
 
 from data import WORKERS, truncated_pictures
-from embed import Embedding, embed_features, run_embedding
+from embed import embed_features, run_embedding
 from faces import Face
-from model import Embedder
+from model import Embedder, Preprocessing
 from pixels import PLAIN, View, load_pixels
 from runs import Run
 from trunk import Trunk
@@ -47,10 +48,12 @@ class Maps:
 class Pixels:
     """Pictures that are decoded when they are wanted.
 
-    rows: of the catalogue. views: by number. faces: by content, where the embedder wants them.
+    root: the data set's folder. wants: what they are made into. rows: of the catalogue. views: by
+    number. faces: by content, where these are wanted.
     """
 
-    job: Embedding
+    root: Path
+    wants: Preprocessing
     rows: pd.DataFrame
     views: Sequence[View]
     faces: dict[str, Face]
@@ -58,27 +61,31 @@ class Pixels:
 
     def take(self, places: np.ndarray, shown: np.ndarray) -> Tensor:
         """See Feed."""
-        pixels = torch.from_numpy(self.pixels(places, shown))
-        return self.job.embedder.preprocessing.normalise(pixels)
-
-    def pixels(self, places: np.ndarray, shown: np.ndarray) -> np.ndarray:
-        """The same as (n, side, side, 3) uint8."""
         with truncated_pictures(True):
-            return np.stack(list(self.pool.map(self._load, places.tolist(), shown.tolist())))
+            pixels = np.stack(list(self.pool.map(self._load, places.tolist(), shown.tolist())))
+        return self.wants.normalise(torch.from_numpy(pixels))
 
     def _load(self, place: int, shown: int) -> np.ndarray:
         path, content = self.rows.path.iloc[place], self.rows.content.iloc[place]
         view, face = self.views[shown], self.faces.get(content)
-        return load_pixels(self.job.root / path, content, face, self.job.embedder, view)
+        return load_pixels(self.root / path, content, face, self.wants, view)
 
 
 def feed_of(
-    run: Run, embedder: Embedder, trunk: Trunk, rows: pd.DataFrame, views: Sequence[View]
+    run: Run,
+    embedder: Embedder,
+    trunk: Trunk,
+    rows: pd.DataFrame,
+    views: Sequence[View],
+    side: int | None = None,
 ) -> Feed:
-    """Catalogue rows in these views, as the trunk of an embedder takes them."""
+    """Catalogue rows in these views, as the trunk of an embedder takes them.
+
+    side: of the pictures, where nothing is frozen. Default: the embedder's.
+    """
     if trunk.front is None:
-        job = run_embedding(run, embedder)
-        return Pixels(job, rows, views, job.faces(rows))
+        job, wants = run_embedding(run, embedder), embedder.preprocessing_at(side or embedder.side)
+        return Pixels(job.root, wants, rows, views, job.faces(rows))
     job = run_embedding(run, trunk.front)
     return Maps([embed_features(job, rows, view) for view in views])
 

@@ -181,21 +181,29 @@ class Embedder(nn.Module):
         self.projection = nn.Identity() if dim is None else nn.Linear(self.features_dim, dim)
         self.dim = dim or self.features_dim
 
-    def set_side(self, side: int) -> None:
-        """Has it see pictures of another size; the features keep their width.
+    def preprocessing_at(self, side: int) -> Preprocessing:
+        """What it sees at another size of pictures.
 
         Raises:
             UserError: the backbone takes only its own size.
         """
+        if side == self.side:
+            return self.preprocessing
         try:
             with torch.inference_mode():
                 width = self.features(torch.zeros(1, 3, side, side)).shape[1]
         except (RuntimeError, AssertionError, ValueError):
             width = 0
         if width != self.features_dim:
-            own = f"--backbone {self.name} takes only its own {self.side}"
-            raise UserError(f"--side {side}: {own}, or needs a larger picture")
-        self.preprocessing, self.side = replace(self.preprocessing, side=side), side
+            raise UserError(
+                f"{side} pixels a side: --backbone {self.name} takes only its own {self.side}, or "
+                "needs a larger picture"
+            )
+        return replace(self.preprocessing, side=side)
+
+    def set_side(self, side: int) -> None:
+        """Has it see pictures of another size; the features keep their width. Raises: as there."""
+        self.preprocessing, self.side = self.preprocessing_at(side), side
 
 
 def load_embedder(

@@ -16,7 +16,7 @@ from augmentation import augment
 from config import Augmentation
 from data import WORKERS, read_known_pixels, truncated_pictures
 from faces import Face, pixels_needed
-from model import Embedder
+from model import Preprocessing
 
 AHEAD = 96  # pictures decoded and waiting: enough that the engine never waits, little memory
 
@@ -46,23 +46,23 @@ PLAIN = View()
 def batches(
     files: Sequence[tuple[Path, str]],
     faces: Mapping[str, Face],
-    embedder: Embedder,
+    wants: Preprocessing,
     view: View,
     size: int,
 ) -> Iterator[np.ndarray]:
     """(size, side, side, 3) uint8 batches of the files in order, the last one filled up with zeros.
 
-    files: (path, content hash) pairs. faces: by content, where the embedder wants them.
+    files: (path, content hash) pairs. faces: by content, where they are wanted.
 
     Threads decode ahead of the model: Pillow lets go of the interpreter while it works, and threads
     share memory where processes would copy it.
     """
 
     def load(file: tuple[Path, str]) -> np.ndarray:
-        return load_pixels(*file, faces.get(file[1]), embedder, view)
+        return load_pixels(*file, faces.get(file[1]), wants, view)
 
     def stack(waiting: Sequence[Future[np.ndarray]]) -> np.ndarray:
-        batch = np.zeros((size, embedder.side, embedder.side, 3), np.uint8)
+        batch = np.zeros((size, wants.side, wants.side, 3), np.uint8)
         for i, future in enumerate(waiting):
             batch[i] = future.result()
         return batch
@@ -82,21 +82,21 @@ def batches(
 
 
 def load_pixels(
-    path: Path, content: str, face: Face | None, embedder: Embedder, view: View
+    path: Path, content: str, face: Face | None, wants: Preprocessing, view: View
 ) -> np.ndarray:
     """One picture, or the crop of its face, as (side, side, 3) uint8.
 
     Raises:
         UserError: the file is not the one that the catalogue knows.
     """
-    side = embedder.side * view.scale
+    side = wants.side * view.scale
     least = ceil(side) if face is None else pixels_needed(face, side)
     pixels = read_known_pixels(path, content, least)
-    pixels = embedder.preprocessing.take(pixels, face, view.scale)
+    pixels = wants.take(pixels, face, view.scale)
     if view.augmentation:
         rng = np.random.default_rng([view.seed, view.number, int(content, 16)])
         pixels = augment(pixels, rng, view.augmentation)
-    return embedder.preprocessing.resize(show(pixels, view))
+    return wants.resize(show(pixels, view))
 
 
 def show(pixels: np.ndarray, view: View) -> np.ndarray:

@@ -202,23 +202,23 @@ def feature_inputs(job: Embedding, rows: pd.DataFrame, augmented: bool, seed: in
 
 def pixel_inputs(job: Embedding, rows: pd.DataFrame, augmented: bool) -> Inputs:
     """Pixels, kept in memory at the size that the trunk sees, normalised when asked for."""
-    faces, embedder = job.faces(rows), job.embedder
+    faces, wants = job.faces(rows), job.embedder.preprocessing
     files = zip(rows.path, rows.content, strict=True)
     with truncated_pictures(True):
         bar = tqdm(files, "reading", len(rows), unit=" pictures")
         pixels = np.stack(
-            [load_pixels(job.root / p, c, faces.get(c), embedder, PLAIN) for p, c in bar]
+            [load_pixels(job.root / p, c, faces.get(c), wants, PLAIN) for p, c in bar]
         )
 
     def plain(places: np.ndarray) -> Tensor:
-        return embedder.preprocessing.normalise(torch.from_numpy(pixels[places]))
+        return wants.normalise(torch.from_numpy(pixels[places]))
 
     def random_view(pixel: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        return embedder.preprocessing.resize(weak(pixel, rng))
+        return wants.resize(weak(pixel, rng))
 
     def shown(places: np.ndarray, rng: np.random.Generator) -> Tensor:
         seen = np.stack([random_view(pixels[place], rng) for place in places])
-        return embedder.preprocessing.normalise(torch.from_numpy(seen))
+        return wants.normalise(torch.from_numpy(seen))
 
     return Inputs(plain, shown if augmented else lambda places, rng: plain(places))
 

@@ -149,7 +149,7 @@ def pictures_of(run: Run, embedder: Embedder, epochs: int) -> tuple[Pixels, Vali
 
     def shown(paths: Sequence[str], views: Sequence[View]) -> Pixels:
         rows = rows_of(catalogue, paths)
-        return Pixels(job, rows, views, job.faces(rows))
+        return Pixels(job.root, embedder.preprocessing, rows, views, job.faces(rows))
 
     judged = shown(list(known), [PLAIN]), list(known.values())
     return shown(list(split["train"]), [PLAIN, *strong]), judged

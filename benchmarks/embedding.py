@@ -47,7 +47,7 @@ def beside_the_model(given: Given) -> list[Row]:
     plan = job.plans[0]
     engine = job.engine(plan)  # the job keeps it
     files = [(given.source / p, c) for p, c in zip(pictures.path, pictures.content, strict=True)]
-    pixels = list(batches(files, {}, embedder, PLAIN, plan.batch))
+    pixels = list(batches(files, {}, embedder.preprocessing, PLAIN, plan.batch))
 
     def whole() -> float:
         for features in cache.glob(f"{BACKBONE}-*"):

@@ -20,7 +20,7 @@ import main
 from config import EmbedSettings, Settings, SplitSettings, TrainSettings, UserError
 from data import all_labelled, load_catalogue, load_split, run_split
 from finetune import CHECKPOINT, REFIT, Epoch, check_spread, is_over, run_finetune
-from model import load_model, one_thread
+from model import embedder_of, load_model, one_thread
 from runs import Run, read_json, write_json
 from tests.conftest import ROOT
 
@@ -140,6 +140,7 @@ def test_a_training_that_does_not_help_is_not_used(
         ({"objective": "triplet", "memory": 16, "ema": 0.8}, 18),
         ({"unfreeze": 2}, 18),
         ({"unfreeze": "all", "train_views": 1, "augmentation": "strong", "projector": 8}, 18),
+        ({"unfreeze": "all", "train_side": 24}, 18),
         ({"refit": True, "epochs": 6}, 72 + 20),  # in the second epoch on all labelled pictures
     ],
 )
@@ -204,6 +205,22 @@ def test_after_a_refit_nothing_is_left_to_score_the_model_by(
 def test_the_report_s_head_is_not_done_again() -> None:
     with pytest.raises(UserError, match="--refit: the report's head"):
         main.prepare(["--refit", "--embed-dim", "8"])
+
+
+def test_training_sees_smaller_pictures_than_the_embedding_is_made_of(begin: Begin) -> None:
+    run = begin(unfreeze="all", train_side=24)
+    split = load_split(run)
+    _, lesson, judged = finetune.prepare(run, embedder_of(EMBED, run.cache), split["train"], True)
+    assert judged is not None
+    place = np.zeros(1, int)
+    assert lesson.feed.take(place, place).shape == (1, 3, 24, 24)
+    side = embedder_of(EMBED, run.cache).side
+    assert judged.feeds["query"].take(place, place).shape == (1, 3, side, side) != (1, 3, 24, 24)
+
+
+def test_a_frozen_front_sees_what_the_embedding_is_made_of() -> None:
+    with pytest.raises(UserError, match="--train-side 24: only where nothing is frozen"):
+        main.prepare(["--train-side", "24", "--unfreeze", "2"])
 
 
 def test_the_report_s_head_has_no_projector() -> None:
