@@ -5,9 +5,10 @@
         --domain-pattern '(?P<domain>photo|caricature)_'
 
 All see whole pictures and their mirror images at 160 × 160 pixels; the whole backbone, which a CPU
-can train at 128 × 128, is trained on those. A row is a run of main.py; --max-minutes caps its training, but for the last row, which
-may take 45. The same command goes on after a kill: rows that are done stand in row.json of their
-folder. Settings were chosen by the validation alone; the test's scores stand apart.
+can train at 128 × 128, is trained on those. A row is a run of main.py; --max-minutes caps its
+training, but for the last row, which may take 45. The same command goes on after a kill: rows that
+are done stand in row.json of their folder. Settings were chosen by the validation alone; the test's
+scores stand apart.
 """
 
 import argparse
