@@ -49,7 +49,7 @@ def strong(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     if rng.random() < 0.2:
         view = np.repeat((view @ GREY)[..., None], 3, axis=2)
     if rng.random() < 0.5:
-        sigma = rng.uniform(0.1, 2.0) * max(view.shape) / SIDE
+        sigma = rng.uniform(0.1, 2.0) * max(view.shape[:2]) / SIDE
         view = cv2.GaussianBlur(view, (0, 0), sigma)
     return (view * 255).round().astype(np.uint8)
 

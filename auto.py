@@ -259,13 +259,22 @@ def choose_embedding(run: Run, people: People, tried: list[Tried]) -> tuple[Run,
         for value in embedding_choices(start.settings, name):
             if value == in_use(run.settings.embed, name):
                 continue
-            settings = replace(start.settings, embed=replace(start.settings.embed, **{name: value}))
+            settings = replace(start.settings, embed=with_choice(start.settings.embed, name, value))
             candidate = replace(start, settings=settings)
             people.embed(untrained_job(candidate))
             judged = people.judge(plain)
             if note(tried, f"{name} {value}", best, judged):
                 run, best = candidate, judged
     return run, best
+
+
+def with_choice(asked: EmbedSettings, name: str, value: Any) -> EmbedSettings:
+    """The settings with another choice; the size of pictures belongs to its backbone.
+
+    >>> with_choice(EmbedSettings(side=160), "backbone", "sface").side is None
+    True
+    """
+    return replace(asked, **{name: value} | ({"side": None} if name == "backbone" else {}))
 
 
 def choose_steps(run: Run, people: People, best: Judged, tried: list[Tried]) -> Run:

@@ -21,16 +21,18 @@ from runs import log
 PICTURES = 96  # enough for a figure, and a second or two of a slow backbone
 
 
-def measure_costs(name: str, cache: Path) -> dict[str, float | None]:
+def measure_costs(name: str, cache: Path, side: int | None = None) -> dict[str, float | None]:
     """{parameters, flops, pictures_per_second} of a backbone. cache: where a compiled one is kept.
+    side: of its pictures. Default: its own.
 
     flops: of one picture; a multiplication and an addition are two, as PyTorch counts them. None
     for an ONNX file, which PyTorch cannot look into.
 
     Raises:
-        UserError: an unknown name.
+        UserError: an unknown name, or pictures of a size that the backbone cannot see.
     """
     embedder = load_embedder(name, "none", cache)
+    embedder.set_side(side or embedder.side)
     plan = Embedding(embedder, cache, cache, total=10**6).plans[0]
     known = not isinstance(embedder.backbone, OnnxBackbone)
     return {

@@ -241,20 +241,20 @@ def measure_run(folder: Path, row: Row) -> dict[str, Any]:
 # ---- a backbone ---------------------------------------------------------------------------------
 
 
-def describe_backbone(name: str, folder: Path) -> dict[str, float | None]:
+def describe_backbone(name: str, folder: Path, side: int | None = None) -> dict[str, float | None]:
     """A backbone's parameters, floating-point operations a picture, and pictures a second.
 
     Kept in `folder`. The speed is that of blank pictures through the engine that embeds, without
     decoding; None where a backbone cannot be looked into. Weights do not matter to any of it.
     """
-    path = folder / (re.sub(r"[^\w.-]+", "_", name) + ".json")
+    path = folder / (re.sub(r"[^\w.-]+", "_", f"{name} {side}" if side else name) + ".json")
     if path.is_file():
         known: dict[str, float | None] = read_json(path, "benchmark.py")
         return known
     # In a process of its own: a row's memory, as the system counts it, starts from its parent's.
     with ProcessPoolExecutor(1, get_context("spawn")) as apart:
         try:
-            found = apart.submit(_measure_costs, name, folder).result()
+            found = apart.submit(_measure_costs, name, folder, side).result()
         except UserError as error:
             log.warning("warning: %s", error)
             return {}
@@ -262,7 +262,7 @@ def describe_backbone(name: str, folder: Path) -> dict[str, float | None]:
     return found
 
 
-def _measure_costs(name: str, folder: Path) -> dict[str, float | None]:
+def _measure_costs(name: str, folder: Path, side: int | None) -> dict[str, float | None]:
     log_to(None)
     found: dict[str, float | None] = import_module("backbone_costs").measure_costs(name, folder)
     return found
@@ -283,8 +283,8 @@ def do_benchmark(program: Program, words: Sequence[str]) -> None:
     check(program, rows, words)
     if program.log_to != "none":
         load_tracker(program.log_to)
-    names = dict.fromkeys(factors.backbone for factors in grid)
-    backbones = {name: describe_backbone(name, program.out / "backbones") for name in names}
+    names, side = dict.fromkeys(f.backbone for f in grid), parse_settings(words).embed.side
+    backbones = {name: describe_backbone(name, program.out / "backbones", side) for name in names}
     results = []
     for row, result in do_rows(program, rows, words):
         results.append({**asdict(row.factors), "seed": row.seed, "row": row.name, **result})

@@ -175,8 +175,8 @@ class TrainSettings:
     number is a new view in every epoch; 0 trains without."""
     train_side: int | None = None
     """Height and width of what is trained on, with --unfreeze all. Default: --side. Cropped views
-    show things larger, so that a larger --side suits what was trained with them (Touvron et al.,
-    2019)."""
+    of whole pictures show things larger, so that a larger --side suits what was trained with them
+    (Touvron et al., 2019)."""
     augmentation: Augmentation = "weak"
     """What --train-views changes of a picture: a little, or as much as SimCLR does: a crop of 30 %
     and more, other colours, grey, blur."""
@@ -493,7 +493,7 @@ def check_extract(extract: ExtractSettings) -> None:
 def check_training(train: TrainSettings) -> None:
     """The same for the settings of training."""
     check_least(train, epochs=0, batch_size=1, train_views=0, patience=1, embed_dim=1, projector=1)
-    check_least(train, per_person=2, accumulate=1, memory=0)
+    check_least(train, per_person=2, accumulate=1, memory=0, train_side=8)
     if train.unfreeze != "all":
         check_least(train, unfreeze=0)
     above = {"lr": 1000, "logit_scale": 1000, "temperature": 100, "backbone_rate": 100}
@@ -512,6 +512,10 @@ def check_training(train: TrainSettings) -> None:
             raise UserError(f"{_option(name)} {value}: must be from 0 to {most}")
     if train.margin is not None and not 0 <= train.margin <= 2:
         raise UserError(f"--margin {train.margin}: must be from 0 to 2")
+    _check_what_goes_together(train)
+
+
+def _check_what_goes_together(train: TrainSettings) -> None:
     if train.memory and train.memory < train.batch_size:
         raise UserError(
             f"--memory {train.memory}: must hold a whole batch; raise it to {train.batch_size}"
@@ -523,10 +527,10 @@ def check_training(train: TrainSettings) -> None:
             "--refit: the report's head, cross_entropy on a frozen backbone, is not judged by "
             "retrieval; name another --objective, or blocks of the backbone (--unfreeze 2)"
         )
-    check_least(train, train_side=8)
     if train.train_side and train.unfreeze != "all":
         raise UserError(
-            f"--train-side {train.train_side}: only where nothing is frozen; add --unfreeze all"
+            f"--train-side {train.train_side}: only where nothing is frozen; add "
+            "--unfreeze all, or take it off by --train-side None"
         )
     if train.projector and train.is_report_head:
         raise UserError(

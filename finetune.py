@@ -291,6 +291,14 @@ def write_checkpoint(path: Path, training: Training, made_from: str) -> None:
         torch.save({"made_from": made_from, **training.state()}, beside)
 
 
+def write_history(path: Path, training: Training) -> pd.DataFrame:
+    """Writes the table of a training's epochs, and returns it."""
+    table = pd.DataFrame([asdict(epoch) for epoch in training.history])
+    with whole_file(path) as beside:
+        table.to_csv(beside, index=False)
+    return table
+
+
 def read_checkpoint(path: Path, training: Training, made_from: str) -> bool:
     """Takes up a training that was left unfinished; whether there is one that fits."""
     if not path.is_file():
@@ -315,8 +323,9 @@ def run_finetune(run: Run) -> str:
     """Trains as the settings ask for: model.safetensors, history.csv and training.png.
 
     Raises:
-        UserError: nothing to judge by, a batch that cannot be formed, a loss that is not finite, or
-            embeddings that collapse; each says what to change.
+        UserError: nothing to judge by, a batch that cannot be formed, pictures of a size that the
+            backbone cannot see, a loss that is not finite, or embeddings that collapse; each says
+            what to change.
     """
     split, first = load_split(run), processes.number() == 0
     embedder, judged = learn(run, split["train"])
@@ -406,9 +415,7 @@ def finish(run: Run, embedder: Embedder, judged: Training, kept: Training) -> st
         kept.trunk.load_state_dict(kept.best)
         tensors = trained_tensors(embedder.cpu(), kept.trunk)
     about = {"embed_dim": asked.embed_dim if judged.helps else None}
-    table = pd.DataFrame([asdict(epoch) for epoch in judged.history])
-    with whole_file(run.path("history.csv")) as beside:
-        table.to_csv(beside, index=False)
+    table = write_history(run.path("history.csv"), judged)
     plots.save_png(plots.retrieval_curves(table), run.path("training.png"))
     save_tensors(run.path("model.safetensors"), embedder, tensors, **about)
     for name in (CHECKPOINT, REFIT):

@@ -20,7 +20,7 @@ from embed import embed_features, run_embedding
 from faces import Face
 from model import Embedder, Preprocessing
 from pixels import PLAIN, View, load_pixels
-from runs import Run
+from runs import Run, log
 from trunk import Trunk
 
 
@@ -82,6 +82,9 @@ def feed_of(
     """Catalogue rows in these views, as the trunk of an embedder takes them.
 
     side: of the pictures, where nothing is frozen. Default: the embedder's.
+
+    Raises:
+        UserError: the backbone cannot see pictures of that size.
     """
     if trunk.front is None:
         job, wants = run_embedding(run, embedder), embedder.preprocessing_at(side or embedder.side)
@@ -99,6 +102,8 @@ def training_views(run: Run, trunk: Trunk) -> list[View]:
     """
     asked = run.settings.train
     if not asked.train_views:
+        if asked.augmentation != "weak":
+            log.warning("warning: --augmentation is of --train-views, and there are none")
         return [PLAIN]
     count = asked.epochs if trunk.front is None else asked.train_views
     return [View(number, run.seed, asked.augmentation) for number in range(count)]

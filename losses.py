@@ -91,9 +91,9 @@ def projector(dim: int, width: int) -> nn.Module:
 
 
 class Objective(nn.Module):
-    """A weighted sum of losses, with what they learn and remember.
+    """A weighted sum of losses, with what they learn and remember, and the projector before them.
 
-    dim: width of the embeddings. counts: (C,) training pictures of each class.
+    dim: width of the embeddings that come in. counts: (C,) training pictures of each class.
     """
 
     def __init__(self, asked: TrainSettings, dim: int, counts: np.ndarray) -> None:

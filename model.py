@@ -192,17 +192,20 @@ class Embedder(nn.Module):
         try:
             with torch.inference_mode():
                 width = self.features(torch.zeros(1, 3, side, side)).shape[1]
-        except (RuntimeError, AssertionError, ValueError):
+        except Exception:  # a backbone, or its runtime, raises what it likes
             width = 0
         if width != self.features_dim:
             raise UserError(
-                f"{side} pixels a side: --backbone {self.name} takes only its own {self.side}, or "
-                "needs a larger picture"
+                f"--side or --train-side {side}: --backbone {self.name} takes only its own "
+                f"{self.side}, or needs a larger picture"
             )
         return replace(self.preprocessing, side=side)
 
     def set_side(self, side: int) -> None:
-        """Has it see pictures of another size; the features keep their width. Raises: as there."""
+        """Has it see pictures of another size; the features keep their width.
+
+        Raises: see preprocessing_at.
+        """
         self.preprocessing, self.side = self.preprocessing_at(side), side
 
 

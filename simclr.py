@@ -31,7 +31,7 @@ from tqdm import tqdm
 from config import TrainSettings, UserError, check_least, parse
 from data import load_catalogue, load_split, rows_of
 from embed import run_embedding
-from finetune import Epoch, Training, read_checkpoint, write_checkpoint
+from finetune import Epoch, Training, read_checkpoint, write_checkpoint, write_history
 from inputs import Pixels
 from losses import projector
 from model import Embedder, embedder_of, seeded
@@ -47,7 +47,7 @@ CHUNK = 64  # pictures embedded at once
 
 @dataclass
 class Program:
-    """Settings of this file as a program; backbone, weights and crop are those of the run."""
+    """Settings of this file as a program; backbone, weights, crop and side are those of the run."""
 
     run: tyro.conf.Positional[Path]
     """Run folder whose pictures are split (and cropped, where the backbone wants faces)."""
@@ -123,6 +123,7 @@ def learn(run: Run, program: Program) -> str:
                 keep(embedder, folder / f"epoch_{number:03}.safetensors")
             # Last: what is kept of an epoch is there before the epoch counts as done.
             write_checkpoint(folder / "training.pt", training, made_from)
+            write_history(folder / "history.csv", training)
     first, last = training.history[0], training.history[-1]
     return f"P@9 {first.score:.3f} -> {last.score:.3f} after {last.epoch} epochs: {folder}/"
 

@@ -191,7 +191,7 @@ class VitTail(nn.Module):
 def parameter_groups(
     trunk: Trunk, objective: nn.Module, asked: TrainSettings
 ) -> list[dict[str, Any]]:
-    """AdamW's groups: the projection and the objective's centres at --lr, the last block at
+    """AdamW's groups: the projection and what the objective learns at --lr, the last block at
     --backbone-rate of it, each one before at --layer-decay of the next. Norms and biases, which
     have one dimension, do not decay."""
     layers = [(asked.lr, trunk.projection), (asked.lr, objective)]

@@ -62,6 +62,12 @@ def test_another_file_is_another_embedder(tmp_path: Path) -> None:
     assert one == again != two
 
 
+def test_a_size_that_the_file_does_not_take_is_an_error(tmp_path: Path) -> None:
+    path = write_onnx(tmp_path / "means.onnx")
+    with pytest.raises(UserError, match="takes only its own 8"):
+        embedder_of(EmbedSettings(f"onnx:{path}", side=16), tmp_path)
+
+
 @pytest.mark.parametrize(
     "about",
     [[], {"sides": 8}, {"template": [[1, 2]]}, {"std": 0}, {"mean": "high"}, {"template": "none"}],

@@ -123,7 +123,7 @@ def test_inputs_are_the_pictures_or_random_views_of_them(
 
 def test_a_size_that_a_backbone_cannot_see_is_an_error() -> None:
     sface = load_embedder("sface", weights=None)
-    with pytest.raises(UserError, match="64 pixels a side: --backbone sface takes only"):
+    with pytest.raises(UserError, match="--train-side 64: --backbone sface takes only its own 112"):
         sface.set_side(64)
     assert sface.side == 112
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -35,6 +36,7 @@ def test_a_backbone_is_learnt_and_a_kill_changes_nothing(
         assert simclr.main([str(split_run), *WORDS]) == 0
         whole = learnt(split_run)
         assert "P@9" in capsys.readouterr().out
+        assert list(pd.read_csv(split_run / "simclr" / "history.csv").epoch) == [0, 1, 2]
         embedder = load_embedder(FAST[1], str(split_run / "simclr" / "epoch_002.safetensors"))
         assert embedder.weights_id != load_embedder(FAST[1], "none").weights_id
         (split_run / "simclr" / "training.pt").unlink()
