@@ -264,7 +264,8 @@ def describe_backbone(name: str, folder: Path, side: int | None = None) -> dict[
 
 def _measure_costs(name: str, folder: Path, side: int | None) -> dict[str, float | None]:
     log_to(None)
-    found: dict[str, float | None] = import_module("backbone_costs").measure_costs(name, folder)
+    costs = import_module("backbone_costs")
+    found: dict[str, float | None] = costs.measure_costs(name, folder, side)
     return found
 
 
