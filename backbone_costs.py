@@ -32,7 +32,7 @@ def measure_costs(name: str, cache: Path, side: int | None = None) -> dict[str, 
         UserError: an unknown name, or pictures of a size that the backbone cannot see.
     """
     embedder = load_embedder(name, "none", cache)
-    embedder.set_side(side or embedder.side)
+    embedder.set_side(side)
     plan = Embedding(embedder, cache, cache, total=10**6).plans[0]
     known = not isinstance(embedder.backbone, OnnxBackbone)
     return {

@@ -244,8 +244,9 @@ def measure_run(folder: Path, row: Row) -> dict[str, Any]:
 def describe_backbone(name: str, folder: Path, side: int | None = None) -> dict[str, float | None]:
     """A backbone's parameters, floating-point operations a picture, and pictures a second.
 
-    Kept in `folder`. The speed is that of blank pictures through the engine that embeds, without
-    decoding; None where a backbone cannot be looked into. Weights do not matter to any of it.
+    Kept in `folder`. side: of the pictures, by default its own. The speed is that of blank pictures
+    through the engine that embeds, without decoding; None where a backbone cannot be looked into.
+    Weights do not matter to any of it.
     """
     path = folder / (re.sub(r"[^\w.-]+", "_", f"{name} {side}" if side else name) + ".json")
     if path.is_file():

@@ -522,20 +522,16 @@ def _check_what_goes_together(train: TrainSettings) -> None:
         )
     if train.memory and train.batches in ("triplets", "pairs"):
         raise UserError(f"--memory goes with --batches pk or shuffled, not with {train.batches}")
-    if train.refit and train.is_report_head:
-        raise UserError(
-            "--refit: the report's head, cross_entropy on a frozen backbone, is not judged by "
-            "retrieval; name another --objective, or blocks of the backbone (--unfreeze 2)"
-        )
+    for name, why in {"refit": "is not judged by retrieval", "projector": "has none"}.items():
+        if getattr(train, name) and train.is_report_head:
+            raise UserError(
+                f"{_option(name)}: the report's head, cross_entropy on a frozen backbone, {why}; "
+                "name another --objective, or blocks of the backbone (--unfreeze 2)"
+            )
     if train.train_side and train.unfreeze != "all":
         raise UserError(
             f"--train-side {train.train_side}: only where nothing is frozen; add "
             "--unfreeze all, or take it off by --train-side None"
-        )
-    if train.projector and train.is_report_head:
-        raise UserError(
-            "--projector: the report's head, cross_entropy on a frozen backbone, has none; name "
-            "another --objective, or blocks of the backbone (--unfreeze 2)"
         )
     if train.unfreeze == 0 and train.embed_dim is None and train.changes_embedding:
         raise UserError(

@@ -19,8 +19,8 @@ from data import WORKERS, truncated_pictures
 from embed import embed_features, run_embedding
 from faces import Face
 from model import Embedder, Preprocessing
-from pixels import PLAIN, View, load_pixels
-from runs import Run, log
+from pixels import PLAIN, View, load_pixels, random_views
+from runs import Run
 from trunk import Trunk
 
 
@@ -87,10 +87,21 @@ def feed_of(
         UserError: the backbone cannot see pictures of that size.
     """
     if trunk.front is None:
-        job, wants = run_embedding(run, embedder), embedder.preprocessing_at(side or embedder.side)
-        return Pixels(job.root, wants, rows, views, job.faces(rows))
+        return pixels_of(run, embedder, rows, views, side)
     job = run_embedding(run, trunk.front)
     return Maps([embed_features(job, rows, view) for view in views])
+
+
+def pixels_of(
+    run: Run,
+    embedder: Embedder,
+    rows: pd.DataFrame,
+    views: Sequence[View],
+    side: int | None = None,
+) -> Pixels:
+    """Catalogue rows in these views, as pictures. side, raises: as for `feed_of`."""
+    wants = embedder.preprocessing_at(side)
+    return Pixels(run.data, wants, rows, views, run_embedding(run, embedder).faces(rows))
 
 
 def training_views(run: Run, trunk: Trunk) -> list[View]:
@@ -102,11 +113,9 @@ def training_views(run: Run, trunk: Trunk) -> list[View]:
     """
     asked = run.settings.train
     if not asked.train_views:
-        if asked.augmentation != "weak":
-            log.warning("warning: --augmentation is of --train-views, and there are none")
         return [PLAIN]
     count = asked.epochs if trunk.front is None else asked.train_views
-    return [View(number, run.seed, asked.augmentation) for number in range(count)]
+    return random_views(count, run.seed, asked.augmentation)
 
 
 def shown_in(

@@ -144,7 +144,7 @@ class Embedder(nn.Module):
         super().__init__()
         if pooling != "auto":
             set_pooling(backbone, pooling, name)
-        self.name, self.preprocessing, self.side = name, preprocessing, preprocessing.side
+        self.name, self.preprocessing = name, preprocessing
         self.backbone = backbone.eval()
         self.projection: nn.Module = nn.Identity()
         with torch.inference_mode():
@@ -152,6 +152,11 @@ class Embedder(nn.Module):
         self.dim = self.features_dim
         self.pooling = pooling
         self.identify()
+
+    @property
+    def side(self) -> int:
+        """Height and width in pixels of what it sees."""
+        return self.preprocessing.side
 
     def identify(self) -> None:
         """Takes the hash of the backbone's weights as they are now."""
@@ -181,13 +186,13 @@ class Embedder(nn.Module):
         self.projection = nn.Identity() if dim is None else nn.Linear(self.features_dim, dim)
         self.dim = dim or self.features_dim
 
-    def preprocessing_at(self, side: int) -> Preprocessing:
-        """What it sees at another size of pictures.
+    def preprocessing_at(self, side: int | None) -> Preprocessing:
+        """What it sees at another size of pictures; None for its own.
 
         Raises:
             UserError: the backbone takes only its own size.
         """
-        if side == self.side:
+        if side in (None, self.side):
             return self.preprocessing
         try:
             with torch.inference_mode():
@@ -201,12 +206,12 @@ class Embedder(nn.Module):
             )
         return replace(self.preprocessing, side=side)
 
-    def set_side(self, side: int) -> None:
-        """Has it see pictures of another size; the features keep their width.
+    def set_side(self, side: int | None) -> None:
+        """Has it see pictures of another size, None for its own; the features keep their width.
 
         Raises: see preprocessing_at.
         """
-        self.preprocessing, self.side = self.preprocessing_at(side), side
+        self.preprocessing = self.preprocessing_at(side)
 
 
 def load_embedder(
@@ -248,8 +253,7 @@ def embedder_of(settings: EmbedSettings, cache: Path) -> Embedder:
     embedder = load_embedder(
         settings.backbone, settings.weights, cache, crop, settings.normalization, settings.pooling
     )
-    if settings.side is not None:
-        embedder.set_side(settings.side)
+    embedder.set_side(settings.side)
     return embedder
 
 

@@ -43,6 +43,11 @@ class View:
 PLAIN = View()
 
 
+def random_views(count: int, seed: int, kind: Augmentation) -> list[View]:
+    """So many augmented views, the same ones for the same seed."""
+    return [View(number, seed, kind) for number in range(count)]
+
+
 def batches(
     files: Sequence[tuple[Path, str]],
     faces: Mapping[str, Face],

@@ -30,7 +30,7 @@ from config import UserError, check_least
 from data import truncated_pictures
 from embed import Embedding, embed_features
 from model import Embedder
-from pixels import PLAIN, View, load_pixels
+from pixels import PLAIN, load_pixels, random_views
 
 HIDDEN, DROPOUT = 512, 0.2
 VIEWS = 4  # augmented views of each picture, where the trunk's features are cached
@@ -192,7 +192,7 @@ def feature_inputs(job: Embedding, rows: pd.DataFrame, augmented: bool, seed: in
     plain = torch.from_numpy(embed_features(job, rows))
     if not augmented:
         return Inputs(lambda places: plain[places], lambda places, rng: plain[places])
-    views = [View(number, seed, "weak") for number in range(VIEWS)]
+    views = random_views(VIEWS, seed, "weak")
     stacked = torch.from_numpy(np.stack([embed_features(job, rows, view) for view in views]))
     return Inputs(
         lambda places: plain[places],

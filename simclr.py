@@ -30,13 +30,12 @@ from tqdm import tqdm
 
 from config import TrainSettings, UserError, check_least, parse
 from data import load_catalogue, load_split, rows_of
-from embed import run_embedding
 from finetune import Epoch, Training, read_checkpoint, write_checkpoint, write_history
-from inputs import Pixels
+from inputs import Pixels, pixels_of
 from losses import projector
 from model import Embedder, embedder_of, seeded
 from naming import open_run
-from pixels import PLAIN, View
+from pixels import PLAIN, random_views
 from runs import Run, exit_code, file_hash, log, log_to, only_process, whole_file
 from trunk import Trunk
 
@@ -123,7 +122,7 @@ def learn(run: Run, program: Program) -> str:
                 keep(embedder, folder / f"epoch_{number:03}.safetensors")
             # Last: what is kept of an epoch is there before the epoch counts as done.
             write_checkpoint(folder / "training.pt", training, made_from)
-            write_history(folder / "history.csv", training)
+    write_history(folder / "history.csv", training)
     first, last = training.history[0], training.history[-1]
     return f"P@9 {first.score:.3f} -> {last.score:.3f} after {last.epoch} epochs: {folder}/"
 
@@ -142,18 +141,12 @@ def pictures_of(run: Run, embedder: Embedder, epochs: int) -> tuple[Pixels, Vali
     """The training pictures, in two strong views for each epoch, and those of the validation with
     their people."""
     catalogue, split = load_catalogue(run.path("training.csv")), load_split(run)
-    strong: list[View] = [View(number, run.seed, "strong") for number in range(2 * epochs)]
     known = split["validation"]["query"] | split["validation"]["gallery"]
     if len(known) < 2:
         raise UserError("the validation has no two pictures to judge by: run --stage split anew")
-    job = run_embedding(run, embedder)
-
-    def shown(paths: Sequence[str], views: Sequence[View]) -> Pixels:
-        rows = rows_of(catalogue, paths)
-        return Pixels(job.root, embedder.preprocessing, rows, views, job.faces(rows))
-
-    judged = shown(list(known), [PLAIN]), list(known.values())
-    return shown(list(split["train"]), [PLAIN, *strong]), judged
+    views = [PLAIN, *random_views(2 * epochs, run.seed, "strong")]
+    judged = pixels_of(run, embedder, rows_of(catalogue, known), [PLAIN]), list(known.values())
+    return pixels_of(run, embedder, rows_of(catalogue, split["train"]), views), judged
 
 
 def do_epoch(
@@ -185,9 +178,7 @@ def do_epoch(
 def two_views(pictures: Pixels, places: np.ndarray, epoch: int, kind: str) -> Tensor:
     """(2N, 3, side, side), normalised: the first views, then the second ones; epochs from 1."""
     first = 0 if kind == "one" else 2 * epoch - 1
-    return torch.cat(
-        [pictures.take(places, np.full_like(places, shown)) for shown in (first, 2 * epoch)]
-    )
+    return pictures.take(np.tile(places, 2), np.repeat([first, 2 * epoch], len(places)))
 
 
 @torch.inference_mode()

@@ -23,7 +23,7 @@ from config import TrainSettings, UserError
 from data import load_catalogue, load_split, rows_of
 from embed import Embedding, embed_features, run_embedding
 from model import Embedder, embedder_of, one_thread, save_model, seeded
-from pixels import PLAIN, View
+from pixels import PLAIN, View, random_views
 from runs import Run, log, whole_file
 
 DROPOUT = 0.2
@@ -74,6 +74,8 @@ def train_by_retrieval(run: Run) -> str:
 def run_train(run: Run) -> str:
     """The stage: model.safetensors and history.csv, a row an epoch."""
     asked = run.settings.train
+    if asked.augmentation != "weak" and not asked.train_views:
+        log.warning("warning: --augmentation is of --train-views, and there are none")
     if not asked.is_report_head and asked.epochs and load_split(run)["train"]:
         processes.agree(TRAIN)
         return train_by_retrieval(run)
@@ -120,8 +122,7 @@ def train_head(run: Run, embedder: Embedder, split: dict) -> tuple[Head, list[Ep
     settings = run.settings.train
     embedder.set_projection(settings.embed_dim)
     job = run_embedding(run, embedder)
-    kind, numbers = settings.augmentation, range(settings.train_views)
-    views = [View(number, run.seed, kind) for number in numbers]
+    views = random_views(settings.train_views, run.seed, settings.augmentation)
     train = read_examples(run, job, split["train"], split["train"], views or [PLAIN])
     holdout = read_examples(run, job, split["holdout"], split["train"], [PLAIN])
     head = Head(embedder.projection, embedder.dim, len(set(split["train"].values())))

@@ -23,6 +23,7 @@ from finetune import CHECKPOINT, REFIT, Epoch, check_spread, is_over, run_finetu
 from model import embedder_of, load_model, one_thread
 from runs import Run, read_json, write_json
 from tests.conftest import ROOT
+from train_ft import run_train
 
 EMBED = EmbedSettings(backbone="test_efficientnet", weights="none", compile="off")
 TRAIN = TrainSettings(
@@ -221,6 +222,15 @@ def test_training_sees_smaller_pictures_than_the_embedding_is_made_of(begin: Beg
 def test_a_frozen_front_sees_what_the_embedding_is_made_of() -> None:
     with pytest.raises(UserError, match="--train-side 24: only where nothing is frozen"):
         main.prepare(["--train-side", "24", "--unfreeze", "2"])
+
+
+@pytest.mark.parametrize(("views", "warned"), [(0, True), (1, False)])
+def test_an_augmentation_of_no_views_is_said(
+    begin: Begin, views: int, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("WARNING", logger="toolkit"):
+        run_train(begin(epochs=0, train_views=views, augmentation="strong"))
+    assert ("--augmentation is of --train-views" in caplog.text) == warned
 
 
 def test_the_report_s_head_has_no_projector() -> None:
