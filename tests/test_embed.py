@@ -57,6 +57,16 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
+def relative_error(rows: np.ndarray, expected: np.ndarray) -> float:
+    """The largest distance between two rows, as a share of the expected one's length.
+
+    Features may have any length, and processors round in ways of their own: a wrong kernel shows in
+    the first digit of this, a processor without AVX-512 in the sixth.
+    """
+    distances = np.linalg.norm(rows - expected, axis=1) / np.linalg.norm(expected, axis=1)
+    return float(distances.max())
+
+
 @pytest.mark.parametrize("compiled", ["off", "on"])
 def test_an_embedding_does_not_depend_on_its_company(
     compiled: str, job: Embedding, pictures: pd.DataFrame, tmp_path: Path
@@ -78,13 +88,13 @@ def test_compiled_features_are_those_of_pytorch_and_kept_apart(
         embed_features(replace(job, compile=mode), pictures[:20]) for mode in ("off", "on")
     )
     assert not np.array_equal(plain, compiled), "each rounds in its own way: neither is the other"
-    assert np.abs(plain - compiled).max() < 1e-4
+    assert relative_error(compiled, plain) < 1e-4
     pixels = [job.root / path for path in pictures.path[:20]]
     tensors = torch.stack(
         [job.embedder.transform(read_picture(p.read_bytes(), 224)) for p in pixels]
     )
     with torch.inference_mode():
-        assert np.abs(job.embedder.features(tensors).numpy() - plain).max() < 1e-4
+        assert relative_error(job.embedder.features(tensors).numpy(), plain) < 1e-4
 
 
 def test_compiling_is_decided_by_the_whole_run() -> None:
@@ -266,7 +276,7 @@ def test_the_engine_whitens_as_pytorch_does(job: Embedding, pictures: pd.DataFra
         embed_features(replace(job, embedder=embedder, compile=mode), pictures[:8])
         for mode in ("off", "on")
     )
-    assert not np.array_equal(plain, compiled) and np.abs(plain - compiled).max() < 1e-4
+    assert not np.array_equal(plain, compiled) and relative_error(compiled, plain) < 1e-4
 
 
 @pytest.mark.parametrize("flip", [False, True])
