@@ -14,8 +14,8 @@ import faiss
 import numpy as np
 
 from benchmarks.rows import Given, Row, in_turns, seconds
-from index import Ranking, build_as, build_index, load_index, save_index, search
-from runs import read_json
+from lookalike.core.files import read_json
+from lookalike.retrieval.index import Ranking, build_as, build_index, load_index, save_index, search
 
 DIM, WITHIN, INNER, PICTURES, QUERIES = 512, 0.5, 64, 10, 1000
 BLOCK = 50_000
@@ -47,10 +47,10 @@ def people_blocks(count: int) -> Iterator[np.ndarray]:
         yield rng.normal(size=(size, INNER)).astype(np.float32)
 
 
-def make_gallery(given: Given) -> tuple[np.ndarray, np.ndarray, list[str]]:
+def make_gallery(arguments: Given) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """(gallery as a memory map, queries, the gallery's keys)."""
-    path, rng = given.out / f"gallery-{given.gallery}.npy", np.random.default_rng(2)
-    count = given.gallery // PICTURES * PICTURES
+    path, rng = arguments.out / f"gallery-{arguments.gallery}.npy", np.random.default_rng(2)
+    count = arguments.gallery // PICTURES * PICTURES
     if not path.is_file():
         beside = path.with_suffix(".partial")
         rows = np.lib.format.open_memmap(beside, "w+", np.float32, (count, DIM))
@@ -59,41 +59,41 @@ def make_gallery(given: Given) -> tuple[np.ndarray, np.ndarray, list[str]]:
             rows[start : start + len(people) * PICTURES] = pictures_of(people, PICTURES, rng)
         rows.flush()
         beside.rename(path)
-    asked = np.concatenate(list(people_blocks(count)))[:: max(1, count // PICTURES // QUERIES)]
-    queries = pictures_of(asked[:QUERIES], 1, np.random.default_rng(3))
+    settings = np.concatenate(list(people_blocks(count)))[:: max(1, count // PICTURES // QUERIES)]
+    queries = pictures_of(settings[:QUERIES], 1, np.random.default_rng(3))
     gallery = np.load(path, mmap_mode="r").view(np.ndarray)
     return gallery, queries, [f"gallery/{i:07}.jpg" for i in range(count)]
 
 
-def exact(given: Given) -> list[Row]:
+def exact(arguments: Given) -> list[Row]:
     """Our search, keys and all, beside the index's own."""
-    gallery, queries, keys = make_gallery(given)
+    gallery, queries, keys = make_gallery(arguments)
     index, names = build_index(gallery), [str(i) for i in range(len(queries))]
     programs = (
         seconds(lambda: search(index, keys, queries, names)),
         seconds(lambda: index.search(queries, 10)),
     )
-    figures = in_turns(programs, given.repeats)
+    figures = in_turns(programs, arguments.repeats)
     what = f"{len(queries):,} × {len(keys):,} × {DIM}, exact, the ten best"
     remark = "ours orders ties by key and takes scores again in double precision; one warm-up"
     other = f"{faiss_version()}, IndexFlatIP.search"
     return [Row(what, "`search`", other, "s", 0.95, figures[0], figures[1], remark)]
 
 
-def graph(given: Given) -> list[Row]:
+def graph(arguments: Given) -> list[Row]:
     """`--index hnsw` beside exact search."""
-    return approximate(given, "hnsw")
+    return approximate(arguments, "hnsw")
 
 
-def lists(given: Given) -> list[Row]:
+def lists(arguments: Given) -> list[Row]:
     """`--index ivf` beside exact search."""
-    return approximate(given, "ivf")
+    return approximate(arguments, "ivf")
 
 
-def approximate(given: Given, kind: str) -> list[Row]:
+def approximate(arguments: Given, kind: str) -> list[Row]:
     """An approximate index beside exact search, both ours; built once, which takes minutes."""
-    gallery, queries, keys = make_gallery(given)
-    path = given.out / f"gallery-{given.gallery}-{kind}.faiss"
+    gallery, queries, keys = make_gallery(arguments)
+    path = arguments.out / f"gallery-{arguments.gallery}-{kind}.faiss"
     if not path.is_file():
         index, about = build_as(kind, gallery)
         save_index(index, keys, about, path)
@@ -105,7 +105,7 @@ def approximate(given: Given, kind: str) -> list[Row]:
         return search(index, keys, queries, names)
 
     recall = recall_of(of(quick), of(whole))
-    figures = in_turns((seconds(lambda: of(quick)), seconds(lambda: of(whole))), given.repeats)
+    figures = in_turns((seconds(lambda: of(quick)), seconds(lambda: of(whole))), arguments.repeats)
     built = {name: value for name, value in about.items() if name not in ("keys", "bytes")}
     remark = f"recall@10 {recall:.4f} of new pictures; as built: {built}; "
     remark += frontier(quick, gallery, queries)

@@ -24,40 +24,44 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from benchmarks.transforms import scores_of
-from data import read_picture, read_pixels
-from embed import Embedding
-from model import Preprocessing, load_embedder
-from runs import files_below, log
+from lookalike.core.files import files_below
+from lookalike.core.log import log
+from lookalike.data.images import read_picture, read_pixels
+from lookalike.features.extractor import FeatureExtractor
+from lookalike.models.embedder import load_embedder
+from lookalike.models.preprocessing import Preprocessing
 
 Way = Callable[[bytes, Preprocessing], np.ndarray]  # a file -> (side, side, 3) uint8
 IN_FULL = patch.object(JpegImageFile, "draft", lambda *_: None)
 
 
-def resize_by_pillow(wants: Preprocessing, image: Image.Image) -> np.ndarray:
+def resize_by_pillow(preprocessing: Preprocessing, image: Image.Image) -> np.ndarray:
     """What `Preprocessing.resize` does, by Pillow."""
-    how = Image.Resampling[wants.interpolation.upper()]
-    return np.array(image.resize((wants.side, wants.side), how))
+    how = Image.Resampling[preprocessing.interpolation.upper()]
+    return np.array(image.resize((preprocessing.side, preprocessing.side), how))
 
 
 BY_PILLOW = patch.object(
-    Preprocessing, "resize", lambda wants, pixels: resize_by_pillow(wants, Image.fromarray(pixels))
+    Preprocessing,
+    "resize",
+    lambda preprocessing, pixels: resize_by_pillow(preprocessing, Image.fromarray(pixels)),
 )
 
 
-def by_pillow(raw: bytes, wants: Preprocessing) -> np.ndarray:
+def by_pillow(raw: bytes, preprocessing: Preprocessing) -> np.ndarray:
     """Pillow alone, at the picture's own size."""
     with IN_FULL:
-        return resize_by_pillow(wants, read_picture(raw, wants.side))
+        return resize_by_pillow(preprocessing, read_picture(raw, preprocessing.side))
 
 
-def by_both(raw: bytes, wants: Preprocessing) -> np.ndarray:
+def by_both(raw: bytes, preprocessing: Preprocessing) -> np.ndarray:
     """Decoded by Pillow no larger than needed, resized by PyTorch."""
-    return wants.resize(np.array(read_picture(raw, wants.side)))
+    return preprocessing.resize(np.array(read_picture(raw, preprocessing.side)))
 
 
-def by_ours(raw: bytes, wants: Preprocessing) -> np.ndarray:
+def by_ours(raw: bytes, preprocessing: Preprocessing) -> np.ndarray:
     """Decoded by OpenCV no larger than needed, resized by PyTorch."""
-    return wants.resize(read_pixels(raw, wants.side))
+    return preprocessing.resize(read_pixels(raw, preprocessing.side))
 
 
 WAYS: dict[str, Way] = {
@@ -80,7 +84,9 @@ def copy(source: Path, target: Path, times: float) -> None:
         image.resize(size, Image.Resampling.BICUBIC).save(place, "JPEG", quality=90)
 
 
-def compare(files: list[bytes], wants: Preprocessing) -> list[tuple[str, float, float, float]]:
+def compare(
+    files: list[bytes], preprocessing: Preprocessing
+) -> list[tuple[str, float, float, float]]:
     """(way, pictures a second, mean and largest difference) of each, in turns."""
     seconds: dict[str, float] = dict.fromkeys(WAYS, 0.0)
     apart: dict[str, list[np.ndarray]] = {name: [] for name in WAYS}
@@ -88,7 +94,7 @@ def compare(files: list[bytes], wants: Preprocessing) -> list[tuple[str, float, 
         made = {}
         for name, way in WAYS.items():
             start = time.thread_time()
-            made[name] = way(raw, wants)
+            made[name] = way(raw, preprocessing)
             seconds[name] += time.thread_time() - start
         plain, *_ = made.values()
         for name, pixels in made.items():
@@ -104,20 +110,22 @@ def main() -> None:
     parser.add_argument("--enlarge", type=float, default=1)
     parser.add_argument("--pictures", type=int, default=400, help="to time the ways on")
     parser.add_argument("--seeds", type=int, default=20)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     log.setLevel("ERROR")
     with tempfile.TemporaryDirectory() as name:
         root, embedder = Path(name) / "data", load_embedder("efficientnet_lite0", cache=Path(name))
-        copy(given.data / "training", root / "training", given.enlarge)
+        copy(arguments.data / "training", root / "training", arguments.enlarge)
         for part in ("query", "gallery"):  # none of the test is used, but a data set has one
             (root / "test" / part).mkdir(parents=True)
             shutil.copy(files_below(root / "training")[0], root / "test" / part)
-        files = [path.read_bytes() for path in files_below(root)[: given.pictures]]
+        files = [path.read_bytes() for path in files_below(root)[: arguments.pictures]]
         rows = compare(files, embedder.preprocessing)
-        ours = np.array(scores_of(Embedding(embedder, root, Path(name) / "ours"), given.seeds))
+        ours = np.array(
+            scores_of(FeatureExtractor(embedder, root, Path(name) / "ours"), arguments.seeds)
+        )
         with IN_FULL, BY_PILLOW:
-            pillow = Embedding(embedder, root, Path(name) / "pillow")
-            plain = np.array(scores_of(pillow, given.seeds))
+            pillow = FeatureExtractor(embedder, root, Path(name) / "pillow")
+            plain = np.array(scores_of(pillow, arguments.seeds))
     heads = ["", "pictures/s, one core", "mean difference", "largest"]
     print(tabulate(rows, heads, floatfmt=("", ".0f", ".4f", ".0f")))
     gain = ours - plain

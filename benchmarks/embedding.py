@@ -19,45 +19,47 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.rows import Given, Row, in_turns, seconds
-from data import content_hash
-from data_extraction import class_folders
-from embed import Embedding, embed
-from model import load_embedder
-from pixels import PLAIN, batches
+from lookalike.data.images import content_hash
+from lookalike.data.layout import class_folders
+from lookalike.features.extractor import FeatureExtractor, embed
+from lookalike.features.loader import PLAIN, batches
+from lookalike.models.embedder import load_embedder
 
 BACKBONE = "efficientnet_lite0"
 
 
-def list_pictures(given: Given) -> pd.DataFrame:
+def list_pictures(arguments: Given) -> pd.DataFrame:
     """path and content of LFW62's pictures; of a part, evenly from all people."""
-    folders = class_folders(given.source)
+    folders = class_folders(arguments.source)
     paths = [f"{name}/{picture}" for name, found in folders.items() for picture in found]
-    if given.pictures is not None:
-        chosen = np.linspace(0, len(paths), min(given.pictures, len(paths)), endpoint=False)
+    if arguments.pictures is not None:
+        chosen = np.linspace(0, len(paths), min(arguments.pictures, len(paths)), endpoint=False)
         paths = [paths[int(i)] for i in chosen]
-    contents = [content_hash((given.source / path).read_bytes()) for path in paths]
+    contents = [content_hash((arguments.source / path).read_bytes()) for path in paths]
     return pd.DataFrame({"path": paths, "content": contents})
 
 
-def beside_the_model(given: Given) -> list[Row]:
+def beside_the_model(arguments: Given) -> list[Row]:
     """Embedding beside the model alone: the same compiled engine on pixels in memory."""
-    pictures, cache = list_pictures(given), given.out / "cache-of-limit"
+    pictures, cache = list_pictures(arguments), arguments.out / "cache-of-limit"
     embedder = load_embedder(BACKBONE, cache=cache)
-    job = Embedding(embedder, given.source, cache, "on", len(pictures))
-    plan = job.plans[0]
-    engine = job.engine(plan)  # the job keeps it
-    files = [(given.source / p, c) for p, c in zip(pictures.path, pictures.content, strict=True)]
+    extractor = FeatureExtractor(embedder, arguments.source, cache, "on", len(pictures))
+    plan = extractor.plans[0]
+    engine = extractor.engine(plan)  # the job keeps it
+    files = [
+        (arguments.source / p, c) for p, c in zip(pictures.path, pictures.content, strict=True)
+    ]
     pixels = list(batches(files, {}, embedder.preprocessing, PLAIN, plan.batch))
 
     def whole() -> float:
         for features in cache.glob(f"{BACKBONE}-*"):
             shutil.rmtree(features)
-        return len(pictures) / seconds(lambda: embed(job, pictures))()
+        return len(pictures) / seconds(lambda: embed(extractor, pictures))()
 
     def alone() -> float:
         return len(pictures) / seconds(lambda: list(engine.features(pixels)))()
 
-    ours, limit = in_turns((whole, alone), given.repeats)
+    ours, limit = in_turns((whole, alone), arguments.repeats)
     what = f"pictures/s, {len(pictures)} of LFW62, {BACKBONE}, decoding included"
     remark = (
         f"{plan}, batch {plan.batch}, compiled beforehand; an empty cache each time; one warm-up"
@@ -69,11 +71,11 @@ def beside_the_model(given: Given) -> list[Row]:
 def time_once(root: Path, pictures: pd.DataFrame, cache: Path) -> dict[str, float]:
     """Seconds of one embedding of all pictures, compiling included, and of that alone."""
     embedder = load_embedder(BACKBONE, cache=cache)
-    job = Embedding(embedder, root, cache, "auto", len(pictures))
+    extractor = FeatureExtractor(embedder, root, cache, "auto", len(pictures))
     start = time.perf_counter()
-    job.engine(job.plans[0])
+    extractor.engine(extractor.plans[0])
     compiled = time.perf_counter()
-    embed(job, pictures)
+    embed(extractor, pictures)
     return {"seconds": time.perf_counter() - start, "compiling": compiled - start}
 
 
@@ -84,12 +86,12 @@ def main() -> None:
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--repeats", type=int, default=1)
-    given = parser.parse_args()
-    pictures = pd.read_csv(given.pictures, dtype=str)
+    arguments = parser.parse_args()
+    pictures = pd.read_csv(arguments.pictures, dtype=str)
     taken = []
-    for _ in range(given.repeats):
-        with tempfile.TemporaryDirectory(dir=given.cache) as empty:
-            taken.append(time_once(given.root, pictures, Path(empty)))
+    for _ in range(arguments.repeats):
+        with tempfile.TemporaryDirectory(dir=arguments.cache) as empty:
+            taken.append(time_once(arguments.root, pictures, Path(empty)))
     print(json.dumps({name: median(one[name] for one in taken) for name in taken[0]}))
 
 

@@ -44,17 +44,17 @@ def measure(source: str, mode: str) -> tuple[float, ...]:
 
 def time_pass(source: Path, cache: Path, mode: str) -> float:
     """Seconds of the backbone's pass over all pictures of a folder of class folders."""
-    from data import content_hash
-    from data_extraction import class_folders
-    from embed import Embedding, embed_features
-    from model import load_embedder
+    from lookalike.data.images import content_hash
+    from lookalike.data.layout import class_folders
+    from lookalike.features.extractor import FeatureExtractor, embed_features
+    from lookalike.models.embedder import load_embedder
 
     paths = [f"{name}/{p}" for name, found in class_folders(source).items() for p in found]
     content = [content_hash((source / path).read_bytes()) for path in paths]
     pictures = pd.DataFrame({"path": paths, "content": content})
     embedder = load_embedder("efficientnet_lite0")
     began = time.perf_counter()
-    embed_features(Embedding(embedder, source, cache, mode, len(pictures)), pictures)
+    embed_features(FeatureExtractor(embedder, source, cache, mode, len(pictures)), pictures)
     return time.perf_counter() - began
 
 
@@ -65,18 +65,18 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--compile", default="auto", choices=("auto", "on", "off"))
     parser.add_argument("--pass-of", nargs=2, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.pass_of:
-        print(time_pass(Path(given.pass_of[0]), Path(given.pass_of[1]), given.compile))
+    arguments = parser.parse_args()
+    if arguments.pass_of:
+        print(time_pass(Path(arguments.pass_of[0]), Path(arguments.pass_of[1]), arguments.compile))
         return
-    source = str(Path(given.source_path).resolve())
+    source = str(Path(arguments.source_path).resolve())
     rows = []
-    for repeat in range(given.repeats):
-        whole, outside, inside, again = measure(source, given.compile)
+    for repeat in range(arguments.repeats):
+        whole, outside, inside, again = measure(source, arguments.compile)
         seconds = (whole, outside, whole / outside, inside, whole / inside, again)
         rows.append((f"run {repeat + 1}", *seconds))
     rows.append(("median", *np.median([row[1:] for row in rows], axis=0)))
-    print(f"--compile {given.compile}, {os.cpu_count()} cores; seconds")
+    print(f"--compile {arguments.compile}, {os.cpu_count()} cores; seconds")
     heads = ["", "whole way", "one pass", "ratio", "without imports", "ratio", "the same again"]
     print(tabulate(rows, heads, floatfmt=("", ".1f", ".1f", ".2f", ".1f", ".2f", ".1f")))
 

@@ -16,21 +16,21 @@ import pandas as pd
 from PIL import Image
 from tabulate import tabulate
 
-from config import EmbedSettings
-from crops import detect, face_table, found_rates
-from data import bare_names, read_catalogue, readable
-from embed import Embedding, embed
-from evaluate import Labels, read_labels, score
-from faces import AT_ONCE, Face, central_guess, load_detector
-from index import build_index, search
-from model import embedder_of
-from postprocess import Embeddings, centre
-from retrieve import as_mapping
+from lookalike.core.settings import EmbedSettings
+from lookalike.data.catalogue import bare_names, read_catalogue, readable
+from lookalike.evaluation.scoring import Labels, read_labels, score
+from lookalike.faces.dataset import detect, face_table, found_rates
+from lookalike.faces.detection import AT_ONCE, central_guess, load_detector
+from lookalike.faces.geometry import Face
+from lookalike.features.extractor import FeatureExtractor, embed
+from lookalike.models.embedder import embedder_of
+from lookalike.retrieval.index import as_mapping, build_index, search
+from lookalike.retrieval.postprocess import Embeddings, center
 
 PATTERN = r"(?P<domain>photo|caricature)_"
 
 
-class OneLook(Embedding):
+class OneLook(FeatureExtractor):
     """Embeds with the first look's faces, and with a guess in the centre where it finds none."""
 
     def faces(self, pictures: pd.DataFrame) -> dict[str, Face]:
@@ -48,9 +48,9 @@ def scores(rows: pd.DataFrame, embeddings: np.ndarray, labels: Labels) -> list[f
     found = []
     none = np.zeros((0, embeddings.shape[1]), np.float32)
     plain = Embeddings(embeddings[query], embeddings[gallery], none, none)
-    for given in (plain, centre(plain)):
-        index, keys = build_index(given.gallery), list(rows.key[gallery])
-        ranking = search(index, keys, given.queries, list(rows.key[query]))
+    for embedded in (plain, center(plain)):
+        index, keys = build_index(embedded.gallery), list(rows.key[gallery])
+        ranking = search(index, keys, embedded.queries, list(rows.key[query]))
         found.append(score(as_mapping(ranking), labels)[0]["score"])
     return found
 
@@ -62,37 +62,43 @@ def main() -> None:
     parser.add_argument("--labels", type=Path, help="default: test_labels.json in the data")
     parser.add_argument("--backbone", default="sface")
     parser.add_argument("--cache", type=Path, default=Path("cache"))
-    given = parser.parse_args()
-    rows = read_catalogue(given.data, PATTERN)
+    arguments = parser.parse_args()
+    rows = read_catalogue(arguments.data, PATTERN)
     rows = rows[readable(rows)].reset_index(drop=True)
     parts: dict[str, tuple[pd.DataFrame, Labels]] = {}
     training = rows[rows.part == "training"].assign(key=lambda table: table.path)
     by_domain = [training[training.domain == domain] for domain in ("photo", "caricature")]
     known = (dict(zip(part.key, part.identity, strict=True)) for part in by_domain)
     parts["training people"] = training, Labels(*known)
-    labels = given.labels or given.data / "test_labels.json"
+    labels = arguments.labels or arguments.data / "test_labels.json"
     if labels.is_file():
         test = rows[rows.part.isin(["query", "gallery"])]
         parts["test"] = test.assign(key=bare_names(test.path).to_numpy()), read_labels(labels)
 
-    settings = EmbedSettings(given.backbone)
-    faces = detect(rows, given.data, given.cache, load_detector(settings.detector, given.cache))
+    settings = EmbedSettings(arguments.backbone)
+    faces = detect(
+        rows, arguments.data, arguments.cache, load_detector(settings.detector, arguments.cache)
+    )
     print(found_rates(face_table(rows, faces)), end="\n\n")
 
-    job = Embedding(
-        embedder_of(settings, given.cache), given.data, given.cache, flip=True, total=len(rows)
+    extractor = FeatureExtractor(
+        embedder_of(settings, arguments.cache),
+        arguments.data,
+        arguments.cache,
+        flip=True,
+        total=len(rows),
     )
     hard = np.array([faces[content].found != AT_ONCE.name for content in rows.content])
     with tempfile.TemporaryDirectory() as scratch:
-        look = OneLook(job.embedder, job.root, Path(scratch), flip=True)
-        embeddings = embed(job, rows)
+        look = OneLook(extractor.embedder, extractor.root, Path(scratch), flip=True)
+        embeddings = embed(extractor, rows)
         first = embeddings.copy()
         first[hard] = embed(look, rows[hard])
     table = []
     for name, (part, of) in parts.items():
         for what, made in (("one look", first), ("with retries", embeddings)):
-            plain, centred = scores(part, made[part.index], of)
-            table.append((name, what, plain, centred))
+            plain, centered = scores(part, made[part.index], of)
+            table.append((name, what, plain, centered))
     print(tabulate(table, ["", "", "score", "centred"], floatfmt=".1f"))
 
 

@@ -1,7 +1,7 @@
-"""A group photograph of the demo's people, to try `identify.py who` on.
+"""A group photograph of the demo's people, to try `lookalike identify who` on.
 
     python -m benchmarks.group group.jpg
-    python identify.py who group.jpg --run runs/demo-faces
+    python -m lookalike identify who group.jpg --run runs/demo-faces
 
 Eight photographs of people of the demo's training, none of which lies in the data set, and one of a
 person whom no training knows, each somewhere in a cell of its own.
@@ -13,7 +13,7 @@ from pathlib import Path
 from numpy.random import default_rng
 from PIL import Image
 
-from demo import FIRST_TEST_INDEX, TRAINING, draw_picture, make_name, make_person
+from lookalike.data.demo import FIRST_TEST_INDEX, TRAINING, draw_picture, make_name, make_person
 
 CELL, COLUMNS = 200, 3
 
@@ -40,9 +40,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="A group photograph of the demo's people.")
     parser.add_argument("picture", type=Path)
     parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    group = paste_group(given.seed, [*range(0, 32, 4), FIRST_TEST_INDEX])
-    group.save(given.picture, quality=90)
+    arguments = parser.parse_args()
+    group = paste_group(arguments.seed, [*range(0, 32, 4), FIRST_TEST_INDEX])
+    group.save(arguments.picture, quality=90)
 
 
 if __name__ == "__main__":

@@ -86,10 +86,10 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("words", nargs="+", help="options of main.py, behind --")
-    given = parser.parse_args()
-    words = [str(Path(word).resolve()) if Path(word).exists() else word for word in given.words]
+    arguments = parser.parse_args()
+    words = [str(Path(word).resolve()) if Path(word).exists() else word for word in arguments.words]
     with tempfile.TemporaryDirectory() as folder:
-        moments = kill_and_compare(words, Path(folder), given.kills, given.seed)
+        moments = kill_and_compare(words, Path(folder), arguments.kills, arguments.seed)
     shares = ", ".join(f"{100 * share:.0f} %" for share in moments)
     print(f"killed {len(moments)} times, at {shares} of a run: the same bytes")
 

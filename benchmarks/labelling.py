@@ -14,22 +14,20 @@ import numpy as np
 import pandas as pd
 from tabulate import tabulate
 
-import main as runner
-from config import UserError
-from data import bare_names, load_catalogue, readable
-from embed import embed
-from evaluate import labels_path, read_labels
-from naming import (
+from lookalike import pipeline as runner
+from lookalike.core.errors import UserError
+from lookalike.core.runs import Run, open_run
+from lookalike.data.catalogue import bare_names, load_catalogue, readable
+from lookalike.evaluation.scoring import labels_path, read_labels
+from lookalike.features.extractor import embed, load_extractor
+from lookalike.identification.references import (
     METHODS,
     Naming,
     calibration,
     labelled_pictures,
     make_references,
     name_rows,
-    open_run,
 )
-from retrieve import load_job
-from runs import Run
 
 
 def make_run(words: list[str], source: str, seed: int) -> Run:
@@ -59,18 +57,20 @@ def main() -> None:
     parser.add_argument("--source-path", required=True)
     parser.add_argument("--backbone", default="sface")
     parser.add_argument("--seed", type=int, default=0)
-    given, words = parser.parse_known_args()
-    run = make_run(["--backbone", given.backbone, *words], given.source_path, given.seed)
-    job, labelled, test = load_job(run), labelled_pictures(run), test_pictures(run)
+    arguments, words = parser.parse_known_args()
+    run = make_run(
+        ["--backbone", arguments.backbone, *words], arguments.source_path, arguments.seed
+    )
+    extractor, labelled, test = load_extractor(run), labelled_pictures(run), test_pictures(run)
     known = labelled[labelled.part == "training"]
-    rows, asked = embed(job, known), embed(job, test)
+    rows, settings = embed(extractor, known), embed(extractor, test)
     table = []
     for method in METHODS:
         how = Naming(run.folder, method=method)
         references = make_references(rows, list(known.identity), how, run.seed)
-        best = [guesses[0] for guesses in name_rows(asked, references, how)]
+        best = [guesses[0] for guesses in name_rows(settings, references, how)]
         right = np.array([guess.identity for guess in best]) == test.identity.to_numpy()
-        threshold = calibration(run, job, how, 0.01)["threshold"]
+        threshold = calibration(run, extractor, how, 0.01)["threshold"]
         sure = np.array([guess.similarity for guess in best]) >= threshold
         shares = (right.mean(), (right & sure).mean(), (~right & sure).mean(), (~sure).mean())
         table.append((method, len(references.rows), *shares, threshold))

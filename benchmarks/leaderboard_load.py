@@ -24,10 +24,11 @@ from typing import NamedTuple
 import requests
 from tabulate import tabulate
 
-from evaluate import Labels, Ranked, judge, means
-from send import Outcome, Target, post
+from lookalike.evaluation.scoring import Labels, judge, means
+from lookalike.evaluation.submissions import Ranked
+from lookalike.leaderboard.client import Outcome, Target, post
 
-SUBMIT = Path(__file__).parent.parent / "submit.py"
+ROOT = Path(__file__).parent.parent
 
 
 class Load(NamedTuple):
@@ -64,11 +65,12 @@ def make_submission(labels: Labels, chance: random.Random) -> Ranked:
 @contextmanager
 def serving(labels: Path, results: Path, *words: str) -> Iterator[tuple[str, subprocess.Popen]]:
     """A leaderboard in a process of its own: (URL of its page, the process)."""
-    command = [sys.executable, str(SUBMIT), "serve", "--labels", str(labels), "--port", "0"]
+    command = [sys.executable, "-m", "lookalike", "submit", "serve", "--labels", str(labels)]
+    command += ["--port", "0"]
     command += ["--results", str(results), "--rate", "0", *words]
     with (
         results.with_suffix(".log").open("w") as output,
-        subprocess.Popen(command, stderr=output) as process,
+        subprocess.Popen(command, stderr=output, cwd=ROOT) as process,
     ):
         try:
             yield wait_for_address(process, results.with_suffix(".log")), process
@@ -131,9 +133,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Many teams send to the leaderboard at once.")
     parser.add_argument("--teams", type=int, default=50)
     parser.add_argument("--submissions", type=int, default=20)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        done = load(given.teams, given.submissions, Path(folder))
+        done = load(arguments.teams, arguments.submissions, Path(folder))
     rows = [(name.replace("_", " "), str(value)) for name, value in done._asdict().items()]
     print(tabulate([*rows[:-1], ("submissions a second", f"{done.sent / done.seconds:.0f}")]))
 

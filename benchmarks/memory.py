@@ -46,7 +46,7 @@ def write_pictures(root: Path, count: int) -> None:
 
 def catalogue_of(root: Path) -> pd.DataFrame:
     """path and content of every picture."""
-    from data import content_hash
+    from lookalike.data.images import content_hash
 
     paths = [path.relative_to(root).as_posix() for path in sorted(root.glob("*/*.bmp"))]
     contents = [content_hash((root / path).read_bytes()) for path in paths]
@@ -80,18 +80,21 @@ def watch(root: Path, cache: Path, embedding: bool) -> dict[str, float]:
     import torch
     from torch import nn
 
-    from embed import Embedding, embed
-    from model import Embedder, Preprocessing
+    from lookalike.features.extractor import FeatureExtractor, embed
+    from lookalike.models.embedder import Embedder
+    from lookalike.models.preprocessing import Preprocessing
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    wants = Preprocessing(SIDE, "bilinear", (0.5,) * 3, (0.5,) * 3)
+    preprocessing = Preprocessing(SIDE, "bilinear", (0.5,) * 3, (0.5,) * 3)
     backbone = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE * SIDE, DIM))
-    job = Embedding(Embedder("stand-in", backbone, wants), root, cache, "off", 0)
+    extractor = FeatureExtractor(
+        Embedder("stand-in", backbone, preprocessing), root, cache, "off", 0
+    )
     rows = catalogue_of(root)
     peak, start = Peak(), time.perf_counter()
     peak.start()
-    made = embed(job, rows if embedding else rows[:100])
+    made = embed(extractor, rows if embedding else rows[:100])
     taken = time.perf_counter() - start
     time.sleep(0.1)
     peak.over.set()
@@ -116,17 +119,17 @@ def measure(count: int) -> dict[str, float]:
     return {"MB": whole["peak"] - alone["peak"], "seconds": whole["seconds"]}
 
 
-def flat(given: Given) -> list[Row]:
+def flat(arguments: Given) -> list[Row]:
     """The row of run.py: few pictures beside many."""
     taken: list[list[dict[str, float]]] = [[], []]
-    for _ in range(given.repeats):
-        for kept, count in zip(taken, (given.many, FEW), strict=True):
+    for _ in range(arguments.repeats):
+        for kept, count in zip(taken, (arguments.many, FEW), strict=True):
             kept.append(measure(count))
     many, few = ([one["MB"] for one in kept] for kept in taken)
-    speed = given.many / float(np.median([one["seconds"] for one in taken[0]]))
+    speed = arguments.many / float(np.median([one["seconds"] for one in taken[0]]))
     remark = f"wanted: at most 1.1 times as much; {speed:.0f} pictures/s; RssAnon every 20 ms"
     what = "peak anonymous memory of embedding, beyond the catalogue"
-    names = f"{given.many:,} pictures", f"{FEW:,} pictures"
+    names = f"{arguments.many:,} pictures", f"{FEW:,} pictures"
     return [Row(what, names[0], names[1], "MB", 1 / 1.1, many, few, remark)]
 
 
@@ -136,12 +139,12 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=FEW)
     parser.add_argument("--watch", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--embedding", action="store_true", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.watch:
-        root, cache = map(Path, given.watch)
-        print(json.dumps(watch(root, cache, given.embedding)))
+    arguments = parser.parse_args()
+    if arguments.watch:
+        root, cache = map(Path, arguments.watch)
+        print(json.dumps(watch(root, cache, arguments.embedding)))
     else:
-        print(json.dumps(measure(given.count)))
+        print(json.dumps(measure(arguments.count)))
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ import pandas as pd
 from tabulate import tabulate
 from tqdm import tqdm
 
-from benchmark import run_and_watch, why
-from runs import read_json, write_json
+from lookalike.core.files import read_json, write_json
+from lookalike.sweep.grid import run_and_watch, why
 
 ROOT = Path(__file__).parent.parent
 STAGES = ("split", "crop", "train", "index", "retrieve", "evaluate")
@@ -72,9 +72,9 @@ def do_row(folder: Path, words: list[str], before: list[list[str]]) -> dict[str,
         if known.get("words") == words:
             return known
     folder.mkdir(parents=True, exist_ok=True)
-    main = ["main.py", "--stage", *STAGES, f"--run={folder}", *words]
-    for command in [*before, main]:
-        program = [sys.executable, str(ROOT / command[0]), *command[1:]]
+    run = ["run", "--stage", *STAGES, f"--run={folder}", *words]
+    for command in [*before, run]:
+        program = [sys.executable, "-m", "lookalike", *command]
         code, _ = run_and_watch(program, folder / "output.txt")
         if code:
             said = (folder / "output.txt").read_text(encoding="utf-8", errors="replace")
@@ -95,7 +95,7 @@ def simclr_first(folder: Path, shared: list[str], epochs: int) -> tuple[list[lis
     """The programs that learn a backbone without labels, and the words that take its weights."""
     learnt = folder / "unlabelled"
     split = ["main.py", "--stage", "split", "crop", f"--run={learnt}", *shared, "--side=128"]
-    learn = ["simclr.py", str(learnt), "--epochs", str(epochs), "--lr", "0.0001"]
+    learn = ["simclr", str(learnt), "--epochs", str(epochs), "--lr", "0.0001"]
     return [split, learn], [f"--weights={learnt / 'simclr' / f'epoch_{epochs:03}.safetensors'}"]
 
 
@@ -110,23 +110,23 @@ def main() -> None:
     parser.add_argument("--crop", default="none")
     parser.add_argument("--side", default="160")
     parser.add_argument("--out", type=Path, default=Path("runs/objectives"))
-    given, others = parser.parse_known_args()
-    limit = f"--max-minutes={given.max_minutes}"
-    seen = [f"--crop={given.crop}", f"--side={given.side}", "--flip=on"]
-    shared = [f"--data={given.data}", *seen, *others]
-    labels = [f"--labels={given.labels}"] if given.labels else []
+    arguments, others = parser.parse_known_args()
+    limit = f"--max-minutes={arguments.max_minutes}"
+    seen = [f"--crop={arguments.crop}", f"--side={arguments.side}", "--flip=on"]
+    shared = [f"--data={arguments.data}", *seen, *others]
+    labels = [f"--labels={arguments.labels}"] if arguments.labels else []
     lines = []
-    for name in tqdm(given.rows, "rows"):
-        folder = given.out / name.replace(" ", "_").replace(",", "")
+    for name in tqdm(arguments.rows, "rows"):
+        folder = arguments.out / name.replace(" ", "_").replace(",", "")
         before: list[list[str]] = []
         weights: list[str] = []
         if name == SIMCLR:
-            before, weights = simclr_first(folder, shared, given.simclr_epochs)
+            before, weights = simclr_first(folder, shared, arguments.simclr_epochs)
         words = [*shared, *labels, limit, *ROWS[name], *weights]
         row = do_row(folder, words, before)
         shown = [f"{row[k]:.1f}" if k in row else "" for k in ("validation", "test", "minutes")]
         lines.append((name, *shown, row.get("failed", "")))
-    heads = [f"crop {given.crop}, {given.side} pixels", "validation", "test", "minutes", ""]
+    heads = [f"crop {arguments.crop}, {arguments.side} pixels", "validation", "test", "minutes", ""]
     print(tabulate(lines, heads, disable_numparse=True))
 
 

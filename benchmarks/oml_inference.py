@@ -23,10 +23,12 @@ from torch import nn
 from torchvision.transforms import Compose, InterpolationMode, Normalize, Resize, ToTensor
 
 
-def transform_of(asked: dict[str, str]) -> Compose:
+def transform_of(settings: dict[str, str]) -> Compose:
     """What our embedder does to a picture, in torchvision."""
-    side, how = int(asked["side"]), InterpolationMode(asked["interpolation"])
-    return Compose([Resize((side, side), how), ToTensor(), Normalize(asked["mean"], asked["std"])])
+    side, how = int(settings["side"]), InterpolationMode(settings["interpolation"])
+    return Compose(
+        [Resize((side, side), how), ToTensor(), Normalize(settings["mean"], settings["std"])]
+    )
 
 
 def load(path: Path) -> tuple[nn.Module, Compose]:
@@ -47,16 +49,16 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--limit", type=int)
     parser.add_argument("--save", type=Path)
-    given = parser.parse_args()
-    with given.pictures.open(encoding="utf-8") as stream:
-        paths = [Path(row["path"]) for row in csv.DictReader(stream)][: given.limit]
-    model, transform = load(given.weights)
-    dataset = ImageBaseDataset(paths, given.root, transform=transform)
+    arguments = parser.parse_args()
+    with arguments.pictures.open(encoding="utf-8") as stream:
+        paths = [Path(row["path"]) for row in csv.DictReader(stream)][: arguments.limit]
+    model, transform = load(arguments.weights)
+    dataset = ImageBaseDataset(paths, arguments.root, transform=transform)
     start = time.perf_counter()
-    rows = inference(model, dataset, given.batch, given.workers)
+    rows = inference(model, dataset, arguments.batch, arguments.workers)
     taken = time.perf_counter() - start
-    if given.save:
-        np.save(given.save, rows.numpy())
+    if arguments.save:
+        np.save(arguments.save, rows.numpy())
     print(json.dumps({"seconds": taken, "pictures": len(rows)}))
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from weights import CARRIERS, carried_file, load_into, load_state
+from lookalike.core.weights import CARRIERS, carried_file, load_into, load_state
 
 TRANSFORM = transforms.Compose(
     [
@@ -90,27 +90,27 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--limit", type=int, help="only embed so many pictures, to compare workers")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     torch.manual_seed(0)
-    folders = {part: given.data / part for part in ("training", "validation")}
-    folders |= {part: given.data / "test" / part for part in ("query", "gallery")}
+    folders = {part: arguments.data / part for part in ("training", "validation")}
+    folders |= {part: arguments.data / "test" / part for part in ("query", "gallery")}
     paths = {part: sorted(p for p in f.rglob("*") if p.is_file()) for part, f in folders.items()}
     people = sorted({path.parent.name for path in paths["training"]})
     loaders = {
         part: DataLoader(
-            Pictures(found[: given.limit], people),
+            Pictures(found[: arguments.limit], people),
             batch_size=32,
             shuffle=part == "training",
-            num_workers=given.workers,
+            num_workers=arguments.workers,
         )
         for part, found in paths.items()
     }
-    backbone = load_backbone(given.out)
-    if given.limit:
+    backbone = load_backbone(arguments.out)
+    if arguments.limit:
         embed(backbone, loaders["training"])
         return
     head = nn.Sequential(nn.Dropout(0.2), nn.Linear(1280, len(people)))
-    for epoch in range(given.epochs):
+    for epoch in range(arguments.epochs):
         train(backbone, head, loaders["training"])
         head.eval()
         print(f"epoch {epoch + 1}: {accuracy(backbone, head, loaders['validation']):.3f}")
@@ -122,7 +122,7 @@ def main() -> None:
     ranked = {
         path.name: [names[i] for i in row] for path, row in zip(paths["query"], near, strict=True)
     }
-    (given.out / "submission.json").write_text(json.dumps(ranked))
+    (arguments.out / "submission.json").write_text(json.dumps(ranked))
 
 
 if __name__ == "__main__":

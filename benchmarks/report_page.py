@@ -17,9 +17,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from runs import write_json
+from lookalike.core.files import write_json
 
-MAIN, REPORT = (Path(__file__).parents[1] / name for name in ("main.py", "report.py"))
 EACH, SIDE = 20, 160  # pictures a person, a quarter of them queries; pixels
 STAGES = ("split", "train", "index", "retrieve", "forecast", "evaluate")
 
@@ -34,9 +33,9 @@ def draw(folder: Path, pictures: int) -> None:
         noise = rng.integers(0, 128, (SIDE // 8, SIDE // 8, 3)).repeat(8, 0).repeat(8, 1)
         part = "query" if number % 4 == 0 else "gallery"
         labels[part][f"{number:06d}.jpg"] = person
-        places = [f"test/{part}/{number:06d}.jpg"]
-        places += [f"training/{person}/{number}.jpg"] if number % EACH < 4 else []
-        for place in places:
+        indices = [f"test/{part}/{number:06d}.jpg"]
+        indices += [f"training/{person}/{number}.jpg"] if number % EACH < 4 else []
+        for place in indices:
             (folder / place).parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray((tint + noise).astype(np.uint8)).save(folder / place, quality=90)
     write_json(folder / "labels.json", labels)
@@ -46,17 +45,19 @@ def main() -> None:
     """See the top of this file."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--pictures", type=int, default=10_000)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         data, run = Path(name) / "data", Path(name) / "run"
-        draw(data, given.pictures)
+        draw(data, arguments.pictures)
         words = [f"--data={data}", f"--run={run}", f"--cache={name}/cache"]
         words += [f"--labels={data}/labels.json", "--backbone=test_efficientnet", "--weights=none"]
-        subprocess.run([sys.executable, str(MAIN), "--stage", *STAGES, *words], check=True)
+        subprocess.run(
+            [sys.executable, "-m", "lookalike", "run", "--stage", *STAGES, *words], check=True
+        )
         start = time.perf_counter()
-        subprocess.run([sys.executable, str(REPORT), str(run)], check=True)
+        subprocess.run([sys.executable, "-m", "lookalike", "report", str(run)], check=True)
         seconds, size = time.perf_counter() - start, (run / "report.html").stat().st_size / 1e6
-    print(f"{given.pictures:,} pictures: {seconds:.1f} s with starting Python, {size:.1f} MB")
+    print(f"{arguments.pictures:,} pictures: {seconds:.1f} s with starting Python, {size:.1f} MB")
 
 
 if __name__ == "__main__":

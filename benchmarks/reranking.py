@@ -13,8 +13,8 @@ import time
 
 import numpy as np
 
-from model import unit
-from postprocess import k_reciprocal
+from lookalike.core.numeric import unit
+from lookalike.retrieval.rerank import k_reciprocal
 
 
 def people(pictures: int, dim: int, seed: int) -> np.ndarray:
@@ -29,14 +29,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--pictures", type=int, default=1500)
     parser.add_argument("--dim", type=int, default=512)
-    given = parser.parse_args()
-    queries, gallery = (people(given.pictures, given.dim, seed) for seed in (1, 2))
+    arguments = parser.parse_args()
+    queries, gallery = (people(arguments.pictures, arguments.dim, seed) for seed in (1, 2))
     k_reciprocal(queries[:50], gallery[:50])  # what is loaded at the first use is not counted
     start = time.perf_counter()
     k_reciprocal(queries, gallery)
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"{given.pictures} × {given.pictures} at {given.dim}-d: {seconds:.1f} s, {peak:.1f} GiB")
+    print(
+        f"{arguments.pictures} × {arguments.pictures} at {arguments.dim}-d: "
+        f"{seconds:.1f} s, {peak:.1f} GiB"
+    )
 
 
 if __name__ == "__main__":

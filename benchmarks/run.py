@@ -23,11 +23,12 @@ from importlib import import_module
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-if not __package__:  # started as a file: its folder would hide rooms of the same name
+if not __package__:  # started as a file: its folder would hide modules of the same name
     sys.path[0] = str(ROOT)
 
 from benchmarks.rows import Given, Row, table  # noqa: E402
-from runs import log_to, read_json, write_json  # noqa: E402
+from lookalike.core.files import read_json, write_json  # noqa: E402
+from lookalike.core.log import log_to  # noqa: E402
 
 CASES = {
     "whole": ("whole_way", "whole_way"),
@@ -43,15 +44,15 @@ CASES = {
 }
 
 
-def measured(case: str, given: Given, again: bool) -> list[Row]:
+def measured(case: str, arguments: Given, again: bool) -> list[Row]:
     """The rows of a case: kept from an earlier run with the same arguments, or measured now."""
-    path = given.out / "rows" / f"{case}.json"
-    asked = {name: str(value) for name, value in asdict(given).items()}
+    path = arguments.out / "rows" / f"{case}.json"
+    settings = {name: str(value) for name, value in asdict(arguments).items()}
     kept = read_json(path, "this program") if path.is_file() and not again else {}
-    if kept.get("asked") != asked:
+    if kept.get("asked") != settings:
         room, name = CASES[case]
         work: Callable[[Given], list[Row]] = getattr(import_module(f"benchmarks.{room}"), name)
-        kept = {"asked": asked, "rows": [asdict(row) for row in work(given)]}
+        kept = {"asked": settings, "rows": [asdict(row) for row in work(arguments)]}
         write_json(path, kept)
     return [Row(**row) for row in kept["rows"]]
 
@@ -69,27 +70,27 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "benchmarks")
     parser.add_argument("--again", action="store_true", help="measure what is finished, too")
     parser.add_argument("--only", choices=CASES, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    unknown = [name for name in asked.rows.split(",") if name not in CASES]
+    settings = parser.parse_args()
+    unknown = [name for name in settings.rows.split(",") if name not in CASES]
     if unknown:
         parser.error(f"--rows {unknown[0]}: must be among {', '.join(CASES)}")
     log_to(None)
     logging.getLogger("toolkit").setLevel(logging.WARNING)
-    out = asked.out.resolve()
+    out = settings.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    numbers = (asked.repeats, asked.pictures, asked.gallery, asked.many)
-    given = Given(asked.source_path.resolve(), out, *numbers)
-    if asked.only:
-        measured(asked.only, given, asked.again)
+    numbers = (settings.repeats, settings.pictures, settings.gallery, settings.many)
+    arguments = Given(settings.source_path.resolve(), out, *numbers)
+    if settings.only:
+        measured(settings.only, arguments, settings.again)
         return 0
     rows, failed = [], []
-    for case in asked.rows.split(","):
+    for case in settings.rows.split(","):
         print(f"{case} ...", file=sys.stderr, flush=True)
         command = [sys.executable, str(Path(__file__).resolve()), *sys.argv[1:], "--only", case]
         if subprocess.run(command, check=False).returncode:
             failed.append(case)
         else:
-            rows += measured(case, given, again=False)
+            rows += measured(case, arguments, again=False)
     print(f"{os.cpu_count()} cores, Python {platform.python_version()}, {platform.machine()}\n")
     print(table(rows))
     if failed:

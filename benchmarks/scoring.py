@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.rows import Given, Row, in_turns, seconds
-from evaluate import check_and_judge, means, measure, read_labels, read_submission
+from lookalike.evaluation.metrics import measure
+from lookalike.evaluation.scoring import check_and_judge, means, read_labels
+from lookalike.evaluation.submissions import read_submission
 
 QUERIES, GALLERY, PEOPLE, LENGTH = 10_000, 10_000, 1_000, 100
 RANX = ["hit_rate@1", "hit_rate@5", "hit_rate@10", "map", "map@10"]
@@ -27,14 +29,14 @@ def write_test(folder: Path, seed: int = 0) -> tuple[Path, Path]:
     """A random submission and its labels."""
     rng = np.random.default_rng(seed)
     shown = rng.integers(PEOPLE, size=GALLERY)
-    asked = rng.integers(PEOPLE, size=QUERIES)
+    settings = rng.integers(PEOPLE, size=QUERIES)
     names = [f"gallery_{i:06}.jpg" for i in range(GALLERY)]
     labels = {
-        "query": {f"query_{i:06}.jpg": f"person_{p:04}" for i, p in enumerate(asked)},
+        "query": {f"query_{i:06}.jpg": f"person_{p:04}" for i, p in enumerate(settings)},
         "gallery": {name: f"person_{p:04}" for name, p in zip(names, shown, strict=True)},
     }
     ranked = {}
-    for query, person in zip(labels["query"], asked, strict=True):
+    for query, person in zip(labels["query"], settings, strict=True):
         score = rng.random(GALLERY) + 0.5 * (shown == person)
         score[(shown == person) & (rng.random(GALLERY) < 0.5)] = 0
         near = np.argpartition(-score, LENGTH)[:LENGTH]
@@ -52,8 +54,8 @@ def as_trec(ranked: dict[str, list[str]], labels: dict[str, dict[str, str]]) -> 
     for name, identity in labels["gallery"].items():
         of.setdefault(identity, {})[name] = 1
     relevant = {query: of[person] for query, person in labels["query"].items() if person in of}
-    places = [float(LENGTH - i) for i in range(LENGTH)]
-    runs = {q: dict(zip(names, places, strict=False)) for q, names in ranked.items()}
+    indices = [float(LENGTH - i) for i in range(LENGTH)]
+    runs = {q: dict(zip(names, indices, strict=False)) for q, names in ranked.items()}
     return relevant, runs
 
 
@@ -98,16 +100,16 @@ def _agree(found: list[list[float]]) -> str:
     return f"all agree to {apart:.0e}"
 
 
-def from_the_file(given: Given) -> list[Row]:
+def from_the_file(arguments: Given) -> list[Row]:
     """Reading, parsing and scoring."""
-    files = write_test(given.out / "scoring")
+    files = write_test(arguments.out / "scoring")
     programs: dict[str, Callable[[], list[float]]] = {
         "ours": lambda: our_means(*files),
         "ranx": lambda: ranx_means(*read_as_trec(*files)),
         "pytrec_eval": lambda: trec_means(*read_as_trec(*files)),
     }
     agreed = _agree([program() for program in programs.values()])
-    figures = in_turns([seconds(program) for program in programs.values()], given.repeats)
+    figures = in_turns([seconds(program) for program in programs.values()], arguments.repeats)
     what = f"scoring {QUERIES:,} × {LENGTH} from the file"
     remark = (
         f"{agreed}; JSON read and brought into each program's form; warm; half of ours is JSON, "
@@ -116,12 +118,12 @@ def from_the_file(given: Given) -> list[Row]:
     return _beside("read_submission, check_and_judge, means", figures, what, 3, remark)
 
 
-def parsed_already(given: Given) -> list[Row]:
+def parsed_already(arguments: Given) -> list[Row]:
     """Scoring alone, from the form that each program makes of the files."""
     import pytrec_eval
     import ranx
 
-    submission, path = write_test(given.out / "scoring")
+    submission, path = write_test(arguments.out / "scoring")
     labels, ranked = read_labels(path), read_submission(submission)
     relevant, runs = read_as_trec(submission, path)
     judged = check_and_judge(ranked, labels, LENGTH)
@@ -132,7 +134,9 @@ def parsed_already(given: Given) -> list[Row]:
         "ranx": lambda: ranx.evaluate(qrels, run, RANX),
         "pytrec_eval": lambda: _means_of(evaluator.evaluate(runs)),
     }
-    figures = in_turns([seconds(program) for program in programs.values()], given.repeats, warm=2)
+    figures = in_turns(
+        [seconds(program) for program in programs.values()], arguments.repeats, warm=2
+    )
     what = f"scoring {QUERIES:,} × {LENGTH}, parsed already"
     remark = "from `Judged`; from Qrels and Run; from a RelevanceEvaluator and a dict; warm"
     return _beside("means", figures, what, 20, remark)
@@ -148,34 +152,34 @@ def _beside(
     ]
 
 
-def full_ranking(given: Given) -> list[Row]:
+def full_ranking(arguments: Given) -> list[Row]:
     """Average precision of rankings of 10,000 for 1,000 queries, from the neighbours' numbers."""
     import torch
     from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 
     rng = np.random.default_rng(0)
-    shown, asked = rng.integers(100, size=10_000), rng.integers(100, size=1_000)
-    closeness = rng.random((1_000, 10_000)) + 0.3 * (shown == asked[:, None])
+    shown, settings = rng.integers(100, size=10_000), rng.integers(100, size=1_000)
+    closeness = rng.random((1_000, 10_000)) + 0.3 * (shown == settings[:, None])
     order = np.argsort(-closeness, axis=1)
-    near, relevant = torch.from_numpy(order), np.bincount(shown, minlength=100)[asked]
+    near, relevant = torch.from_numpy(order), np.bincount(shown, minlength=100)[settings]
     calculator = AccuracyCalculator(
         include=("mean_average_precision",),
         k=None,
         device=torch.device("cpu"),
         knn_func=lambda query, k, reference, same: (torch.zeros_like(near[:, :k]), near[:, :k]),
     )
-    embeddings = torch.zeros(1_000, 1), torch.from_numpy(asked)
+    embeddings = torch.zeros(1_000, 1), torch.from_numpy(settings)
     reference = torch.zeros(10_000, 1), torch.from_numpy(shown)
 
     def ours() -> float:
-        return float(measure(shown[order] == asked[:, None], relevant)["map"].mean())
+        return float(measure(shown[order] == settings[:, None], relevant)["map"].mean())
 
     def theirs() -> float:
         found = calculator.get_accuracy(*embeddings, *reference, ref_includes_query=False)
         return float(found["mean_average_precision"])
 
     remark = f"from the same neighbours; equal to {abs(ours() - theirs()):.0e}; warm"
-    figures = in_turns([seconds(ours), seconds(theirs)], given.repeats)
+    figures = in_turns([seconds(ours), seconds(theirs)], arguments.repeats)
     name = f"pytorch-metric-learning {version('pytorch-metric-learning')}, AccuracyCalculator"
     what = "AP over a full ranking, 1,000 × 10,000"
     return [Row(what, "`measure`, every measure", name, "s", 5, figures[0], figures[1], remark)]

@@ -14,8 +14,9 @@ import numpy as np
 from tabulate import tabulate
 from tqdm import tqdm
 
-import main as runner
-from runs import log, read_json
+from lookalike import pipeline as runner
+from lookalike.core.files import read_json
+from lookalike.core.log import log
 
 MEASURES = ("score", "recall@1", "recall@5", "recall@10", "map", "map@10", "map@10_hits")
 
@@ -35,11 +36,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--source-path", required=True)
     parser.add_argument("--seeds", type=int, default=20)
-    given, words = parser.parse_known_args()
+    arguments, words = parser.parse_known_args()
     folder = Path("runs") / "seeds"
     rows = []
-    for seed in tqdm(range(given.seeds), "seeds"):
-        rows.append(run_seed(words, given.source_path, seed, folder))
+    for seed in tqdm(range(arguments.seeds), "seeds"):
+        rows.append(run_seed(words, arguments.source_path, seed, folder))
         log.handlers.clear()
     shutil.rmtree(folder / "data")
     table = np.array([[row[name] for name in MEASURES] for row in rows])

@@ -17,12 +17,12 @@ import onnxruntime
 from PIL import Image
 from tabulate import tabulate
 
-from config import EmbedSettings
-from engine import build_engine, plans
-from faces import find_face, load_detector
-from model import Embedder, embedder_of
-from runs import files_below
-from weights import CARRIERS, carried_file
+from lookalike.core.files import files_below
+from lookalike.core.settings import EmbedSettings
+from lookalike.core.weights import CARRIERS, carried_file
+from lookalike.faces.detection import find_face, load_detector
+from lookalike.features.engine import build_engine, plans
+from lookalike.models.embedder import Embedder, embedder_of
 
 Run = Callable[[np.ndarray], np.ndarray]
 
@@ -74,18 +74,18 @@ def main() -> None:
     parser.add_argument("--faces", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--cache", type=Path, default=Path("cache"))
-    given = parser.parse_args()
-    embedder = embedder_of(EmbedSettings("sface"), given.cache)
-    faces = aligned_faces(given.data, given.faces, embedder, given.cache)
+    arguments = parser.parse_args()
+    embedder = embedder_of(EmbedSettings("sface"), arguments.cache)
+    faces = aligned_faces(arguments.data, arguments.faces, embedder, arguments.cache)
     programs = {
-        "ONNX Runtime, one at a time": by_onnx_runtime(given.cache),
-        "ours, PyTorch": by_engine(embedder, "off", given.cache),
-        "ours, compiled": by_engine(embedder, "on", given.cache),
+        "ONNX Runtime, one at a time": by_onnx_runtime(arguments.cache),
+        "ours, PyTorch": by_engine(embedder, "off", arguments.cache),
+        "ours, compiled": by_engine(embedder, "on", arguments.cache),
     }
     expected = programs["ONNX Runtime, one at a time"](faces)
     seconds: dict[str, list[float]] = {name: [] for name in programs}
     off = {name: float(np.abs(run(faces) - expected).max()) for name, run in programs.items()}
-    for _ in range(given.repeats):  # in turns, so that a busy moment slows all alike
+    for _ in range(arguments.repeats):  # in turns, so that a busy moment slows all alike
         for name, run in programs.items():
             start = time.perf_counter()
             run(faces)

@@ -17,15 +17,18 @@ import numpy as np
 from tabulate import tabulate
 from tqdm import tqdm
 
-from config import RetrieveSettings, parse_settings
-from data import load_catalogue, load_split, readable
-from embed import embed
-from evaluate import Labels, read_labels, score
-from index import ranking_of
-from main import locate
-from postprocess import Embeddings, apply, score_all
-from retrieve import as_mapping, load_job, seen_embeddings
-from runs import Run, log
+from lookalike.core.log import log
+from lookalike.core.options import parse_settings
+from lookalike.core.runs import Run
+from lookalike.core.settings import RetrieveSettings
+from lookalike.data.catalogue import load_catalogue, readable
+from lookalike.data.splits import load_split
+from lookalike.evaluation.scoring import Labels, read_labels, score
+from lookalike.features.extractor import embed, load_extractor
+from lookalike.pipeline import locate
+from lookalike.retrieval.index import as_mapping, ranking_of
+from lookalike.retrieval.postprocess import Embeddings, apply, score_all
+from lookalike.retrieval.ranking import seen_embeddings
 
 CENTER: dict[str, Any] = {"center": True}
 QUERIES: dict[str, Any] = {"query_neighbours": 0.35}
@@ -57,7 +60,7 @@ class Task:
     """A retrieval task of a run, embedded once: queries, gallery and what may be learnt from."""
 
     def __init__(self, run: Run, name: str, labels: Labels) -> None:
-        self.labels, job = labels, load_job(run)
+        self.labels, extractor = labels, load_extractor(run)
         test = name == "gallery"
         rows = load_catalogue(run.path("test.csv" if test else "training.csv"))
         rows = rows[readable(rows)]
@@ -66,17 +69,17 @@ class Task:
         self.sides = []
         for side, known in zip(("query", "gallery"), labels, strict=True):
             chosen = rows[rows.key.isin(known) & ((rows.part == side) | (not test))]
-            self.sides.append((list(chosen.key), embed(job, chosen)))
+            self.sides.append((list(chosen.key), embed(extractor, chosen)))
         every = replace(run.settings, retrieve=RetrieveSettings(whiten=1))
-        self.seen = seen_embeddings(replace(run, settings=every), job, name)
+        self.seen = seen_embeddings(replace(run, settings=every), extractor, name)
 
-    def score(self, asked: RetrieveSettings, keep: np.ndarray | None = None) -> float:
+    def score(self, settings: RetrieveSettings, keep: np.ndarray | None = None) -> float:
         """The score with these steps; keep: which of the queries there are."""
         (queries, rows), (gallery, stored) = self.sides
         keep = np.ones(len(queries), bool) if keep is None else keep
-        given = apply(Embeddings(rows[keep], stored, *self.seen), asked)
+        arguments = apply(Embeddings(rows[keep], stored, *self.seen), settings)
         names = [name for name, kept in zip(queries, keep, strict=True) if kept]
-        ranking = ranking_of(score_all(given, asked), gallery, names)
+        ranking = ranking_of(score_all(arguments, settings), gallery, names)
         labels = Labels({name: self.labels.query[name] for name in names}, self.labels.gallery)
         return float(score(as_mapping(ranking), labels)[0]["score"])
 
@@ -90,8 +93,8 @@ class Task:
 
 def lines(tasks: dict[str, Task], forbidden: bool) -> Iterator[list[Any]]:
     """A line of the table for each set of steps."""
-    for name, asked in tqdm(STEPS.items(), "steps"):
-        settings = RetrieveSettings(**asked, no_transductive=forbidden)
+    for name, steps in tqdm(STEPS.items(), "steps"):
+        settings = RetrieveSettings(**steps, no_transductive=forbidden)
         line: list[Any] = [name]
         for task in tasks.values():
             one = [task.score(settings, task.one_each(seed)) for seed in range(10)]
@@ -104,12 +107,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--labels", type=Path, help="labels of the test")
-    given = parser.parse_args()
-    run = locate(parse_settings(["--run", str(given.run)], given.run / "config.json"))
+    arguments = parser.parse_args()
+    run = locate(parse_settings(["--run", str(arguments.run)], arguments.run / "config.json"))
     log.setLevel("ERROR")
     tasks = {"validation": Task(run, "validation_gallery", Labels(**load_split(run)["validation"]))}
-    if given.labels:
-        tasks["test"] = Task(run, "gallery", read_labels(given.labels))
+    if arguments.labels:
+        tasks["test"] = Task(run, "gallery", read_labels(arguments.labels))
     heads = [head for name in tasks for head in (name, f"{name}, one query each")]
     for forbidden, title in ((False, "with"), (True, "without")):
         print(f"\n{title} learning from the test's other queries")

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 from tabulate import tabulate
 
-from config import UserError
-from data import read_catalogue
-from embed import Embedding, embed
-from evaluate import Labels, score
-from index import build_index, search
-from model import Preprocessing, load_embedder
-from retrieve import as_mapping
+from lookalike.core.errors import UserError
+from lookalike.data.catalogue import read_catalogue
+from lookalike.evaluation.scoring import Labels, score
+from lookalike.features.extractor import FeatureExtractor, embed
+from lookalike.models.embedder import load_embedder
+from lookalike.models.preprocessing import Preprocessing
+from lookalike.retrieval.index import as_mapping, build_index, search
 
 PATTERN = r"training/.*(?P<domain>photo|caricature)_"
 
@@ -37,11 +37,11 @@ class PublishedCrop(Preprocessing):
         return super().resize(pixels[rows, columns])
 
 
-def scores_of(job: Embedding, seeds: int) -> list[float]:
+def scores_of(extractor: FeatureExtractor, seeds: int) -> list[float]:
     """The score of each seed's 40 people."""
-    rows = read_catalogue(job.root, PATTERN)
+    rows = read_catalogue(extractor.root, PATTERN)
     rows = rows[rows.part == "training"].reset_index(drop=True)
-    embeddings = embed(replace(job, total=len(rows)), rows)
+    embeddings = embed(replace(extractor, total=len(rows)), rows)
     people = sorted(set(rows.identity))
     scores = []
     for seed in range(seeds):
@@ -54,27 +54,29 @@ def scores_of(job: Embedding, seeds: int) -> list[float]:
     return scores
 
 
-def arguments(description: str, backbone: str) -> argparse.Namespace:
+def parse_arguments(description: str, backbone: str) -> argparse.Namespace:
     """The options of a benchmark on the caricature set's training people."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--backbone", default=backbone)
     parser.add_argument("--cache", type=Path, default=Path("cache"))
     parser.add_argument("--seeds", type=int, default=20)
-    given = parser.parse_args()
-    if not given.data.is_dir():
-        raise UserError(f"--data {given.data}: no such folder")
-    return given
+    arguments = parser.parse_args()
+    if not arguments.data.is_dir():
+        raise UserError(f"--data {arguments.data}: no such folder")
+    return arguments
 
 
 def main() -> None:
     """See the top of this file."""
-    given = arguments("The whole picture or the published crop?", "efficientnet_lite0")
+    arguments = parse_arguments("The whole picture or the published crop?", "efficientnet_lite0")
     rows = []
     for kind in (Preprocessing, PublishedCrop):
-        embedder = load_embedder(given.backbone, cache=given.cache)
+        embedder = load_embedder(arguments.backbone, cache=arguments.cache)
         embedder.preprocessing = kind(**vars(embedder.preprocessing))
-        scores = scores_of(Embedding(embedder, given.data, given.cache), given.seeds)
+        scores = scores_of(
+            FeatureExtractor(embedder, arguments.data, arguments.cache), arguments.seeds
+        )
         rows.append((kind.__name__, np.mean(scores), np.std(scores, ddof=1)))
     print(tabulate(rows, ["transform", "mean score", "standard deviation"], floatfmt=".1f"))
 

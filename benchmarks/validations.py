@@ -40,12 +40,17 @@ def main() -> None:
     parser.add_argument("--labels", type=Path, required=True)
     parser.add_argument("--crop", default="aligned")
     parser.add_argument("--out", type=Path, default=Path("runs/validations"))
-    given, others = parser.parse_known_args()
-    shared = [f"--data={given.data}", f"--labels={given.labels}", f"--crop={given.crop}", *others]
+    arguments, others = parser.parse_known_args()
+    shared = [
+        f"--data={arguments.data}",
+        f"--labels={arguments.labels}",
+        f"--crop={arguments.crop}",
+        *others,
+    ]
     scores: dict[str, list[float]] = {}
     for name, words in tqdm(SETTINGS.items(), "settings"):
         for split in SPLITS.values():
-            folder = given.out / f"{name}-{split}".replace(" ", "_").replace(",", "")
+            folder = arguments.out / f"{name}-{split}".replace(" ", "_").replace(",", "")
             row = do_row(folder, [*shared, f"--split={split}", *words], [])
             if "failed" in row:
                 raise SystemExit(f"{name}, {split}: {row['failed']}")

@@ -17,8 +17,9 @@ import numpy as np
 from tabulate import tabulate
 from tqdm import tqdm
 
-import verify
-from runs import log, read_json
+from lookalike.core.files import read_json
+from lookalike.core.log import log
+from lookalike.verification import verify
 
 BASE = "the base: pretrained, all layers, two outputs, Adam 3e-4"
 BUDGET = ["--side", "64", "--epochs", "3", "--epoch-pairs", "1000", "--batch-size", "16"]
@@ -71,13 +72,20 @@ def main() -> None:
     parser.add_argument("--folds", nargs="+", default=["1", "2", "3"])
     parser.add_argument("--out", type=Path, default=Path("runs/verification"))
     parser.add_argument("--cache", type=Path, default=Path("cache"))
-    given = parser.parse_args(own)
-    words = ["--data", str(given.data), "--kind", given.kind, "--backbone", given.backbone]
-    words += ["--folds", *given.folds, "--cache", str(given.cache), *COMMON]
+    arguments = parser.parse_args(own)
+    words = [
+        "--data",
+        str(arguments.data),
+        "--kind",
+        arguments.kind,
+        "--backbone",
+        arguments.backbone,
+    ]
+    words += ["--folds", *arguments.folds, "--cache", str(arguments.cache), *COMMON]
     table = []
-    heads = ["", *(f"split {fold}" for fold in given.folds), "mean", "sd", "AUC", "epoch"]
-    for number, (name, changed) in enumerate(tqdm(list(ROWS.items())[: given.rows], "rows")):
-        table.append(run_row(name, number, [*words, *changed, *more], given.out))
+    heads = ["", *(f"split {fold}" for fold in arguments.folds), "mean", "sd", "AUC", "epoch"]
+    for number, (name, changed) in enumerate(tqdm(list(ROWS.items())[: arguments.rows], "rows")):
+        table.append(run_row(name, number, [*words, *changed, *more], arguments.out))
     print(
         tabulate(table, heads, tablefmt="github", floatfmt=("", *[".3f"] * (len(heads) - 2), ".1f"))
     )

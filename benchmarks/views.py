@@ -9,11 +9,11 @@ line is a set of scales, with and without the mirror image. The gain is over one
 import numpy as np
 from tabulate import tabulate
 
-from benchmarks.transforms import arguments, scores_of
-from config import EmbedSettings
-from embed import Embedding
-from model import embedder_of
-from runs import log
+from benchmarks.transforms import parse_arguments, scores_of
+from lookalike.core.log import log
+from lookalike.core.settings import EmbedSettings
+from lookalike.features.extractor import FeatureExtractor
+from lookalike.models.embedder import embedder_of
 
 SCALES: tuple[tuple[float, ...], ...] = (
     *((1.0,), (0.9,), (0.85,)),
@@ -24,18 +24,20 @@ SCALES: tuple[tuple[float, ...], ...] = (
 
 def main() -> None:
     """See the top of this file."""
-    given = arguments("What do more views of a face add?", "sface")
+    arguments = parse_arguments("What do more views of a face add?", "sface")
     log.setLevel("ERROR")
-    embedder = embedder_of(EmbedSettings(given.backbone, crop="aligned"), given.cache)
+    embedder = embedder_of(EmbedSettings(arguments.backbone, crop="aligned"), arguments.cache)
     rows: list[tuple[object, ...]] = []
-    one_view = np.zeros(given.seeds)
+    one_view = np.zeros(arguments.seeds)
     for scales in SCALES:
         for flip in (False, True):
-            job = Embedding(embedder, given.data, given.cache, flip=flip, scales=scales)
-            scores = np.array(scores_of(job, given.seeds))
+            extractor = FeatureExtractor(
+                embedder, arguments.data, arguments.cache, flip=flip, scales=scales
+            )
+            scores = np.array(scores_of(extractor, arguments.seeds))
             one_view = scores if not rows else one_view
             gain = scores - one_view
-            views = " ".join(map(str, scales)), "on" if flip else "off", len(job.views)
+            views = " ".join(map(str, scales)), "on" if flip else "off", len(extractor.views)
             rows.append((*views, scores.mean(), scores.std(ddof=1), gain.mean(), gain.std(ddof=1)))
     heads = ["scales", "flip", "views", "mean score", "± over seeds", "gain", "± over seeds"]
     print(tabulate(rows, heads, floatfmt=("", "", "", ".1f", ".1f", "+.1f", ".1f")))

@@ -17,8 +17,10 @@ import torch
 
 from benchmarks.embedding import BACKBONE, list_pictures
 from benchmarks.rows import Given, Row, in_turns
-from evaluate import Labels, read_labels, read_submission, score
-from model import TIMM_NAMES, load_embedder
+from lookalike.evaluation.scoring import Labels, read_labels, score
+from lookalike.evaluation.submissions import read_submission
+from lookalike.models.backbones import TIMM_NAMES
+from lookalike.models.embedder import load_embedder
 
 ROOT = Path(__file__).parent.parent
 WORKERS = (0, 1, 2)
@@ -54,21 +56,27 @@ def best_workers(seconds: Callable[[int], float]) -> int:
 # ---- the whole way ------------------------------------------------------------------------------
 
 
-def lay_out(given: Given) -> Path:
+def lay_out(arguments: Given) -> Path:
     """LFW62 as a competition, by the report's protocol, made once."""
-    data = given.out / "lfw62"
+    data = arguments.out / "lfw62"
     if not (data / "labels.json").is_file():
         extract = ("main.py", "--stage", "extract", "--source", "folder", "--protocol", "report")
         call(
-            *extract, "--source-path", given.source, "--data", data, "--run", given.out / "extract"
+            *extract,
+            "--source-path",
+            arguments.source,
+            "--data",
+            data,
+            "--run",
+            arguments.out / "extract",
         )
     return data
 
 
-def whole_way(given: Given) -> list[Row]:
+def whole_way(arguments: Given) -> list[Row]:
     """`main.py --stage all` beside the recipe."""
-    data = lay_out(given)
-    ours, plain = given.out / "ours", given.out / "plain"
+    data = lay_out(arguments)
+    ours, plain = arguments.out / "ours", arguments.out / "plain"
     recipe = ("-m", "benchmarks.plain_recipe", "--data", data, "--out", plain)
 
     def fresh(*folders: Path) -> None:
@@ -87,7 +95,7 @@ def whole_way(given: Given) -> list[Row]:
 
     fresh(plain)
     workers = best_workers(lambda n: timed(*recipe, "--workers", n, "--limit", PROBE))
-    figures = in_turns((our_way, plain_way), given.repeats, warm=0)
+    figures = in_turns((our_way, plain_way), arguments.repeats, warm=0)
     labels = read_labels(data / "labels.json")
     scores = [_score(path / "submission.json", labels) for path in (ours / "run", plain)]
     remark = (
@@ -108,10 +116,10 @@ def _score(path: Path, labels: Labels) -> str:
 # ---- embedding ----------------------------------------------------------------------------------
 
 
-def oml_python(given: Given) -> Path:
+def oml_python(arguments: Given) -> Path:
     """Python of an environment with open-metric-learning, made where there is none: it wants
     numpy < 2, which this project does not."""
-    folder = given.out / "oml-venv"
+    folder = arguments.out / "oml-venv"
     python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
     if not (folder / "made").is_file():
         venv.create(folder, clear=True, with_pip=True)
@@ -122,17 +130,19 @@ def oml_python(given: Given) -> Path:
     return python
 
 
-def inference(given: Given) -> list[Row]:
+def inference(arguments: Given) -> list[Row]:
     """`embed` beside open-metric-learning's `inference`."""
-    python, pictures = oml_python(given), list_pictures(given)
-    listed, weights = given.out / "pictures.csv", given.out / "lite0.pt"
+    python, pictures = oml_python(arguments), list_pictures(arguments)
+    listed, weights = arguments.out / "pictures.csv", arguments.out / "lite0.pt"
     pictures.to_csv(listed, index=False)
-    embedder = load_embedder(BACKBONE, cache=given.out / "cache")
-    wants = embedder.preprocessing
-    shown = {name: getattr(wants, name) for name in ("side", "interpolation", "mean", "std")}
+    embedder = load_embedder(BACKBONE, cache=arguments.out / "cache")
+    preprocessing = embedder.preprocessing
+    shown = {
+        name: getattr(preprocessing, name) for name in ("side", "interpolation", "mean", "std")
+    }
     state = embedder.backbone.state_dict()
     torch.save({"timm": TIMM_NAMES[BACKBONE], "state": state, "preprocessing": shown}, weights)
-    what = ("--pictures", listed, "--root", given.source)
+    what = ("--pictures", listed, "--root", arguments.source)
 
     def theirs(workers: int, *words: object) -> float:
         program = ROOT / "benchmarks" / "oml_inference.py"
@@ -143,13 +153,13 @@ def inference(given: Given) -> list[Row]:
     compiling = []
 
     def ours() -> float:
-        with tempfile.TemporaryDirectory(dir=given.out) as empty:
+        with tempfile.TemporaryDirectory(dir=arguments.out) as empty:
             found = json.loads(call("-m", "benchmarks.embedding", *what, "--cache", empty))
         compiling.append(found["compiling"])
         return float(len(pictures) / found["seconds"])
 
     workers = best_workers(lambda n: -theirs(n, "--limit", PROBE))
-    figures = in_turns((ours, lambda: theirs(workers)), given.repeats, warm=0)
+    figures = in_turns((ours, lambda: theirs(workers)), arguments.repeats, warm=0)
     show = "import importlib.metadata as m; print(m.version('{}'), m.version('torch'))"
     oml, torch_of_oml = call("-c", show.format(OML), python=python).split()
     remark = (

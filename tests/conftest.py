@@ -1,6 +1,7 @@
 """A tiny competition that every test can afford, and the way to run the programs on it."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -13,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from leaderboard import ServeSettings, address, make_server
-from runs import log
+from lookalike.core.log import log
+from lookalike.leaderboard.server import ServeSettings, address, make_server
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
@@ -115,11 +116,18 @@ Program = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def run_program(tmp_path: Path) -> Program:
-    """Runs one of the project's programs as a user does, in `tmp_path`."""
+    """Runs a program of the top level, or a command of the package, as a user does, in `tmp_path`.
+
+    A program is named by its file (`main.py`), a command by its name (`verify`).
+    """
 
     def run(program: str, *words: str | Path) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(ROOT / program), *map(str, words)]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        start = [str(ROOT / program)] if program.endswith(".py") else ["-m", "lookalike", program]
+        command = [sys.executable, *start, *map(str, words)]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
 
     return run
 

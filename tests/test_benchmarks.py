@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import memory, run, scoring
 from benchmarks.rows import Given, Row, in_turns, table
-from data import read_picture
+from lookalike.data.images import read_picture
 from tests.conftest import Program
 
 ROW = Row("a row", "ours", "theirs 1.0", "s", 2, [1.0, 2.0, 3.0], [8.0, 2.0, 4.0], "no remark")
@@ -38,7 +38,7 @@ def test_programs_run_in_turns_and_the_warm_up_does_not_count() -> None:
     assert order == ["a", "b"] * 3 and figures == [[3.0, 5.0], [4.0, 6.0]]
 
 
-def given(folder: Path, repeats: int = 1) -> Given:
+def embeddings(folder: Path, repeats: int = 1) -> Given:
     return Given(folder, folder, repeats, None, 100, 100)
 
 
@@ -47,14 +47,14 @@ def test_a_finished_row_is_measured_again_only_for_other_arguments(
 ) -> None:
     calls: list[int] = []
 
-    def full_ranking(asked: Given) -> list[Row]:
-        calls.append(asked.repeats)
+    def full_ranking(settings: Given) -> list[Row]:
+        calls.append(settings.repeats)
         return [ROW]
 
     monkeypatch.setattr(scoring, "full_ranking", full_ranking)
     for repeats in (1, 1, 2, 2):
-        assert run.measured("precision", given(tmp_path, repeats), again=False) == [ROW]
-    run.measured("precision", given(tmp_path, 2), again=True)
+        assert run.measured("precision", embeddings(tmp_path, repeats), again=False) == [ROW]
+    run.measured("precision", embeddings(tmp_path, 2), again=True)
     assert calls == [1, 2, 2]
 
 

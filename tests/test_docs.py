@@ -1,31 +1,13 @@
-"""The documents and the code say the same; rooms import only the rooms above them."""
+"""The documents, the settings and the stages say the same."""
 
-import ast
 import re
 from dataclasses import fields
 
-import pytest
-
-from config import STAGES, Settings
-from main import STAGE_LIST
+from lookalike.core.settings import STAGES, Settings
+from lookalike.pipeline import STAGE_LIST
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-ROOMS = re.findall(r"^(\w+)\.py  ", README, re.MULTILINE)
-
-
-def test_the_readme_lists_every_room() -> None:
-    assert sorted(ROOMS) == sorted(path.stem for path in ROOT.glob("*.py"))
-
-
-@pytest.mark.parametrize("room", ROOMS)
-def test_a_room_imports_only_rooms_above_it(room: str) -> None:
-    above = ROOMS[: ROOMS.index(room)]
-    for node in ast.walk(ast.parse((ROOT / f"{room}.py").read_text(encoding="utf-8"))):
-        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-        for name in names:
-            assert name not in ROOMS or name in above, f"{room} imports {name}"
 
 
 def test_the_stages_are_those_that_the_settings_know() -> None:

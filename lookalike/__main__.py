@@ -1,0 +1,7 @@
+"""`python -m lookalike`: see `lookalike.cli`."""
+
+import sys
+
+from lookalike.cli import main
+
+sys.exit(main())

@@ -1,0 +1,50 @@
+"""The command `lookalike`: one subcommand for each program of the package.
+
+lookalike run --stage all                          # the whole pipeline, as main.py
+    lookalike identify who party.jpg --run runs/faces
+python -m lookalike verify score --help            # the same without `pip install .`
+"""
+
+import sys
+from collections.abc import Sequence
+from pkgutil import resolve_name
+
+COMMANDS = {
+    "run": ("lookalike.pipeline:main", "run the pipeline: from an archive to a scored submission"),
+    "extract": ("lookalike.data.extraction:main", "lay a competition out in data/"),
+    "evaluate": ("lookalike.evaluation.evaluate:main", "score a submission against labels"),
+    "submit": ("lookalike.leaderboard.submit:main", "check, send and list submissions"),
+    "report": ("lookalike.report.page:main", "draw the HTML report of a run"),
+    "sweep": ("lookalike.sweep.grid:main", "compare backbones and settings side by side"),
+    "identify": ("lookalike.identification.identify:main", "name faces, or find a lookalike"),
+    "verify": ("lookalike.verification.verify:main", "same person or not: score, train, pair"),
+    "simclr": ("lookalike.training.simclr:main", "pretrain a backbone without labels"),
+    "cache": ("lookalike.features.cache_tool:main", "list or prune the embedding cache"),
+    "demo": ("lookalike.data.demo:main", "draw an overview of the demo competition"),
+}
+
+
+def usage() -> str:
+    """Return the help page: one line per command."""
+    lines = [f"  {name:<10} {what}" for name, (_, what) in COMMANDS.items()]
+    return "\n".join(["usage: lookalike COMMAND [options]; COMMAND --help lists them", "", *lines])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command named first in `arguments`.
+
+    Args:
+        arguments: The command line without the program's name. Default: that of this process.
+
+    Returns:
+        The exit code: 0, 1 for a mistake or bad input, 2 for an unknown command, 130 for Ctrl-C.
+    """
+    name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if name in ("-h", "--help"):
+        print(usage())
+        return 0
+    if name not in COMMANDS:
+        print(f"error: no command {name!r}\n\n{usage()}", file=sys.stderr)
+        return 2
+    code: int = resolve_name(COMMANDS[name][0])(rest)
+    return code

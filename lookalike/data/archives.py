@@ -1,0 +1,409 @@
+"""Gets an archive onto the disk and unpacks it safely; archives and servers are not trusted.
+
+    archive = fetch("https://example.org/competition.zip", Path("data/.downloads"))
+    unpack(archive, Path("data/competition"))
+
+A download that broke off goes on where it ended, if the server still has the same file. A folder
+is unpacked whole or not at all: it is made beside its place and moved there at the end.
+"""
+
+import bz2
+import gzip
+import hashlib
+import io
+import json
+import lzma
+import re
+import secrets
+import shutil
+import stat
+import struct
+import tarfile
+import time
+import zipfile
+import zlib
+from dataclasses import dataclass, field
+from glob import escape
+from pathlib import Path, PurePosixPath
+from types import ModuleType
+from typing import IO, Any, NoReturn, Self
+from urllib.parse import unquote, urlsplit
+from urllib.request import url2pathname
+
+import gdown
+import requests
+from tqdm import tqdm
+from urllib3.exceptions import HTTPError
+
+from lookalike.core.errors import UserError
+
+TIMEOUT = (15.0, 60.0)  # seconds: to connect, and between two reads
+TRIES, BACK_OFF = 5, 1.0  # in all; seconds before the second, doubled before each further one
+CHUNK = 1 << 16
+BOMB_SIZE, BOMB_RATIO = 100_000_000, 200  # more bytes than this, and this tightly packed
+MAX_DEPTH = 64  # folders in folders
+MAX_TAR_HEADER = 1 << 16  # tarfile holds the extra headers of a member in memory
+MAX_TAR_PADDING = 1 << 24  # zeros at the end; more is a hole where members were
+BY_HAND = "download it in a browser and use --source archive --source-path FILE"
+MAGICS = {b"PK\3\4": zipfile, b"PK\5\6": zipfile, b"\x1f\x8b": gzip, b"BZh": bz2, b"\xfd7zXZ": lzma}
+LINK = "a link, a device or a pipe"
+# What the standard library raises on damaged archives, besides OSErrors without a number.
+DAMAGE = (
+    *(zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, struct.error),
+    *(ValueError, OverflowError, RuntimeError, MemoryError),
+)
+
+
+def fetch(source: str, folder: Path) -> Path:
+    """Returns the path of the archive `source`; a http(s):// URL is downloaded into `folder`.
+
+    What was downloaded whole from the same URL before is not downloaded again.
+
+    Raises:
+        UserError: there is no such file, the server refuses it or keeps failing, or the disk does.
+    """
+    path = local_path(source)
+    if path is None:
+        return _download(source, folder)
+    if not path.is_file():
+        raise UserError(f"there is no file {source!r}: give a path or a file://, http(s):// URL")
+    return path
+
+
+def local_path(source: str) -> Path | None:
+    """The path that a path or a file:// URL names; None for a http(s):// URL."""
+    if source.lower().startswith(("http://", "https://")):
+        return None
+    is_url = source.lower().startswith("file://")
+    return Path(url2pathname(urlsplit(source).path) if is_url else source)
+
+
+def fetch_drive(drive_id: str, folder: Path) -> Path:
+    """Returns the path of a Google Drive file in `folder`, downloading it unless it is there.
+
+    Raises:
+        UserError: Drive does not give the file; says how to get it by hand.
+    """
+    if not re.fullmatch(r"[\w-]+", drive_id, re.ASCII):
+        raise UserError(f"{drive_id!r} is no Google Drive id: take what follows /d/ in the link")
+    path, part = folder / f"{drive_id}.archive", folder / f"{drive_id}.archive.part"
+    if path.is_file():
+        return path
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        gdown.download(id=drive_id, output=str(part), resume=True, timeout=TIMEOUT, retries=TRIES)
+        return part.replace(path)
+    except Exception as error:  # gdown lets through whatever breaks inside it
+        raise UserError(
+            f"Google Drive did not give the file ({' '.join(str(error).split()):.200}): open "
+            f"https://drive.google.com/file/d/{drive_id}/view, {BY_HAND}"
+        ) from error
+
+
+def _download(url: str, folder: Path) -> Path:
+    path = folder / _safe_name(url)
+    part, memo = (path.with_name(path.name + suffix) for suffix in (".part", ".json"))
+    link = hashlib.sha256(url.encode(errors="replace")).hexdigest()  # a URL can hold secrets
+    if path.is_file() and not part.exists() and _recall(memo).get("link") == link:
+        return path
+    for attempt in range(TRIES):
+        time.sleep(BACK_OFF * 2 ** (attempt - 1) if attempt else 0)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            reason = _try(url, link, part, memo)
+            if not reason:
+                return part.replace(path)
+        except (HTTPError, requests.ConnectionError, requests.Timeout) as error:
+            reason = type(error).__name__  # its text would show the whole URL
+        except (requests.RequestException, UnicodeError) as error:
+            reason = type(error).__name__
+            break
+        except OSError as error:
+            raise UserError(f"cannot write to {folder} ({error.strerror}): make room") from error
+    raise UserError(f"cannot download {_shown(url)} ({reason}): try again to go on, or {BY_HAND}")
+
+
+def _try(url: str, link: str, part: Path, memo: Path) -> str:
+    """Downloads to `part`, going on where it ended if the server's file is that of the memo.
+
+    Returns "", or a failure that may pass.
+    """
+    headers, rest = {"Accept-Encoding": "identity"}, ""  # offsets count the bytes on the wire
+    known, offset = _recall(memo), part.stat().st_size if part.exists() else 0
+    if offset and known.get("mark") and (length := known.get("length")):
+        headers |= {"Range": f"bytes={offset}-", "If-Range": known["mark"]}
+        rest = f"bytes {offset}-{length - 1}/{length}"
+    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+        code, found, mark = response.status_code, response.headers, _mark(response)
+        if code in (408, 429) or code >= 500:
+            return f"the server answered {code}"
+        if code not in (200, 206, 416):
+            raise UserError(f"{_shown(url)} answered {code}: check the link, or {BY_HAND}")
+        if code == 200:
+            length = found.get("Content-Length", "")
+            known = {"mark": mark, "length": int(length) if length.isdecimal() else None}
+            part.write_bytes(b"")  # first: the memo must not speak of older bytes
+        elif (found.get("Content-Range"), mark) != (rest, known.get("mark")):
+            part.unlink(missing_ok=True)
+            return "the file changed on the server"
+        memo.write_text(json.dumps(known | {"link": link}))
+        return _receive(response, part, known["length"])
+
+
+def _mark(response: requests.Response) -> str:
+    """What tells one version of a file from another; a weak ETag does not, to the byte."""
+    etag = response.headers.get("ETag", "W/")
+    return response.headers.get("Last-Modified", "") if etag.startswith("W/") else etag
+
+
+def _receive(response: requests.Response, part: Path, length: int | None) -> str:
+    with part.open("ab") as file:
+        bar = tqdm(desc=part.stem, initial=file.tell(), total=length, unit="B", unit_scale=True)
+        # Raw: a server that calls a .tar.gz "encoded" would get it decoded, and its length wrong.
+        with bar:
+            for chunk in response.raw.stream(CHUNK, decode_content=False):
+                bar.update(file.write(chunk))
+        return "" if length in (None, file.tell()) else f"{file.tell()} bytes instead of {length}"
+
+
+def _recall(memo: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(memo.read_text()))
+    except (OSError, ValueError, TypeError):  # none, or cut short by a kill
+        return {}
+
+
+def _shown(url: str) -> str:
+    """The URL without what may be secret: a password, a signature."""
+    return re.sub(r"//[^/]*@", "//", re.sub(r"(?s)[?#].*", "", url))
+
+
+def _safe_name(url: str) -> str:
+    last = unquote(_shown(url)).rsplit("/", maxsplit=1)[-1]
+    return re.sub(r"[^\w.-]+", "_", last, flags=re.ASCII)[-100:].lstrip(".-") or "download"
+
+
+def unpack(
+    archive: Path, target: Path, max_bytes: int = 64 << 30, max_files: int = 5_000_000
+) -> None:
+    """Unpacks a zip or tar (plain, gz, bz2 or xz; told by its content) into the folder `target`.
+
+    If `target` exists, it is replaced as a whole at the end. On any error it stays as it was and
+    nothing is left behind. `__MACOSX/`, `.DS_Store` and `Thumbs.db` are left out.
+
+    Raises:
+        UserError: the archive is unsafe (a name that leaves the folder, a link, a device, two
+            members with one name), encrypted, a decompression bomb, damaged or no archive, or
+            exceeds `max_bytes`, `max_files` (files and folders) or the disk.
+    """
+    target = target.resolve()
+    if target.is_file() or archive.resolve().is_relative_to(target):
+        raise UserError(f"{target} would be replaced, but is a file or holds {archive}: move it")
+    root = target.with_name(f".{target.name}.unpacking-{secrets.token_hex(4)}")
+    with tqdm(desc=archive.name, unit="B", unit_scale=True) as bar:
+        work = _Unpacking(archive, root, max_bytes, max_files, bar)
+        try:
+            _tidy(target)
+            root.mkdir(parents=True)
+            opener = _opener(archive)
+            if opener is zipfile:
+                _unpack_zip(work)
+            else:
+                _unpack_tar(work, opener)
+            if target.exists():
+                target.replace(f"{root}-old")
+            root.replace(target)
+        except (OSError, *DAMAGE) as error:
+            raise UserError(_explain(error, work)) from error
+        finally:
+            _tidy(target)
+
+
+def _tidy(target: Path) -> None:
+    """Removes what this run or one that was killed has left beside `target`."""
+    for left in target.parent.glob(f".{escape(target.name)}.unpacking-*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _explain(error: BaseException, work: "_Unpacking") -> str:
+    where = f" at member {work.member!r:.200}" if work.member else ""
+    if isinstance(error, OSError) and error.errno:
+        place = f"{work.archive}{where} to {work.root.parent}"
+        return f"cannot unpack {place} ({error.strerror}): check that both can be used"
+    what = f"{work.archive} is damaged or cut short{where} ({error!s:.200})"
+    return f"{what}: delete it and download it again"
+
+
+def _opener(archive: Path) -> ModuleType:
+    """The module that opens the archive, by its first bytes; UserError if there is none."""
+    with archive.open("rb") as file:
+        head = file.read(512)
+    for magic, module in MAGICS.items():
+        if head.startswith(magic):
+            return module
+    if head[257:262] == b"ustar":
+        return io
+    what = f"begins with {head[:16]!r}: delete it and get the right file"
+    if re.match(rb"(\xef\xbb\xbf)?\s*<(!doctype html|html|head)", head, re.IGNORECASE):
+        what = (
+            f"is a web page (Google Drive gives one when a quota is exceeded): delete it, {BY_HAND}"
+        )
+    raise UserError(f"{archive} is no zip or tar archive, it {what}")
+
+
+@dataclass
+class _Unpacking:
+    """Admits the members of an archive one by one and writes them below `root`."""
+
+    archive: Path
+    root: Path
+    max_bytes: int
+    max_files: int
+    bar: tqdm
+    member: str = ""  # the one at hand
+    declared: int = 0  # bytes
+    written: int = 0
+    is_folder: dict[str, bool] = field(default_factory=dict)  # by path without upper case
+    made: set[Path] = field(default_factory=set)  # folders
+
+    def admit(self, name: str, kind: str, size: int, packed: int) -> Path | None:
+        """Where a file goes, None for clutter and for a folder, which is made; else UserError."""
+        self.member = name
+        if fault := _fault(name, kind, size):
+            self.refuse(fault)
+        parts = PurePosixPath(name).parts
+        if "__MACOSX" in parts or {".DS_Store", "Thumbs.db"} & set(parts[-1:]):
+            return None
+        for depth in range(1, len(parts) + 1):
+            path, is_folder = "/".join(parts[:depth]).casefold(), depth < len(parts)
+            is_folder = is_folder or kind == "folder"
+            if self.is_folder.setdefault(path, is_folder) != is_folder:
+                self.refuse("is a file in one place and a folder in another")
+        self.check_limits(0 if kind == "folder" else size, packed)
+        place = self.root.joinpath(*parts)
+        if kind == "folder":
+            self.make_folder(place)
+            return None
+        return place
+
+    def check_limits(self, size: int, packed: int) -> None:
+        self.declared += size
+        free, packed_all = shutil.disk_usage(self.root).free, self.archive.stat().st_size
+        bomb = "bytes are believable for its packed size (a decompression bomb)"
+        for count, limit, what in (
+            (len(self.is_folder), self.max_files, "files and folders are allowed"),
+            (self.declared, self.max_bytes, "bytes are allowed"),
+            (self.declared - self.written, free, "bytes are free on the disk"),
+            (size, max(BOMB_SIZE, BOMB_RATIO * packed), bomb),
+            (self.declared, max(BOMB_SIZE, BOMB_RATIO * packed_all), bomb),
+        ):
+            if count > limit:
+                self.refuse(f"asks for {count:,} where {limit:,} {what}")
+
+    def write(self, path: Path, size: int, stream: IO[bytes]) -> None:
+        """Writes an admitted file, not a byte more than the size that was checked."""
+        self.member = path.relative_to(self.root).as_posix()
+        self.make_folder(path.parent)
+        left = size
+        try:
+            with path.open("xb") as file:
+                while (chunk := stream.read(CHUNK)) and (left := left - len(chunk)) >= 0:
+                    self.bar.update(file.write(chunk))
+        except FileExistsError:
+            self.refuse("is there twice, or this disk takes its name for that of another member")
+        if left:
+            self.refuse("is longer or shorter than it declares")
+        self.written += size
+
+    def make_folder(self, path: Path) -> None:
+        """Makes a folder with those above it."""
+        # One by one, not parents=True: if another run cleared `root` away, this has to fail.
+        if path != self.root and path not in self.made:
+            self.make_folder(path.parent)
+            path.mkdir(exist_ok=True)
+            self.made.add(path)
+
+    def refuse(self, fault: str) -> NoReturn:
+        raise UserError(
+            f"{self.archive}: member {self.member!r:.200} {fault}; nothing was unpacked: get the "
+            "archive from its official source, or unpack it by hand and name the folder with --data"
+        )
+
+
+def _fault(name: str, kind: str, size: int) -> str:
+    parts = name.split("/")
+    is_windows = "\\" in name or any(re.match("[A-Za-z]:", part) for part in parts)
+    faults = {
+        "has a NUL in its name": "\0" in name,
+        "has an absolute path": name.startswith("/"),
+        "has a backslash or a drive letter in its name": is_windows,
+        "leaves the folder with '..'": ".." in parts,
+        f"is more than {MAX_DEPTH} folders deep": len(parts) > MAX_DEPTH,
+        f"is {kind}": kind not in ("file", "folder"),
+        "is a file without a name": kind == "file" and parts[-1] in ("", "."),
+        "has a negative size": size < 0,
+    }
+    return next((fault for fault, found in faults.items() if found), "")
+
+
+def _unpack_zip(work: _Unpacking) -> None:
+    with zipfile.ZipFile(work.archive) as zipped:
+        infos, indices = zipped.infolist(), []
+        for info in infos:  # all of them, before anything is written
+            name = info.orig_filename  # with what comes after a NUL
+            indices.append(work.admit(name, _zip_kind(info), info.file_size, info.compress_size))
+        work.bar.reset(work.declared)
+        for info, place in zip(infos, indices, strict=True):
+            if place:
+                with zipped.open(info) as stream:
+                    work.write(place, info.file_size, stream)
+
+
+def _zip_kind(info: zipfile.ZipInfo) -> str:
+    if info.flag_bits & 1:
+        return "encrypted"
+    if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
+        return LINK
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        # zipfile would unpack a block of bz2 or lzma into memory, however large it gets.
+        return "compressed in another way than zips usually are"
+    if info.header_offset < 0:
+        return "stored outside of the archive"
+    return "folder" if info.filename.endswith("/") else "file"
+
+
+def _unpack_tar(work: _Unpacking, opener: ModuleType) -> None:
+    with (
+        opener.open(work.archive, "rb") as stream,
+        # "r|" never goes back, so that damaged offsets cannot send it in circles.
+        tarfile.open(fileobj=stream, mode="r|", bufsize=CHUNK, tarinfo=_StrictHeader) as tar,
+    ):
+        for info in iter(tar.next, None):
+            kind = "folder" if info.isdir() else "file" if info.isfile() else LINK
+            place = work.admit(info.name, kind, info.size, info.size)
+            tarfile.data_filter(info, str(work.root))  # a second opinion
+            if place and (content := tar.extractfile(info)):
+                work.write(place, info.size, content)
+            tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep them all
+        work.member = ""
+        padding = 0
+        while rest := tar.fileobj.read(CHUNK):  # to the end, where the checksum is compared
+            padding += len(rest)
+            if rest.strip(b"\0") or padding > MAX_TAR_PADDING:
+                raise tarfile.ReadError("there is more after its end")
+
+
+class _StrictHeader(tarfile.TarInfo):
+    """Reports a damaged header, which tarfile would silently take for the end."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        try:
+            header = super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if len(buf) == tarfile.BLOCKSIZE and not any(buf):
+                raise  # zeros: the end
+            raise tarfile.ReadError(str(error)) from error
+        if header.type in b"xgXLK" and not 0 <= header.size <= MAX_TAR_HEADER:
+            raise tarfile.ReadError("header too large")
+        return header

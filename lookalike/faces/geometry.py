@@ -1,0 +1,143 @@
+"""TODO lookalike.faces.geometry."""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from lookalike.core.settings import EmbedSettings
+
+
+class Face(NamedTuple):
+    """A face in a picture, in shares of the picture's width and height.
+
+    box: (4,) left, top, width, height. points: (5, 2) x and y of the eyes, the tip of the nose and
+    the corners of the mouth, that on the picture's left first. score: confidence from 0 to 1.
+    found: which of FOUND found it.
+    """
+
+    box: np.ndarray
+    points: np.ndarray
+    score: float
+    found: str
+
+
+# Where the five points lie in the 112×112 faces that ArcFace, SFace and most others are trained on.
+TEMPLATE_SIDE = 112
+
+TEMPLATE = np.array(
+    [
+        (38.2946, 51.6963),
+        (73.5318, 51.5014),
+        (56.0252, 71.7366),
+        (41.5493, 92.3655),
+        (70.7299, 92.2041),
+    ]
+)
+
+Points = tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class Crop:
+    """What of a picture a backbone sees.
+
+    kind: `none` is all of it, `face` a square around the face, `aligned` the face moved, turned and
+        scaled so that its five points come to lie on the template's.
+    margin: on each side of a `face`, as a share of the face's longer side.
+    template: for `aligned`, (x, y) of the five points in shares of the crop's side.
+    """
+
+    kind: Literal["none", "face", "aligned"] = "none"
+    margin: float = 0.1
+    template: Points = tuple(map(tuple, TEMPLATE / TEMPLATE_SIDE))
+
+    def scaled(self, scale: float) -> "Crop":
+        """The crop that shows a face `scale` times as large, about the same centre.
+
+        >>> Crop("face", margin=0.5).scaled(2)  # half of the square: the face's box
+        face 0.0 on black
+        """
+        if scale == 1:
+            return self
+        template = tuple(tuple((np.array(point) - 0.5) * scale + 0.5) for point in self.template)
+        return Crop(self.kind, ((1 + 2 * self.margin) / scale - 1) / 2, template)
+
+    def __repr__(self) -> str:
+        """Only what makes a difference to the pixels; embeddings are cached by it."""
+        kept = {"none": "", "face": f" {self.margin}", "aligned": f" {self.template}"}
+        return f"{self.kind}{kept[self.kind]}{'' if self.kind == 'none' else ' on black'}"
+
+
+WHOLE = Crop("none")
+
+
+def crop_kind(settings: EmbedSettings) -> Literal["none", "face", "aligned"]:
+    """What --crop asks for; `auto` is what the backbone was trained on."""
+    if settings.crop != "auto":
+        return settings.crop
+    if settings.backbone == "inception_resnet_v1":
+        return "face"
+    aligned = settings.backbone == "sface" or settings.backbone.startswith("onnx:")
+    return "aligned" if aligned else "none"
+
+
+def crop_middle(pixels: np.ndarray, scale: float) -> np.ndarray:
+    """The central part of (height, width, 3) pixels, 1 / scale of each side.
+
+    >>> crop_middle(np.zeros((40, 32, 3)), 2).shape
+    (20, 16, 3)
+    """
+    top, left = (round(length * (1 - 1 / scale) / 2) for length in pixels.shape[:2])
+    return pixels[top : len(pixels) - top, left : pixels.shape[1] - left]
+
+
+def crop_face(pixels: np.ndarray, face: Face, crop: Crop, side: int) -> np.ndarray:
+    """(height, width, 3) uint8 pixels of a picture -> the crop of one of its faces, (side, side,
+    3); what lies outside is black, as in the training of face backbones (the edge's colour instead
+    costs 20 points)."""
+    size = np.array([pixels.shape[1], pixels.shape[0]])
+    if crop.kind == "aligned":
+        matrix = similarity(face.points * size, np.array(crop.template) * side)
+    else:
+        center = (face.box[:2] + face.box[2:] / 2) * size
+        scale = side / max(1.0, float((face.box[2:] * size).max()) * (1 + 2 * crop.margin))
+        matrix = np.array([[scale, 0, 0], [0, scale, 0]])
+        matrix[:, 2] = side / 2 - scale * center
+    return warp(pixels, matrix, side)
+
+
+def similarity(points: np.ndarray, onto: np.ndarray) -> np.ndarray:
+    """The (2, 3) matrix that turns, scales and moves (n, 2) points nearest to others.
+
+    Least squares without reflection: Umeyama, Least-squares estimation of transformation parameters
+    between two point patterns (1991).
+
+    >>> similarity(np.array([(0, 0), (2, 0)]), np.array([(1, 1), (1, 5)])).round(6)
+    array([[ 0., -2.,  1.],
+           [ 2.,  0.,  1.]])
+    """
+    # As complex numbers the map is z -> a z + b, and a is a plain regression.
+    z, w = points @ (1, 1j), onto @ (1, 1j)
+    spread = z - z.mean()
+    a = (np.conj(spread) @ (w - w.mean())) / max(float((np.abs(spread) ** 2).sum()), 1e-12)
+    b = w.mean() - a * z.mean()
+    return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
+
+
+def warp(pixels: np.ndarray, matrix: np.ndarray, side: int) -> np.ndarray:
+    """Moves a picture by a similarity onto a square; first made smaller where it would lose more
+    than half of its size, so that every pixel counts."""
+    scale = float(np.hypot(matrix[0, 0], matrix[1, 0]))
+    shrink = min(int(1 / max(scale, 1e-6)), *pixels.shape[:2])
+    if shrink > 1:
+        pixels = np.asarray(Image.fromarray(pixels).reduce(shrink))
+        matrix = matrix @ np.diag([shrink, shrink, 1.0])
+    return cv2.warpAffine(pixels, matrix, (side, side))
+
+
+def pixels_needed(face: Face, side: float) -> int:
+    """The side that a picture must be decoded at for its face to be `side` pixels."""
+    return int(np.ceil(side / max(float(face.box[2:].min()), 1e-3)))

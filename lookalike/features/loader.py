@@ -1,0 +1,109 @@
+"""Pictures -> the pixels that a backbone sees: decoded ahead of it, on all cores.
+
+A `View` is a way to show a picture: as it is, mirrored, at a scale, or augmented.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+
+import numpy as np
+
+from lookalike.core.settings import Augmentation
+from lookalike.data.images import WORKERS, read_known_pixels, truncated_pictures
+from lookalike.faces.geometry import Face, pixels_needed
+from lookalike.features.augmentation import augment
+from lookalike.models.preprocessing import Preprocessing
+
+AHEAD = 96  # pictures decoded and waiting: enough that the engine never waits, little memory
+
+
+@dataclass(frozen=True)
+class View:
+    """How pictures are shown to the backbone: as they are, mirrored, larger or smaller, or one of
+    several augmented ways."""
+
+    number: int = 0
+    seed: int = 0
+    augmentation: Augmentation | None = None
+    mirrored: bool = False
+    scale: float = 1.0
+
+    def __str__(self) -> str:
+        """What the cache knows it by."""
+        if self.augmentation:
+            return f"{self.augmentation} {self.number}, seed {self.seed}"
+        name = "mirrored" if self.mirrored else "plain"
+        return name if self.scale == 1 else f"{name}, scale {self.scale}"
+
+
+PLAIN = View()
+
+
+def random_views(count: int, seed: int, kind: Augmentation) -> list[View]:
+    """So many augmented views, the same ones for the same seed."""
+    return [View(number, seed, kind) for number in range(count)]
+
+
+def batches(
+    files: Sequence[tuple[Path, str]],
+    faces: Mapping[str, Face],
+    preprocessing: Preprocessing,
+    view: View,
+    size: int,
+) -> Iterator[np.ndarray]:
+    """(size, side, side, 3) uint8 batches of the files in order, the last one filled up with zeros.
+
+    files: (path, content hash) pairs. faces: by content, where they are wanted.
+
+    Threads decode ahead of the model: Pillow lets go of the interpreter while it works, and threads
+    share memory where processes would copy it.
+    """
+
+    def load(file: tuple[Path, str]) -> np.ndarray:
+        return load_pixels(*file, faces.get(file[1]), preprocessing, view)
+
+    def stack(waiting: Sequence[Future[np.ndarray]]) -> np.ndarray:
+        batch = np.zeros((size, preprocessing.side, preprocessing.side, 3), np.uint8)
+        for i, future in enumerate(waiting):
+            batch[i] = future.result()
+        return batch
+
+    pool = ThreadPoolExecutor(WORKERS)
+    waiting: deque[Future[np.ndarray]] = deque()
+    with truncated_pictures(True):
+        try:
+            for file in files:
+                waiting.append(pool.submit(load, file))
+                if len(waiting) >= max(AHEAD, 2 * size):
+                    yield stack([waiting.popleft() for _ in range(size)])
+            while waiting:
+                yield stack([waiting.popleft() for _ in range(min(size, len(waiting)))])
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def load_pixels(
+    path: Path, content: str, face: Face | None, preprocessing: Preprocessing, view: View
+) -> np.ndarray:
+    """One picture, or the crop of its face, as (side, side, 3) uint8.
+
+    Raises:
+        UserError: the file is not the one that the catalogue knows.
+    """
+    side = preprocessing.side * view.scale
+    least = ceil(side) if face is None else pixels_needed(face, side)
+    pixels = read_known_pixels(path, content, least)
+    pixels = preprocessing.take(pixels, face, view.scale)
+    if view.augmentation:
+        rng = np.random.default_rng([view.seed, view.number, int(content, 16)])
+        pixels = augment(pixels, rng, view.augmentation)
+    return preprocessing.resize(show(pixels, view))
+
+
+def show(pixels: np.ndarray, view: View) -> np.ndarray:
+    """A picture, augmented already where the view is, or its mirror image."""
+    return pixels[:, ::-1] if view.mirrored else pixels

@@ -1,0 +1,90 @@
+"""Any ONNX file as a backbone, run by ONNX Runtime: `--backbone onnx:arcface.onnx`."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from lookalike.core.errors import UserError
+from lookalike.core.files import file_hash, read_json
+from lookalike.faces.geometry import TEMPLATE, TEMPLATE_SIDE
+
+
+class OnnxBackbone(nn.Module):
+    """An ONNX file with one input (N, 3, side, side) and the embedding as its first output.
+
+    `arcface.json` beside `arcface.onnx` may say what it was trained on; every entry is optional:
+
+        {"side": 112, "mean": 127.5, "std": 127.5, "channels": "rgb", "template": [[38.3, 51.7], …]}
+
+    mean, std: of pixel values from 0 to 255. template: x and y of eyes, nose and corners of the
+    mouth in pixels of a side × side face. The defaults are those of insightface's ArcFace models.
+    """
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self.file = file
+        self.session = _open_onnx(file)
+        about = _read_sidecar(file.with_suffix(".json"))
+        shape = self.session.get_inputs()[0].shape
+        self.side = int(about.get("side") or (shape[-1] if isinstance(shape[-1], int) else 112))
+        self.one_by_one = shape[0] == 1
+        self.bgr = about.get("channels", "rgb") == "bgr"
+        self.mean = (float(about.get("mean", 127.5)) / 255,) * 3
+        self.std = (float(about.get("std", 127.5)) / 255,) * 3
+        points = np.array(about.get("template", TEMPLATE * (self.side / TEMPLATE_SIDE)), float)
+        self.template = tuple((float(x), float(y)) for x, y in points / self.side)
+        # The file's hash stands for its weights wherever those are compared.
+        digest = list(bytes.fromhex(str(file_hash(file))))
+        self.register_buffer("sha256", torch.tensor(digest, dtype=torch.uint8))
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """(N, 3, side, side) -> (N, D), of any length."""
+        values = (pictures.flip(1) if self.bgr else pictures).cpu().numpy()
+        parts = np.split(values, len(values)) if self.one_by_one else [values]
+        name = self.session.get_inputs()[0].name
+        rows = [self.session.run(None, {name: part})[0] for part in parts]
+        return torch.from_numpy(np.concatenate(rows)).to(pictures.device)
+
+
+def _open_onnx(file: Path) -> onnxruntime.InferenceSession:
+    if not file.is_file():
+        raise UserError(f"--backbone onnx:{file}: no such file")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    providers = onnxruntime.get_available_providers()
+    try:
+        session = onnxruntime.InferenceSession(str(file), options, providers=providers)
+    except Exception as error:  # its errors share no class of their own
+        reason = (str(error).splitlines() or [""])[0]
+        raise UserError(f"--backbone onnx:{file}: ONNX Runtime cannot use it ({reason})") from error
+    inputs = session.get_inputs()
+    if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].shape[1] != 3:
+        shapes = ", ".join(f"{entry.name} {entry.shape}" for entry in inputs[:3])
+        raise UserError(f"--backbone onnx:{file}: takes {shapes}, not pictures (N, 3, side, side)")
+    return session
+
+
+def _read_sidecar(path: Path) -> dict[str, Any]:
+    """What `arcface.json` says; empty where there is none.
+
+    Raises:
+        UserError: an entry that it may not have, or with a wrong form.
+    """
+    if not path.is_file():
+        return {}
+    about = read_json(path, "the form that the README shows")
+    known = {"side", "mean", "std", "channels", "template"}
+    try:
+        numbers = [float(about.get(name, 1)) for name in ("side", "mean", "std")]
+        points = np.array(about.get("template", TEMPLATE), float)
+        good = about.keys() <= known and min(numbers[0], numbers[2]) > 0 and points.shape == (5, 2)
+    except (AttributeError, TypeError, ValueError):
+        good = False
+    if not good:
+        raise UserError(f"{path}: must be a table of {', '.join(sorted(known))}; see the README")
+    return dict(about)

@@ -1,0 +1,209 @@
+"""The cache keeps every row, in few files, whoever writes at the same time."""
+
+import os
+import time
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lookalike.core.cache import FANOUT, KEY, FeatureCache, keys_of
+from lookalike.core.files import write_json
+from lookalike.features import cache_tool
+
+
+def open_cache(root: Path, dim: int = 4, **about: str) -> FeatureCache:
+    return FeatureCache(root, "some/model", {"weights": "w"} | about, dim)
+
+
+def keys(*numbers: int) -> np.ndarray:
+    """Keys in an order of their own, spread as hashes are."""
+    return keys_of(f"{number * 0x9E3779B97F4A7C15 % 2**64:016x}{number:016x}" for number in numbers)
+
+
+def rows(*numbers: int, dim: int = 4) -> np.ndarray:
+    return np.array([[i + j / 10 for j in range(dim)] for i in numbers], np.float32)
+
+
+def shards(store: FeatureCache) -> list[Path]:
+    return sorted(store.folder.glob("*.keys.npy"))
+
+
+def test_rows_come_back_in_the_order_of_the_keys(tmp_path: Path) -> None:
+    store = open_cache(tmp_path)
+    store.add(keys(*range(3000)), rows(*range(3000)))
+    store.flush()
+    order = np.random.default_rng(0).permutation(3000).tolist()
+    again = open_cache(tmp_path)
+    assert np.array_equal(again.rows(keys(*order, 5, 5)), rows(*order, 5, 5))
+    assert again.missing(keys(9, 5000, 4000, 5000)).tolist() == [1, 2]
+    assert open_cache(tmp_path, weights="other").missing(keys(9)).tolist() == [0]
+    with pytest.raises(KeyError, match="1 keys have no row"):
+        again.rows(keys(1, 5000))
+
+
+def test_keys_that_end_in_zeros_are_kept_apart(tmp_path: Path) -> None:
+    store = open_cache(tmp_path, dim=1)
+    many = keys_of(["00" * 16, "01" + "00" * 15, "ff" * 15 + "00"])
+    store.add(many, rows(1, 2, 3, dim=1))
+    store.flush()
+    assert store.rows(many).ravel().tolist() == [1, 2, 3]
+    assert store.missing(keys_of(["0100" + "00" * 13 + "01"])).tolist() == [0]
+
+
+def test_half_written_and_broken_shards_are_left_out(tmp_path: Path) -> None:
+    store = open_cache(tmp_path)
+    store.add(keys(1), rows(1))
+    store.flush()
+    np.save(store.folder / "killed.rows.npy", rows(2))  # its keys never came
+    np.save(store.folder / "orphan.keys.npy", keys(3))
+    np.save(store.folder / "short.keys.npy", np.sort(keys(4, 5)))
+    np.save(store.folder / "short.rows.npy", rows(4))
+    (store.folder / "noise.keys.npy").write_bytes(b"noise")
+    (store.folder / "noise.rows.npy").write_bytes(b"noise")
+    assert open_cache(tmp_path).missing(keys(1, 2, 3, 4, 5)).tolist() == [1, 2, 3, 4]
+
+
+def test_many_shards_become_few_and_keep_every_row(tmp_path: Path) -> None:
+    store = open_cache(tmp_path)
+    for i in range(FANOUT**2 + 3):
+        store.add(keys(i, i + 1), rows(i, i + 1))  # every second key twice, as two runs might
+        store.flush()
+        assert len(shards(store)) < 2 * FANOUT
+    numbers = range(FANOUT**2 + 4)
+    for one in (store, open_cache(tmp_path)):
+        assert np.array_equal(one.rows(keys(*numbers)), rows(*numbers))
+    assert len(list(store.folder.glob("*.rows.npy"))) == len(shards(store))
+
+
+def test_a_shard_that_another_run_has_merged_is_found_in_the_larger_one(tmp_path: Path) -> None:
+    mine, other = open_cache(tmp_path), open_cache(tmp_path)
+    for i in range(FANOUT - 1):
+        mine.add(keys(i), rows(i))
+        mine.flush()
+    other.refresh()
+    before = shards(mine)
+    mine.add(keys(100), rows(100))
+    mine.flush()
+    assert not any(path.exists() for path in before), "or the test shows nothing"
+    assert np.array_equal(other.rows(keys(3, 0)), rows(3, 0))
+    assert other.missing(keys(0, 100, 7)).tolist() == [2]
+
+
+def test_a_merge_that_is_killed_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_cache(tmp_path)
+    for i in range(FANOUT - 1):
+        store.add(keys(i), rows(i))
+        store.flush()
+
+    real = Path.unlink
+
+    def killed(path: Path, missing_ok: bool = False) -> None:
+        if path.name.endswith("keys.npy"):  # the first of the old shards to be taken away
+            raise KeyboardInterrupt
+        real(path, missing_ok)
+
+    store.add(keys(9), rows(9))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "unlink", killed)
+        store.flush()
+    again = open_cache(tmp_path)
+    numbers = (*range(FANOUT - 1), 9)
+    assert np.array_equal(again.rows(keys(*numbers)), rows(*numbers))
+    again.merge()
+    assert np.array_equal(again.rows(keys(*numbers)), rows(*numbers))
+
+
+def _fill(root: Path, start: int) -> None:
+    store = open_cache(root)
+    for i in range(start, start + 300):
+        store.add(keys(i), rows(i))
+        if i % 7 == 0:
+            store.flush()
+    store.flush()
+    assert not len(store.missing(keys(*range(start, start + 300))))
+    os._exit(0)
+
+
+def test_runs_write_at_once_and_lose_nothing(tmp_path: Path) -> None:
+    context = get_context("spawn")
+    writers = [context.Process(target=_fill, args=(tmp_path, start)) for start in (0, 150, 450)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+        assert writer.exitcode == 0
+    store = open_cache(tmp_path)
+    assert np.array_equal(store.rows(keys(*range(750))), rows(*range(750)))
+    assert len(shards(store)) < 4 * FANOUT
+
+
+# ---- the program --------------------------------------------------------------------------------
+
+
+def fill(root: Path, view: str, days: float, count: int) -> FeatureCache:
+    """A cache folder that was used so many days ago."""
+    store = open_cache(root, engine="torch", view=view)
+    store.add(keys(*range(count)), rows(*range(count)))
+    store.flush()
+    then = time.time() - days * 86_400
+    os.utime(store.folder / "about.json", (then, then))
+    return store
+
+
+def test_the_cache_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fill(tmp_path, "plain", 3, 1500)
+    model = tmp_path / "engines" / "some-model"
+    write_json(model / "model.xml", {})
+    assert cache_tool.main(["list", "--cache", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "torch, plain" in said and "1,500" in said and "3.0" in said
+    assert "compiled model" in said and "2 folders" in said
+
+
+def test_what_was_not_used_for_long_is_pruned(tmp_path: Path) -> None:
+    old, new = fill(tmp_path, "old", 40, 10), fill(tmp_path, "new", 1, 10)
+    words = ["prune", "--cache", str(tmp_path), "--unused", "30"]
+    assert cache_tool.main([*words, "--dry-run"]) == 0
+    assert old.folder.is_dir()
+    assert cache_tool.main(words) == 0
+    assert not old.folder.exists() and new.folder.is_dir()
+    assert np.array_equal(new.rows(keys(3)), rows(3))
+
+
+def test_the_least_recently_used_goes_where_the_cache_is_too_large(tmp_path: Path) -> None:
+    stores = [fill(tmp_path, str(days), days, 2000) for days in (1, 5, 9)]
+    size = sum(path.stat().st_size for path in stores[0].folder.iterdir())
+    assert (
+        cache_tool.main(["prune", "--cache", str(tmp_path), "--keep", str(2.5 * size / 1e9)]) == 0
+    )
+    assert [store.folder.is_dir() for store in stores] == [True, True, False]
+
+
+def test_a_folder_that_is_used_counts_as_used(tmp_path: Path) -> None:
+    store = fill(tmp_path, "plain", 40, 10)
+    open_cache(tmp_path, engine="torch", view="plain")
+    assert cache_tool.main(["prune", "--cache", str(tmp_path), "--unused", "30"]) == 0
+    assert store.folder.is_dir()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["prune"], "say what may go: --unused 30"),
+        (["prune", "--keep", "-1"], "--keep -1.0: must be at least 0"),
+        (["list", "--cache", "nowhere"], "nowhere: no such folder"),
+    ],
+)
+def test_what_cannot_be_done_is_said(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cache_tool.main(words) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_keys_have_sixteen_bytes() -> None:
+    assert keys(7).dtype == KEY and keys(7).nbytes == 16

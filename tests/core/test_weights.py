@@ -1,0 +1,175 @@
+"""Weights are the right ones, come from where they are said to, and run no code."""
+
+import hashlib
+import pickle
+import subprocess
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import requests
+import torch
+from huggingface_hub import constants
+from onnx import helper, numpy_helper
+from safetensors.torch import save_file
+from torch import nn
+
+from lookalike.core import weights
+from lookalike.core.errors import UserError
+from lookalike.core.weights import (
+    CARRIERS,
+    Carrier,
+    carried_file,
+    fingerprint,
+    load_into,
+    load_state,
+)
+
+CONTENT = b"some weights"
+MEMBER = "the_package/models/w.pth"
+
+
+def carrier(content: bytes = CONTENT) -> Carrier:
+    return Carrier(
+        "no-such-package-is-installed", "1.0", MEMBER, hashlib.sha256(content).hexdigest()
+    )
+
+
+@pytest.fixture
+def pip(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """A stand-in for pip that downloads a wheel with the file in it; the list of its calls."""
+    calls: list[list[str]] = []
+
+    def run(words: list[str], **_: Any) -> None:
+        calls.append(words)
+        folder = Path(words[words.index("--dest") + 1])
+        with zipfile.ZipFile(folder / "the_package-1.0-py3-none-any.whl", "w") as wheel:
+            wheel.writestr(MEMBER, CONTENT)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    return calls
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"])
+def test_the_installed_packages_carry_the_right_files(name: str, tmp_path: Path) -> None:
+    path = carried_file(CARRIERS[name], tmp_path)
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == CARRIERS[name].sha256
+    assert not list(tmp_path.iterdir()), "no download for an installed package"
+
+
+def test_a_package_that_is_not_installed_is_downloaded_once(
+    pip: list[list[str]], tmp_path: Path
+) -> None:
+    for _ in range(2):
+        assert carried_file(carrier(), tmp_path).read_bytes() == CONTENT
+    assert len(pip) == 1
+    assert "--no-deps" in pip[0] and "download" in pip[0] and "install" not in pip[0]
+
+
+def test_a_file_with_another_hash_is_refused(pip: list[list[str]], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="has SHA-256"):
+        carried_file(carrier(b"other weights"), tmp_path)
+
+
+def test_pip_that_fails_is_an_error_with_its_last_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def run(words: list[str], **_: Any) -> None:
+        raise subprocess.CalledProcessError(
+            1, words, stderr="noise\nERROR: No matching distribution"
+        )
+
+    monkeypatch.setattr(subprocess, "run", run)
+    with pytest.raises(UserError, match="cannot be downloaded: ERROR: No matching distribution"):
+        carried_file(carrier(), tmp_path)
+
+
+class Evil:
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return (exec, ("raise SystemExit('code of the file was run')",))
+
+
+def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "evil.pth"
+    torch.save({"weight": Evil()}, path)
+    with pytest.raises(UserError, match="cannot be read"):
+        load_state(path)
+    path.write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(UserError, match="cannot be read"):
+        load_state(path)
+
+
+def test_state_dicts_are_read_in_every_wrapping(tmp_path: Path) -> None:
+    state = nn.Linear(2, 3).state_dict()
+    save_file(state, tmp_path / "plain.safetensors")
+    torch.save(
+        {"state_dict": {f"module.{k}": v for k, v in state.items()}}, tmp_path / "wrapped.pth"
+    )
+    for name in ("plain.safetensors", "wrapped.pth"):
+        found = load_state(tmp_path / name)
+        assert all(torch.equal(found[key], state[key]) for key in state)
+
+
+def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    model = nn.Linear(2, 3)
+    with pytest.raises(UserError, match=r"1 tensors of the backbone are missing: \['bias'\]"):
+        load_into(model, {"weight": torch.zeros(3, 2)}, "w.pth")
+    with pytest.raises(UserError, match=r"w.pth: .*weight has \[9, 9\]"):
+        load_into(model, {"weight": torch.zeros(9, 9), "bias": torch.zeros(3)}, "w.pth")
+    nan = {"weight": torch.full((3, 2), torch.nan), "bias": torch.zeros(3)}
+    with pytest.raises(UserError, match="weight holds values that are not finite"):
+        load_into(model, nan, "w.pth")
+    with pytest.raises(UserError, match="no such file"):
+        load_state(tmp_path / "nowhere.pth")
+    for content in ([1, 2], {0: torch.zeros(1)}):
+        torch.save(content, tmp_path / "list.pth")
+        with pytest.raises(UserError, match="holds no state dict"):
+            load_state(tmp_path / "list.pth")
+
+
+def test_fingerprints_tell_weights_apart() -> None:
+    model = nn.Linear(2, 3)
+    before = fingerprint(model)
+    assert before == fingerprint(model)
+    with torch.no_grad():
+        model.bias[0] += 1
+    assert fingerprint(model) != before
+
+
+def test_an_unreachable_hub_is_noticed_by_one_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    weights.look_for_hub()
+    assert constants.HF_HUB_OFFLINE
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(requests, "head", lambda *_, **__: None)
+    weights.look_for_hub()
+    assert not constants.HF_HUB_OFFLINE
+
+
+def test_integers_in_blocks_are_unpacked(tmp_path: Path) -> None:
+    """Five columns in blocks of two: the last block is short."""
+    integers = np.arange(-5, 5, dtype=np.int8).reshape(2, 5)
+    scale = np.array([[1, 2, 3], [0.5, 0.25, 4]], np.float32)
+    zero = np.array([[0, 1, -1], [2, 0, 0]], np.int8)
+    stored: dict[str, np.ndarray] = {
+        "w_quantized": integers,
+        "w_scales": scale,
+        "w_zero_point": zero,
+        "w_shape": np.array([5, 2, 1], np.int64),
+        "bias": np.ones(3, np.float32),
+    }
+    tensors = [numpy_helper.from_array(value, name) for name, value in stored.items()]
+    graph = helper.make_graph([], "packed", [], [], tensors)
+    onnx.save(helper.make_model(graph), tmp_path / "packed.onnx")
+    state = load_state(tmp_path / "packed.onnx")
+    expected = [
+        [(int(q) - int(zero[i, j // 2])) * float(scale[i, j // 2]) for j, q in enumerate(row)]
+        for i, row in enumerate(integers)
+    ]
+    assert state.keys() == {"w", "bias"}
+    assert state["w"].shape == (5, 2, 1)
+    assert state["w"].flatten().tolist() == [x for row in expected for x in row]

@@ -1,0 +1,870 @@
+"""Archives that must be unpacked or refused, and servers that behave well or badly."""
+
+import bz2
+import gzip
+import inspect
+import io
+import lzma
+import os
+import shutil
+import stat
+import sys
+import tarfile
+import threading
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import gdown
+import pytest
+
+from lookalike.core.errors import UserError
+from lookalike.data import archives
+
+NOISE = os.urandom(100_000)
+FILES = {
+    "test/query/a.jpg": b"first",
+    "test/query/B.jpg": os.urandom(200_000),
+    "test/query/b.jpg": b"",
+    "labels with ümlaut.json": b"{}",
+}
+
+
+def zip_of(*members: tuple[str | zipfile.ZipInfo, bytes], packed: bool = False) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of two members with one name
+        for name, content in members:
+            method = zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED
+            archive.writestr(name, content, compress_type=method)
+    return file.getvalue()
+
+
+def tar_of(*members: tuple[str | tarfile.TarInfo, bytes]) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        for name, content in members:
+            info = tarfile.TarInfo(name) if isinstance(name, str) else name
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return file.getvalue()
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def refused(tmp_path: Path, content: bytes, **limits: int) -> str:
+    """The message of the refusal, after a look that nothing else happened."""
+    archive, target = tmp_path / "archive", tmp_path / "data"
+    archive.write_bytes(content)
+    target.mkdir()
+    (target / "old").write_bytes(b"stays")
+    with pytest.raises(UserError) as refusal:
+        archives.unpack(archive, target, **limits)
+    assert set(tmp_path.iterdir()) == {archive, target}
+    assert tree(target) == {"old": b"stays"}
+    message = str(refusal.value)
+    assert str(archive) in message and "\n" not in message
+    return message
+
+
+# --- unpack: what is fine ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "pack",
+    [
+        lambda: zip_of(*FILES.items()),
+        lambda: zip_of(*FILES.items(), packed=True),
+        lambda: tar_of(*FILES.items()),
+        lambda: gzip.compress(tar_of(*FILES.items())),
+        lambda: bz2.compress(tar_of(*FILES.items())),
+        lambda: lzma.compress(tar_of(*FILES.items())),
+    ],
+    ids=["zip", "zip deflated", "tar", "tar.gz", "tar.bz2", "tar.xz"],
+)
+def test_round_trip(tmp_path: Path, pack: Callable[[], bytes]) -> None:
+    archive = tmp_path / "name_without_suffix"
+    archive.write_bytes(pack())
+    archives.unpack(archive, tmp_path / "new" / "data")
+    assert tree(tmp_path / "new") == {f"data/{name}": content for name, content in FILES.items()}
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["data"]
+
+
+def folder_info(name: str) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type = tarfile.DIRTYPE
+    return info
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        tar_of((folder_info("./"), b""), (folder_info("./a"), b""), ("./a/x", b"1")),
+        tar_of(("a/x", b"1"), (folder_info("a"), b""), (folder_info("a"), b"")),
+        zip_of(("a/", b""), ("a/x", b"1"), ("a/", b"")),
+        zip_of(("./a//x", b"1")),
+        zip_of(("__MACOSX/a/._x", b"?"), ("a/.DS_Store", b"?"), ("Thumbs.db", b"?"), ("a/x", b"1")),
+    ],
+)
+def test_harmless_oddities(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "archive").write_bytes(content)
+    archives.unpack(tmp_path / "archive", tmp_path / "data")
+    assert tree(tmp_path / "data") == {"a/x": b"1"}
+
+
+def test_empty_folder_is_made(tmp_path: Path) -> None:
+    (tmp_path / "archive").write_bytes(zip_of(("a/b/", b"")))
+    archives.unpack(tmp_path / "archive", tmp_path / "data")
+    assert (tmp_path / "data" / "a" / "b").is_dir()
+
+
+def test_modes_are_plain(tmp_path: Path) -> None:
+    zip_info = zipfile.ZipInfo("d/x")
+    zip_info.external_attr = (stat.S_IFREG | 0o6777) << 16
+    tar_info, tar_folder = tarfile.TarInfo("d/x"), folder_info("d")
+    tar_info.mode, tar_folder.mode = 0o6777, 0o7000
+    umask = os.umask(0o022)
+    try:
+        for content in (zip_of((zip_info, b"")), tar_of((tar_folder, b""), (tar_info, b""))):
+            (tmp_path / "archive").write_bytes(content)
+            archives.unpack(tmp_path / "archive", tmp_path / "data")
+            modes = [(tmp_path / "data" / name).stat().st_mode for name in (".", "d", "d/x")]
+            assert [stat.S_IMODE(mode) for mode in modes] == [0o755, 0o755, 0o644]
+    finally:
+        os.umask(umask)
+
+
+def test_target_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive, target = tmp_path / "archive", tmp_path / "[data]*"
+    left, foreign = tmp_path / ".[data]*.unpacking-killed", tmp_path / ".d.unpacking-x"
+    for folder in (target, left, foreign):
+        folder.mkdir()
+        (folder / "old").touch()
+    archive.write_bytes(zip_of(("new", b"1")))
+    write = archives._Unpacking.write
+
+    def look_and_write(*arguments: Any) -> None:
+        assert not left.exists() and (target / "old").exists()
+        write(*arguments)
+
+    monkeypatch.setattr(archives._Unpacking, "write", look_and_write)
+    archives.unpack(archive, target)
+    assert tree(target) == {"new": b"1"}
+    assert set(tmp_path.iterdir()) == {archive, target, foreign}
+
+
+def test_leftover_of_a_killed_run_goes_with_a_refusal_too(tmp_path: Path) -> None:
+    (tmp_path / ".data.unpacking-killed" / "a").mkdir(parents=True)
+    refused(tmp_path, b"no archive")
+
+
+def test_interruption_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(archives._Unpacking, "write", interrupt)
+    (tmp_path / "archive").write_bytes(zip_of(("x", b"1")))
+    with pytest.raises(KeyboardInterrupt):
+        archives.unpack(tmp_path / "archive", tmp_path / "data")
+    assert [path.name for path in tmp_path.iterdir()] == ["archive"]
+
+
+def test_never_half_a_folder_when_another_run_clears_it_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def clear_first(self: archives._Unpacking, path: Path, size: int, stream: Any) -> None:
+        if path.name == "y":
+            shutil.rmtree(self.root)
+        write(self, path, size, stream)
+
+    write = archives._Unpacking.write
+    monkeypatch.setattr(archives._Unpacking, "write", clear_first)
+    assert "b/y" in refused(tmp_path, zip_of(("a/x", b"1"), ("b/y", b"2")))
+
+
+def test_target_that_cannot_be_replaced(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    archive = tmp_path / "data" / "archive"
+    archive.write_bytes(zip_of(("x", b"1")))
+    with pytest.raises(UserError, match=r"would be replaced.*holds"):
+        archives.unpack(archive, tmp_path / "data")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"would be replaced.*is a file"):
+        archives.unpack(archive, tmp_path / "file")
+    assert archive.is_file() and (tmp_path / "file").is_file()
+
+
+# --- unpack: what is refused ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pack", [zip_of, tar_of])
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("/etc/passwd", "absolute path"),
+        ("../evil", "leaves the folder"),
+        ("a/../../evil", "leaves the folder"),
+        ("a/..", "leaves the folder"),
+        ("..\\evil", "backslash"),
+        ("C:/evil", "drive letter"),
+        ("a/C:evil", "drive letter"),
+        ("__MACOSX/../../evil", "leaves the folder"),
+        ("d/" * 80 + "x", "folders deep"),
+        ("n" * 300, "name too long"),
+        (".", "without a name"),
+        ("a/.", "without a name"),
+    ],
+)
+def test_bad_names(tmp_path: Path, pack: Callable[..., bytes], name: str, words: str) -> None:
+    message = refused(tmp_path, pack(("fine", b"1"), (name, b"evil")))
+    assert words in message.lower() and repr(name)[:150] in message
+
+
+def test_nul_in_a_name(tmp_path: Path) -> None:
+    content = zip_of(("aXb.jpg", b"")).replace(b"aXb.jpg", b"a\0b.jpg")
+    assert r"'a\x00b.jpg' has a NUL" in refused(tmp_path, content)
+
+
+def test_second_opinion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archives, "_fault", lambda *_: "")
+    assert "outside the destination" in refused(tmp_path, tar_of(("../evil", b"1")))
+
+
+def test_zip_member_without_a_name(tmp_path: Path) -> None:
+    lengths = b"\1\0\0\0"  # of the name and of the extra field
+    content = zip_of(("x", b"1")).replace(lengths + b"x", b"\0\0\1\0x", 1)
+    start = content.index(b"PK\1\2") + 28
+    content = content[:start] + b"\0\0\1\0" + content[start + 4 :]
+    assert "member '' is a file without a name" in refused(tmp_path, content)
+
+
+def test_zip_member_stored_before_the_beginning(tmp_path: Path) -> None:
+    content = zip_of(("x", NOISE), ("y", NOISE))[1000:]
+    assert "'x' is stored outside" in refused(tmp_path, b"PK\3\4" + content)
+
+
+def test_nul_in_a_pax_name(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("fine")
+    info.pax_headers = {"path": "a\0b"}
+    assert "NUL" in refused(tmp_path, tar_of((info, b"")))
+
+
+def test_control_characters_do_not_reach_the_terminal(tmp_path: Path) -> None:
+    assert "\x1b" not in refused(tmp_path, zip_of(("../\x1b[2J", b"")))
+
+
+@pytest.mark.parametrize("file_type", [stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR, stat.S_IFSOCK])
+def test_zip_links_and_devices(tmp_path: Path, file_type: int) -> None:
+    info = zipfile.ZipInfo("odd")
+    info.external_attr = (file_type | 0o777) << 16
+    message = refused(tmp_path, zip_of((info, b"/etc/passwd")))
+    assert "'odd' is a link, a device or a pipe" in message
+
+
+@pytest.mark.parametrize(
+    "tar_type",
+    [
+        tarfile.SYMTYPE,
+        tarfile.LNKTYPE,
+        tarfile.CHRTYPE,
+        tarfile.BLKTYPE,
+        tarfile.FIFOTYPE,
+        b"Z",
+    ],
+)
+def test_tar_links_and_devices(tmp_path: Path, tar_type: bytes) -> None:
+    info = tarfile.TarInfo("odd")
+    info.type, info.linkname = tar_type, "fine"
+    message = refused(tmp_path, tar_of(("fine", b"1"), (info, b"")))
+    assert "'odd' is a link, a device or a pipe" in message
+
+
+def test_encrypted_zip(tmp_path: Path) -> None:
+    content = bytearray(zip_of(("secret", b"1")))
+    content[content.index(b"PK\1\2") + 8] |= 1
+    assert "'secret' is encrypted" in refused(tmp_path, bytes(content))
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_zip_of_an_unusual_method(tmp_path: Path, method: int) -> None:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", method) as archive:
+        archive.writestr("x", b"1")
+    assert "'x' is compressed in another way" in refused(tmp_path, file.getvalue())
+
+
+@pytest.mark.parametrize("pack", [zip_of, tar_of])
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["a/x", "a/x"], "'a/x' is there twice"),
+        (["a/x", "./a//x"], "'a/x' is there twice"),
+        (["a", "a/x"], "'a/x' is a file in one place and a folder in another"),
+        (["a/x", "a"], "'a' is a file in one place and a folder in another"),
+        (["Pictures", "pictures/x"], "a file in one place and a folder"),
+        (["pictures/x/y", "pictures/X"], "a file in one place and a folder"),
+    ],
+)
+def test_clashes(tmp_path: Path, pack: Callable[..., bytes], names: list[str], words: str) -> None:
+    assert words in refused(tmp_path, pack(*((name, b"1") for name in names)))
+
+
+@pytest.mark.parametrize("pack", [zip_of, tar_of])
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        ({"max_bytes": 1199}, "'a/y' asks for 1,200 where 1,199 bytes are allowed"),
+        ({"max_files": 2}, "'a/y' asks for 3 where 2 files and folders are allowed"),
+    ],
+)
+def test_limits(
+    tmp_path: Path, pack: Callable[..., bytes], limits: dict[str, int], words: str
+) -> None:
+    assert words in refused(tmp_path, pack(("a/x", b"1" * 600), ("a/y", b"2" * 600)), **limits)
+
+
+def test_disk_too_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archives.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    content = zip_of(("x", b"1" * 600), ("y", b"2" * 600))
+    assert "'y' asks for 1,200 where 1,000 bytes are free on the disk" in refused(tmp_path, content)
+
+
+@pytest.mark.parametrize("pack", [zip_of, tar_of])
+def test_disk_full_on_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pack: Callable[..., bytes]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(archives._Unpacking, "make_folder", full)
+    message = refused(tmp_path, pack(("x", b"1")))
+    assert "cannot unpack" in message and "'x'" in message and "No space left" in message
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        zip_of(("zeros", bytes(1_000_000)), packed=True),
+        zip_of(("zeros", bytes(1_000_000)), ("x", NOISE), packed=True),
+        zip_of(*((f"{i}", bytes(9_000)) for i in range(100)), packed=True),
+        gzip.compress(tar_of(("zeros", bytes(1_000_000)))),
+    ],
+    ids=["whole", "one member", "many members", "tar.gz"],
+)
+def test_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+    monkeypatch.setattr(archives, "BOMB_SIZE", 10_000)
+    monkeypatch.setattr(archives, "BOMB_RATIO", 20)
+    assert "a decompression bomb" in refused(tmp_path, content)
+
+
+def test_sparse_tar_bomb(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("sparse")
+    info.pax_headers = {"GNU.sparse.map": "0,1", "GNU.sparse.size": str(1 << 50)}
+    assert "bytes are allowed" in refused(tmp_path, tar_of((info, b"1")))
+
+
+def test_zip_member_that_is_shorter_than_it_declares(tmp_path: Path) -> None:
+    content = bytearray(zip_of(("liar", b"1" * 600), packed=True))
+    start = content.index(b"PK\1\2") + 24
+    content[start : start + 4] = (601).to_bytes(4, "little")
+    assert "'liar' is longer or shorter" in refused(tmp_path, bytes(content))
+
+
+def test_member_that_goes_on_after_its_declared_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Endless(io.RawIOBase):
+        def read(self, size: int = -1) -> bytes:
+            return bytes(size)
+
+    content = zip_of(("liar", b"1"))
+    monkeypatch.setattr(zipfile.ZipFile, "open", lambda *_: Endless())
+    assert "'liar' is longer or shorter" in refused(tmp_path, content)
+
+
+def test_negative_size(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("x")
+    info.pax_headers = {"size": "-512"}
+    assert "negative size" in refused(tmp_path, tar_of((info, b"")))
+
+
+def test_extra_header_that_fills_the_memory(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("x")
+    info.pax_headers = {"comment": "c" * archives.MAX_TAR_HEADER}
+    assert "header too large" in refused(tmp_path, tar_of((info, b"")))
+
+
+TWO_IN_A_TAR = tar_of(("x", NOISE), ("y", NOISE))
+SECOND = 512 + 512 * -(-len(NOISE) // 512)  # where the header of y is
+
+
+def flip(content: bytes, at: int) -> bytes:
+    at %= len(content)
+    return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        zip_of(("x", NOISE))[:50_000],
+        zip_of(("x", NOISE))[:-1],
+        flip(zip_of(("x", NOISE)), 50_000),
+        flip(zip_of(("x", NOISE), packed=True), 50_000),
+        zip_of(("x", b"1")).replace(b"PK\1\2", b"PK\1\3"),
+        TWO_IN_A_TAR[:50_000],
+        TWO_IN_A_TAR[:SECOND],
+        TWO_IN_A_TAR[: SECOND + 100],
+        flip(TWO_IN_A_TAR, SECOND),
+        TWO_IN_A_TAR[:SECOND] + bytes(1024) + TWO_IN_A_TAR[SECOND:],
+        TWO_IN_A_TAR + bytes(archives.MAX_TAR_PADDING + 1),
+        *(
+            damage(compress(TWO_IN_A_TAR))
+            for compress in (gzip.compress, bz2.compress, lzma.compress)
+            for damage in (
+                lambda packed: packed[: len(packed) // 2],
+                lambda packed: packed[:-1],
+                lambda packed: flip(packed, len(packed) // 2),
+            )
+        ),
+        flip(gzip.compress(TWO_IN_A_TAR), -7),  # its checksum
+        gzip.compress(b"a text"),
+        gzip.compress(b""),
+        b"PK\3\4",
+        b"\x1f\x8b",
+    ],
+)
+def test_damaged(tmp_path: Path, content: bytes) -> None:
+    message = refused(tmp_path, content)
+    assert "is damaged or cut short" in message and "download it again" in message
+
+
+def test_damage_names_the_member(tmp_path: Path) -> None:
+    assert "at member 'y'" in refused(tmp_path, TWO_IN_A_TAR[: SECOND + 2000])
+    shutil.rmtree(tmp_path / "data")
+    assert "at member 'x'" in refused(tmp_path, flip(zip_of(("x", NOISE)), 50_000))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"\n<!DOCTYPE html><title>Google Drive - Quota exceeded</title>", "a web page"),
+        (b"\xef\xbb\xbf<HTML><body>", "a web page"),
+        (b"just a text", "begins with b'just a text'"),
+        (b"Rar!\x1a\x07\x01\x00", "begins with b'Rar!"),
+        (b"", "begins with b''"),
+    ],
+)
+def test_no_archive(tmp_path: Path, content: bytes, words: str) -> None:
+    message = refused(tmp_path, content)
+    assert "no zip or tar archive" in message and words in message
+
+
+def test_web_page_says_what_to_do(tmp_path: Path) -> None:
+    message = refused(tmp_path, b"<html>")
+    assert "quota" in message and "--source archive --source-path FILE" in message
+
+
+def test_missing_archive(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cannot unpack .*nothing.zip.*No such file"):
+        archives.unpack(tmp_path / "nothing.zip", tmp_path / "data")
+    assert not list(tmp_path.iterdir())
+
+
+# --- fetch ------------------------------------------------------------------------------------
+
+CONTENT = os.urandom(1_000_000)
+
+
+class Server(ThreadingHTTPServer):
+    """Serves `content` for any path and notes what was asked; the rest is how it misbehaves."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.content = CONTENT
+        self.headers = {"ETag": '"1"'}
+        self.says_length = self.knows_range = self.knows_if_range = True
+        self.shift = 0  # how far a range is from the one that was asked for
+        self.cuts: list[int] = []  # bytes after which the next answers break off
+        self.codes: list[int] = []  # of the next answers
+        self.settings: list[str | None] = []  # the Range of each request
+        self.encodings: set[str | None] = set()
+        self.awake = threading.Event()
+        self.awake.set()
+
+    def handle_error(self, *_: object) -> None:
+        if not isinstance(sys.exception(), ConnectionError):  # as when the client hangs up
+            raise
+
+    def url(self, path: str = "/archive.zip") -> str:
+        return f"http://127.0.0.1:{self.server_port}{path}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        server, wanted = self.server, self.headers["Range"]
+        server.settings.append(wanted)
+        server.encodings.add(self.headers["Accept-Encoding"])
+        server.awake.wait(10)
+        if server.codes:
+            return self.send_error(server.codes.pop(0))
+        known = not server.knows_if_range or self.headers["If-Range"] in server.headers.values()
+        start = int(wanted[len("bytes=") : -1]) if wanted and server.knows_range and known else 0
+        size = len(server.content)
+        end = size - (server.shift if start else 0)
+        start -= server.shift if start else 0
+        code = 416 if start >= size else 206 if start else 200
+        self.send_response(code)
+        for header, value in server.headers.items():
+            self.send_header(header, value)
+        if code == 416:
+            self.send_header("Content-Range", f"bytes */{size}")
+            return self.end_headers()
+        if code == 206:
+            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{size}")
+        if server.says_length:
+            self.send_header("Content-Length", str(end - start))
+        self.end_headers()
+        self.wfile.write(server.content[start:end][: server.cuts.pop(0) if server.cuts else size])
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(archives, "BACK_OFF", 0)
+    with Server() as running:
+        threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
+        yield running
+        running.awake.set()
+        running.shutdown()
+
+
+def broken_off(server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What a run leaves whose only try got 400,000 bytes: the path of the part."""
+    server.cuts = [400_000]
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="try again to go on"):
+        patch.setattr(archives, "TRIES", 1)
+        archives.fetch(server.url(), folder)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "archive.zip.json",
+        "archive.zip.part",
+    ]
+    server.settings.clear()
+    return folder / "archive.zip.part"
+
+
+def test_download(server: Server, tmp_path: Path) -> None:
+    path = archives.fetch(server.url(), tmp_path / "new")
+    assert path == tmp_path / "new" / "archive.zip" and path.read_bytes() == CONTENT
+    assert archives.fetch(server.url(), tmp_path / "new") == path
+    assert server.settings == [None]  # the second time, nothing
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_another_url_of_the_same_name(server: Server, tmp_path: Path) -> None:
+    archives.fetch(server.url("/archive.zip?version=1"), tmp_path)
+    server.content, server.headers = b"other", {"ETag": '"2"'}
+    path = archives.fetch(server.url("/archive.zip?version=2"), tmp_path)
+    assert path.read_bytes() == b"other"
+
+
+def test_resume_within_a_run(server: Server, tmp_path: Path) -> None:
+    server.cuts = [300_000, 200_000]
+    assert archives.fetch(server.url(), tmp_path).read_bytes() == CONTENT
+    first, second, third = server.settings
+    starts = [
+        int((wanted or "").removeprefix("bytes=").removesuffix("-")) for wanted in (second, third)
+    ]
+    assert first is None and 0 < starts[0] <= 300_000 and starts[0] < starts[1] <= 500_000
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"ETag": '"1"'},
+        {"Last-Modified": "Mon, 01 Jan 2024 00:00:00 GMT"},
+        {"ETag": 'W/"1"', "Last-Modified": "Mon, 01 Jan 2024 00:00:00 GMT"},
+    ],
+)
+def test_resume_in_another_run(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str]
+) -> None:
+    server.headers = headers
+    part = broken_off(server, tmp_path, monkeypatch)
+    size = part.stat().st_size
+    assert 0 < size <= 400_000
+    signed_anew = server.url("/archive.zip?signature=2")
+    assert archives.fetch(signed_anew, tmp_path).read_bytes() == CONTENT
+    archives.fetch(signed_anew, tmp_path)
+    assert server.settings == [f"bytes={size}-"]
+
+
+def test_no_resume_without_a_mark(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.headers = {"ETag": 'W/"1"'}
+    broken_off(server, tmp_path, monkeypatch)
+    assert archives.fetch(server.url(), tmp_path).read_bytes() == CONTENT
+    assert server.settings == [None]
+
+
+def test_no_resume_with_a_lost_memo(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken_off(server, tmp_path, monkeypatch)
+    (tmp_path / "archive.zip.json").write_text('{"mark": ')
+    assert archives.fetch(server.url(), tmp_path).read_bytes() == CONTENT
+    assert server.settings == [None]
+
+
+def test_server_that_ignores_range(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken_off(server, tmp_path, monkeypatch)
+    server.knows_range = False
+    assert archives.fetch(server.url(), tmp_path).read_bytes() == CONTENT
+    assert len(server.settings) == 1
+
+
+@pytest.mark.parametrize("knows_if_range", [True, False])
+@pytest.mark.parametrize(
+    ("content", "headers"),
+    [
+        (CONTENT[::-1], {"ETag": '"2"'}),
+        (CONTENT + b"more", {"ETag": '"1"'}),  # the same mark, another length
+    ],
+)
+def test_file_that_changed_meanwhile(
+    server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    knows_if_range: bool,
+    content: bytes,
+    headers: dict[str, str],
+) -> None:
+    broken_off(server, tmp_path, monkeypatch)
+    server.content, server.headers, server.knows_if_range = content, headers, knows_if_range
+    assert archives.fetch(server.url(), tmp_path).read_bytes() == content
+    assert server.settings[0] is not None
+
+
+def test_server_that_sends_another_range(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken_off(server, tmp_path, monkeypatch)
+    server.shift = 100
+    assert archives.fetch(server.url(), tmp_path).read_bytes() == CONTENT
+    assert len(server.settings) == 2 and server.settings[1] is None
+
+
+def test_rest_that_ends_too_early_without_a_length(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken_off(server, tmp_path, monkeypatch)
+    server.says_length, server.cuts = False, [1000]
+    assert archives.fetch(server.url(), tmp_path).read_bytes() == CONTENT
+    assert len(server.settings) == 2 and None not in server.settings
+
+
+def test_old_file_is_not_taken_for_the_new_one_that_broke_off(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.content = b"old"
+    archives.fetch(server.url("/archive.zip?version=1"), tmp_path)
+    server.content, server.cuts = CONTENT, [400_000]
+    with monkeypatch.context() as patch, pytest.raises(UserError):
+        patch.setattr(archives, "TRIES", 1)
+        archives.fetch(server.url(), tmp_path)
+    assert archives.fetch(server.url(), tmp_path).read_bytes() == CONTENT
+
+
+def test_part_that_is_too_long(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken_off(server, tmp_path, monkeypatch).write_bytes(CONTENT + b"junk")
+    assert archives.fetch(server.url(), tmp_path).read_bytes() == CONTENT
+    assert server.settings == [f"bytes={len(CONTENT) + 4}-", None]  # the first was answered 416
+
+
+def test_server_that_does_not_say_the_length(server: Server, tmp_path: Path) -> None:
+    server.says_length = False
+    assert archives.fetch(server.url(), tmp_path).read_bytes() == CONTENT
+    archives.fetch(server.url(), tmp_path)
+    assert server.settings == [None]
+
+
+def test_content_encoding_is_left_alone(server: Server, tmp_path: Path) -> None:
+    server.content, server.headers = gzip.compress(b"x"), {"Content-Encoding": "gzip"}
+    assert archives.fetch(server.url("/a.tar.gz"), tmp_path).read_bytes() == server.content
+    assert server.encodings == {"identity"}
+
+
+@pytest.mark.parametrize("code", [401, 403, 404, 410])
+def test_refusals_are_not_retried(server: Server, tmp_path: Path, code: int) -> None:
+    server.codes = [code]
+    with pytest.raises(UserError, match=f"archive.zip answered {code}.*--source-path") as refusal:
+        archives.fetch(server.url("/archive.zip?signature=s3cret"), tmp_path)
+    assert server.settings == [None] and "s3cret" not in str(refusal.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("code", [429, 500, 503])
+def test_failures_that_pass_are_retried(server: Server, tmp_path: Path, code: int) -> None:
+    server.codes = [code, code]
+    assert archives.fetch(server.url(), tmp_path).read_bytes() == CONTENT
+    assert len(server.settings) == 3
+
+
+def test_failures_that_stay(server: Server, tmp_path: Path) -> None:
+    server.codes = [500] * 10
+    with pytest.raises(UserError, match=r"cannot download .*the server answered 500"):
+        archives.fetch(server.url(), tmp_path)
+    assert len(server.settings) == archives.TRIES
+
+
+def test_waits_grow(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(archives, "BACK_OFF", 1)
+    monkeypatch.setattr(archives.time, "sleep", waits.append)
+    server.codes = [500] * 3
+    archives.fetch(server.url(), tmp_path)
+    assert waits == [0, 1, 2, 4]
+
+
+def test_server_that_hangs(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archives, "TIMEOUT", (5, 0.1))
+    monkeypatch.setattr(archives, "TRIES", 2)
+    server.awake.clear()
+    with pytest.raises(UserError, match=r"cannot download .*ReadTimeout"):
+        archives.fetch(server.url(), tmp_path)
+    assert len(server.settings) == 2
+
+
+def test_nobody_listens(server: Server, tmp_path: Path) -> None:
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(UserError, match=r"cannot download .*ConnectionError"):
+        archives.fetch(server.url(), tmp_path)
+
+
+@pytest.mark.parametrize("url", ["http://", "http://[::1", "https://exa mple:x/", "http://..x/"])
+def test_bad_urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(archives.time, "sleep", waits.append)
+    with pytest.raises(UserError, match="cannot download"):
+        archives.fetch(url, tmp_path)
+    assert waits == [0]
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/a/b.zip?token=/../x", "b.zip"),
+        ("/a/..%2F..%2Fevil.zip", "evil.zip"),
+        ("/%2e%2e", "download"),
+        ("/", "download"),
+        ("/a%00b%5C%20c.zip", "a_b_c.zip"),
+        ("/.hidden", "hidden"),
+        ("/-rf", "rf"),
+        ("/" + "x" * 300 + ".tar.gz", "x" * 93 + ".tar.gz"),
+        ("/%E5%9B%BE.zip", "_.zip"),
+    ],
+)
+def test_names_of_downloads_are_safe(server: Server, tmp_path: Path, path: str, name: str) -> None:
+    assert archives.fetch(server.url(path), tmp_path / "in") == tmp_path / "in" / name
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_secrets_of_the_url_are_not_kept(server: Server, tmp_path: Path) -> None:
+    url = server.url("/a.zip?signature=s3cret").replace("//", "//user:s3cret@")
+    archives.fetch(url, tmp_path)
+    assert "s3cret" not in (tmp_path / "a.zip.json").read_text()
+    assert "s3cret" not in archives._shown(url)
+
+
+def test_folder_that_cannot_be_written(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot write to .*file"):
+        archives.fetch(server.url(), tmp_path / "file")
+
+
+def test_local_files_stay_where_they_are(tmp_path: Path) -> None:
+    archive = tmp_path / "an archive%.zip"
+    archive.touch()
+    assert archives.fetch(str(archive), tmp_path / "unused") == archive
+    assert archives.fetch(archive.as_uri(), tmp_path / "unused") == archive
+    assert not (tmp_path / "unused").exists()
+
+
+@pytest.mark.parametrize("source", ["nothing.zip", "file:///no/such.zip", "ftp://host/x.zip", "."])
+def test_no_such_file(tmp_path: Path, source: str) -> None:
+    with pytest.raises(UserError) as refusal:
+        archives.fetch(source, tmp_path)
+    assert f"there is no file {source!r}" in str(refusal.value)
+
+
+# --- fetch_drive ------------------------------------------------------------------------------
+
+
+def test_drive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(*, id: str, output: str, resume: bool, **_: object) -> str:
+        calls.append((id, resume))
+        assert Path(output).suffix == ".part"
+        Path(output).write_bytes(b"from Drive")
+        return output
+
+    calls: list[tuple[str, bool]] = []
+    monkeypatch.setattr(gdown, "download", download)
+    path = archives.fetch_drive("1a-_B", tmp_path / "new")
+    assert path.read_bytes() == b"from Drive" and list((tmp_path / "new").iterdir()) == [path]
+    assert archives.fetch_drive("1a-_B", tmp_path / "new") == path
+    assert calls == [("1a-_B", True)]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        gdown.FileURLRetrievalError("Too many accesses.\n\n\tTry later."),
+        gdown.DownloadError("cut short"),
+        OSError("no route"),
+        KeyError("Content-Type"),
+        None,  # older ones just return
+    ],
+)
+def test_drive_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception | None
+) -> None:
+    def download(**_: object) -> None:
+        if error:
+            raise error
+
+    monkeypatch.setattr(gdown, "download", download)
+    with pytest.raises(UserError) as refusal:
+        archives.fetch_drive("1a-_B", tmp_path)
+    message = str(refusal.value)
+    assert "https://drive.google.com/file/d/1a-_B/view" in message and "browser" in message
+    assert "--source archive --source-path FILE" in message and "\n" not in message
+
+
+def test_drive_is_called_as_gdown_wants_it() -> None:
+    wanted = inspect.signature(gdown.download).parameters
+    assert {"id", "output", "resume", "timeout", "retries"} <= set(wanted)
+
+
+@pytest.mark.parametrize("drive_id", ["", "../x", "https://drive.google.com/file/d/1a/view"])
+def test_bad_drive_ids(tmp_path: Path, drive_id: str) -> None:
+    with pytest.raises(UserError, match="no Google Drive id"):
+        archives.fetch_drive(drive_id, tmp_path)

@@ -1,0 +1,303 @@
+"""Every source ends in the same layout, made once, never half."""
+
+import json
+import shutil
+import zipfile
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lookalike.core.errors import UserError
+from lookalike.core.log import log_to
+from lookalike.core.settings import ExtractSettings
+from lookalike.data import extraction as data_extraction
+from lookalike.data.extraction import choose_data, extract, main
+from lookalike.data.layout import find_layout
+from tests.conftest import SHARED, draw, draw_classes, draw_competition
+
+
+def count(folder: Path) -> int:
+    return sum(path.is_file() for path in folder.rglob("*"))
+
+
+def zipped(folder: Path, archive: Path, top: str) -> Path:
+    with zipfile.ZipFile(archive, "w") as archive_file:
+        for path in folder.rglob("*"):
+            archive_file.write(path, Path(top) / path.relative_to(folder))
+    return archive
+
+
+def no_leftovers(folder: Path) -> bool:
+    return not [p for p in folder.iterdir() if p.name.startswith(".") and p.suffix != ".lock"]
+
+
+# ---- class folders ------------------------------------------------------------------------------
+
+
+def test_the_report_protocol_shares_each_identity(classes: Path, tmp_path: Path) -> None:
+    settings = ExtractSettings("folder", str(classes))
+    made = extract(tmp_path / "data" / "x", settings, seed=0)
+    root = tmp_path / "data" / "x"
+    assert made and "folder" in made
+    assert [count(root / part) for part in ("training", "validation")] == [20, 8]
+    assert [count(root / "test" / part) for part in ("query", "gallery")] == [4, 8]
+    labels = json.loads((root / "labels.json").read_text())
+    assert Counter(labels["gallery"].values()) == {f"person_{i:02}": 2 for i in range(4)}
+    assert set(labels["query"]) == {p.name for p in (root / "test" / "query").iterdir()}
+    placed = [p.name for p in root.rglob("*.jpg")]
+    assert len(placed) == len(set(placed)) == 40, "every picture is in one part"
+
+
+def test_the_disjoint_protocol_puts_whole_people_into_the_test(
+    classes: Path, tmp_path: Path
+) -> None:
+    draw_classes(classes, people=10, pictures=5)
+    extract(tmp_path / "x", ExtractSettings("folder", str(classes), "disjoint"), seed=0)
+    labels = json.loads((tmp_path / "x" / "labels.json").read_text())
+    trained = {path.name for path in (tmp_path / "x" / "training").iterdir()}
+    tested = set(labels["query"].values()) | set(labels["gallery"].values())
+    assert len(tested) == 3 and len(trained) == 7 and not tested & trained
+
+
+def test_repeated_names_carry_their_identity_and_stay_apart(tmp_path: Path) -> None:
+    for name in ("ada", "bo"):
+        for number in range(10):
+            draw(tmp_path / "c" / name / f"{number}.jpg", 1, number)
+            draw(tmp_path / "c" / name / "profile" / f"{number}.jpg", 2, number)
+    extract(tmp_path / "x", ExtractSettings("folder", str(tmp_path / "c")), seed=0)
+    labels = json.loads((tmp_path / "x" / "labels.json").read_text())
+    names = [*labels["query"], *labels["gallery"]]
+    assert len(set(names)) == 12
+    assert all(name.startswith(("ada__", "bo__")) for name in names)
+    for part in ("query", "gallery"):
+        for name, identity in labels[part].items():
+            original = tmp_path / "c" / identity / "/".join(name.split("__")[1:])
+            placed = tmp_path / "x" / "test" / part / name
+            assert placed.read_bytes() == original.read_bytes()
+
+
+def test_the_seed_decides_the_layout(classes: Path, tmp_path: Path) -> None:
+    settings = ExtractSettings("folder", str(classes))
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        extract(tmp_path / name, settings, seed)
+    a, b, c = ((tmp_path / name / "labels.json").read_text() for name in "abc")
+    assert a == b != c
+
+
+def test_files_that_are_no_pictures_and_empty_folders_are_named(
+    classes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log_to(None)
+    (classes / "nobody").mkdir()
+    (classes / "person_00" / "notes.txt").write_text("mine")
+    extract(tmp_path / "x", ExtractSettings("folder", str(classes)), seed=0)
+    said = capsys.readouterr().err
+    assert "notes.txt" in said and "1 folders hold no pictures: nobody" in said
+    assert not (tmp_path / "x" / "training" / "nobody").exists()
+
+
+@pytest.mark.parametrize("make", [lambda p: None, lambda p: p.mkdir()])
+def test_a_source_folder_that_holds_nothing_is_an_error(
+    make: Callable[[Path], None], tmp_path: Path
+) -> None:
+    make(tmp_path / "c")
+    with pytest.raises(UserError, match=r"c: (no such folder|holds no class folders)"):
+        extract(tmp_path / "x", ExtractSettings("folder", str(tmp_path / "c")), seed=0)
+    assert not (tmp_path / "x").exists() and no_leftovers(tmp_path)
+
+
+# ---- made once, never half ----------------------------------------------------------------------
+
+
+def test_a_layout_is_reused_only_if_made_from_the_same(classes: Path, tmp_path: Path) -> None:
+    data = tmp_path / "x"
+    settings = ExtractSettings("folder", str(classes))
+    assert extract(data, settings, seed=0)
+    assert extract(data, settings, seed=0) is None
+    assert extract(data, settings, seed=0, force=True)
+    assert extract(data, settings, seed=1), "another seed"
+    assert extract(data, ExtractSettings("folder", str(classes), "disjoint"), seed=1)
+    draw(classes / "person_00" / "new.jpg", 0, 99)
+    assert extract(data, ExtractSettings("folder", str(classes), "disjoint"), seed=1), (
+        "more pictures"
+    )
+
+
+def test_a_folder_of_someone_else_is_never_overwritten(classes: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "x" / "mine.txt"
+    mine.parent.mkdir()
+    mine.write_text("precious")
+    with pytest.raises(UserError, match="choose another --data"):
+        extract(tmp_path / "x", ExtractSettings("folder", str(classes)), seed=0, force=True)
+    assert mine.read_text() == "precious"
+
+
+def test_a_layout_that_breaks_off_leaves_nothing(
+    classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def disk_full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / ".x.partial" / "training").mkdir(parents=True)  # left by a killed run
+    monkeypatch.setattr(shutil, "copy2", disk_full)
+    with pytest.raises(OSError, match="No space"):
+        extract(tmp_path / "x", ExtractSettings("folder", str(classes)), seed=0)
+    assert not (tmp_path / "x").exists() and no_leftovers(tmp_path)
+
+
+def test_a_kill_while_a_layout_is_replaced_leaves_a_whole_one(
+    classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ExtractSettings("folder", str(classes))
+    extract(tmp_path / "x", settings, seed=0)
+    real = shutil.rmtree
+
+    def killed(folder: Path, **_: object) -> None:
+        if folder.name == ".x.old" and folder.exists():
+            for path in list(folder.rglob("*.jpg"))[:10]:
+                path.unlink()
+            raise KeyboardInterrupt
+        real(folder, ignore_errors=True)
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        extract(tmp_path / "x", settings, seed=1)
+    monkeypatch.setattr(shutil, "rmtree", real)
+    assert count(tmp_path / "x") == 40 + 2
+    assert extract(tmp_path / "x", settings, seed=1) is None, "the new one is in place"
+    assert extract(tmp_path / "x", settings, seed=0) and count(tmp_path / "x") == 40 + 2
+    assert no_leftovers(tmp_path)
+
+
+def test_people_with_one_picture_are_too_few_for_a_test(tmp_path: Path) -> None:
+    draw_classes(tmp_path / "c", people=2, pictures=1)
+    with pytest.raises(UserError, match="too few pictures"):
+        extract(tmp_path / "x", ExtractSettings("folder", str(tmp_path / "c")), seed=0)
+    assert not (tmp_path / "x").exists()
+
+
+# ---- other sources ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("top", "training"), [("", "training"), ("Comp v2/inner", "train")])
+def test_an_archive_is_found_whatever_its_top_folder(
+    top: str, training: str, competition: Path, tmp_path: Path
+) -> None:
+    (competition / "training").rename(competition / training)
+    archive = zipped(competition, tmp_path / "c.zip", top)
+    extract(tmp_path / "data" / "x", ExtractSettings("archive", str(archive)), seed=0)
+    root = tmp_path / "data" / "x"
+    assert count(root / "training") == 60 and count(root / "test") == 20
+    assert (root / "labels.json").is_file()
+    assert archive.is_file(), "a user's own archive is not deleted"
+
+
+def test_an_archive_without_a_competition_is_explained(classes: Path, tmp_path: Path) -> None:
+    archive = zipped(classes, tmp_path / "c.zip", "")
+    with pytest.raises(UserError, match="--source folder"):
+        extract(tmp_path / "x", ExtractSettings("archive", str(archive)), seed=0)
+    assert not (tmp_path / "x").exists() and no_leftovers(tmp_path)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_downloaded_archive_goes_when_all_is_in_place(
+    keep: bool, competition: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetch_drive(drive_id: str, folder: Path) -> Path:
+        assert drive_id == "the-id"
+        folder.mkdir(parents=True, exist_ok=True)
+        return zipped(competition, folder / "c.zip", "")
+
+    monkeypatch.setattr(data_extraction.archives, "fetch_drive", fetch_drive)
+    settings = ExtractSettings("competition", drive_id="the-id", keep_archive=keep)
+    extract(tmp_path / "data" / "x", settings, seed=0)
+    assert (tmp_path / "data" / ".downloads" / "c.zip").exists() is keep
+    assert find_layout(tmp_path / "data" / "x")
+
+
+def test_a_damaged_download_is_fetched_anew(
+    competition: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = zipped(competition, tmp_path / "c.zip", "").read_bytes()
+    fetched: list[int] = []
+
+    def fetch_drive(drive_id: str, folder: Path) -> Path:
+        archive = folder / "c.archive"
+        if not archive.exists():
+            fetched.append(1)
+            folder.mkdir(parents=True, exist_ok=True)
+            archive.write_bytes(good[: len(good) // 2] if len(fetched) == 1 else good)
+        return archive
+
+    monkeypatch.setattr(data_extraction.archives, "fetch_drive", fetch_drive)
+    with pytest.raises(UserError):
+        extract(tmp_path / "data" / "x", ExtractSettings("competition"), seed=0)
+    assert extract(tmp_path / "data" / "x", ExtractSettings("competition"), seed=0)
+    assert len(fetched) == 2
+
+
+def test_a_changed_archive_behind_a_file_url_is_unpacked_anew(
+    competition: Path, tmp_path: Path
+) -> None:
+    archive = zipped(competition, tmp_path / "c.zip", "")
+    settings = ExtractSettings("archive", archive.as_uri())
+    assert extract(tmp_path / "data" / "x", settings, seed=0)
+    assert extract(tmp_path / "data" / "x", settings, seed=0) is None
+    draw(competition / "test" / "gallery" / "new.jpg", 1, 1)
+    zipped(competition, archive, "")
+    assert extract(tmp_path / "data" / "x", settings, seed=0)
+    assert (tmp_path / "data" / "x" / "test" / "gallery" / "new.jpg").exists()
+
+
+def test_lfw_takes_the_people_with_twenty_pictures(tmp_path: Path) -> None:
+    home = tmp_path / "lfw_home" / "lfw_funneled"
+    draw_classes(home, people=2, pictures=20)
+    draw(home / "rare" / "rare_0001.jpg", 9, 1)
+    extract(tmp_path / "x", ExtractSettings("lfw", lfw_home=tmp_path), seed=0)
+    assert sorted(p.name for p in (tmp_path / "x" / "training").iterdir()) == [
+        "person_00",
+        "person_01",
+    ]
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the real data are not on this machine")
+def test_lfw62_has_the_reports_numbers(tmp_path: Path) -> None:
+    extract(tmp_path / "x", ExtractSettings("folder", str(SHARED / "lfw62")), seed=0)
+    labels = json.loads((tmp_path / "x" / "labels.json").read_text())
+    assert count(tmp_path / "x") == 3023 + 2 and len(set(labels["query"].values())) == 62
+    assert len(labels["query"]) == 163
+
+
+# ---- which data set -----------------------------------------------------------------------------
+
+
+def test_the_default_is_the_one_data_set_else_the_demo(tmp_path: Path) -> None:
+    settings = ExtractSettings()
+    assert choose_data(None, settings) == Path("data/demo") and settings.source == "demo"
+    draw_competition(tmp_path / "data" / "only")
+    (tmp_path / "data" / ".x.partial").mkdir()
+    settings = ExtractSettings()
+    assert choose_data(None, settings) == Path("data/only") and settings.source is None
+    draw_competition(tmp_path / "data" / "other")
+    with pytest.raises(UserError, match="--data data/only or --data data/other"):
+        choose_data(None, ExtractSettings())
+    assert choose_data(None, ExtractSettings("folder", "/some/lfw62")) == Path("data/lfw62")
+    assert choose_data(None, ExtractSettings("archive", "/some/c.tar.gz")) == Path("data/c")
+
+
+def test_data_that_is_not_there_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--source"):
+        extract(tmp_path / "nowhere", ExtractSettings(), seed=0)
+    with pytest.raises(UserError, match="needs --source-path"):
+        extract(tmp_path / "x", ExtractSettings("folder"), seed=0)
+
+
+def test_the_program_lays_out_and_says_so(
+    classes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--source", "folder", "--source-path", str(classes), "--data", "data/x"]
+    assert main(words) == 0 and "laid out data/x" in capsys.readouterr().err
+    assert main(words) == 0 and "nothing to do" in capsys.readouterr().err
+    assert main([*words[:3], "nowhere"]) == 1 and "error: nowhere" in capsys.readouterr().err

@@ -1,0 +1,317 @@
+"""Training that retrieval judges: it helps or is not used, and a kill costs it nothing."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from lookalike import pipeline as main
+from lookalike.core.errors import UserError
+from lookalike.core.files import read_json, write_json
+from lookalike.core.numeric import one_thread
+from lookalike.core.runs import Run
+from lookalike.core.settings import EmbedSettings, Settings, SplitSettings, TrainSettings
+from lookalike.data.catalogue import load_catalogue
+from lookalike.data.splits import all_labelled, load_split, run_split
+from lookalike.models.checkpoints import load_model
+from lookalike.models.embedder import embedder_of
+from lookalike.training import finetune, trainer
+from lookalike.training.finetune import CHECKPOINT, REFIT, run_finetune
+from lookalike.training.stage import run_train
+from lookalike.training.trainer import Epoch, check_spread, is_over
+from tests.conftest import ROOT
+
+EMBED = EmbedSettings(backbone="test_efficientnet", weights="none", compile="off")
+TRAIN = TrainSettings(
+    objective="arcface", embed_dim=16, lr=0.1, epochs=3, patience=9, batch_size=8, per_person=2
+)
+
+
+def draw_hard(root: Path) -> Path:
+    """People who differ in colour only a little, and are shown in any light."""
+    rng = np.random.default_rng(0)
+    for person in range(12):
+        color = rng.normal(0, 12, 3)
+        for number in range(10):
+            light = rng.normal(128, 40)
+            pixels = np.clip(light + color + rng.normal(0, 4, (8, 8, 3)), 0, 255)
+            path = root / "training" / f"person_{person:02}" / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.astype(np.uint8)).resize((32, 32)).save(path)
+    for part in ("query", "gallery"):
+        (root / "test" / part).mkdir(parents=True)
+        shutil.copy(path, root / "test" / part / f"{part}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def split_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run whose pictures are catalogued and split, with a cache of its own."""
+    folder = tmp_path_factory.mktemp("hard")
+    settings = Settings(embed=EMBED, train=TRAIN, split=SplitSettings("stratified"))
+    settings.general.cache = folder / "cache"
+    run = Run(folder / "run", draw_hard(folder / "data"), settings)
+    run_split(run)
+    return run
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Several threads that wait for each other at every tiny layer are slower on a busy machine."""
+    with one_thread():
+        yield
+
+
+@pytest.fixture
+def anything_helps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The untrained embedder is beaten by whatever is trained."""
+
+    def begin(training: finetune.Training, judged: finetune.RetrievalValidator) -> None:
+        training.history = [Epoch(0, float("nan"), -1.0, 0.0, 0.0, 0.0)]
+
+    monkeypatch.setattr(finetune, "begin", begin)
+
+
+Begin = Callable[..., Run]
+
+
+@pytest.fixture
+def begin(split_run: Run, tmp_path: Path) -> Begin:
+    """A new run on the same split, with other settings of training."""
+
+    def make(name: str = "run", **changes: Any) -> Run:
+        folder = tmp_path / name
+        shutil.copytree(split_run.folder, folder)
+        train = replace(split_run.settings.train, **changes)
+        return replace(split_run, folder=folder, settings=replace(split_run.settings, train=train))
+
+    return make
+
+
+def trained(run: Run) -> dict[str, torch.Tensor]:
+    """What a run has trained."""
+    return load_file(run.path("model.safetensors"))
+
+
+def test_training_beats_the_untrained_embedder_and_is_used(begin: Begin) -> None:
+    run = begin(epochs=15, patience=15)
+    made = run_finetune(run)
+    history = pd.read_csv(run.path("history.csv"))
+    assert history.score[1:].max() > history.score[0]
+    assert f"validation score {history.score[1:].max():.1f} (untrained" in made
+    assert list(history.epoch) == list(range(len(history)))
+    assert run.path("training.png").stat().st_size > 0 and not run.path(CHECKPOINT).exists()
+    embedder = load_model(run.path("model.safetensors"), EMBED, run.cache)
+    assert embedder.dim == 16
+
+
+@pytest.mark.usefixtures("anything_helps")
+def test_trained_blocks_become_part_of_the_embedder(begin: Begin) -> None:
+    run = begin(unfreeze=2, epochs=1)
+    run_finetune(run)
+    names = [name for name in trained(run) if name.startswith("backbone.")]
+    assert names and not any("conv_stem" in name for name in names)
+    before = load_model(run.path("model.safetensors"), EMBED, run.cache)
+    untrained = finetune.embedder_of(EMBED, run.cache)
+    assert before.weights_id != untrained.weights_id
+    own = before.state_dict()
+    assert all(torch.equal(own[name], tensor) for name, tensor in trained(run).items())
+
+
+def test_a_training_that_does_not_help_is_not_used(
+    begin: Begin, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = begin(lr=1e-9, embed_dim=3, epochs=1)
+    with caplog.at_level("WARNING", logger="toolkit"):
+        assert "not used" in run_finetune(run)
+    assert "does not beat the untrained embedder" in caplog.text
+    assert trained(run) == {}
+    assert load_model(run.path("model.safetensors"), EMBED, run.cache).dim > 1
+
+
+@pytest.mark.usefixtures("anything_helps")
+@pytest.mark.parametrize(
+    ("changes", "last_step"),
+    [
+        ({"train_views": 2, "accumulate": 2}, 18),  # in the middle of the second epoch
+        ({"objective": "triplet", "memory": 16, "ema": 0.8}, 18),
+        ({"unfreeze": 2}, 18),
+        ({"unfreeze": "all", "train_views": 1, "augmentation": "strong", "projector": 8}, 18),
+        ({"unfreeze": "all", "train_side": 24}, 18),
+        ({"refit": True, "epochs": 6}, 72 + 20),  # in the second epoch on all labelled pictures
+    ],
+)
+def test_a_killed_training_ends_with_the_same_weights(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], last_step: int
+) -> None:
+    whole, killed = begin("whole", **changes), begin("killed", **changes)
+    run_finetune(whole)
+    steps: Iterator[int] = iter(range(10**6))
+    loss_of = trainer.loss_of
+
+    def die(*arguments: Any) -> torch.Tensor:
+        if next(steps) == last_step:
+            raise KeyboardInterrupt
+        return loss_of(*arguments)
+
+    monkeypatch.setattr(trainer, "loss_of", die)
+    with pytest.raises(KeyboardInterrupt):
+        run_finetune(killed)
+    assert killed.path(CHECKPOINT).is_file() and not killed.path("model.safetensors").exists()
+    run_finetune(killed)
+    assert trained(killed).keys() == trained(whole).keys() != set()
+    assert all(
+        torch.equal(tensor, trained(whole)[name]) for name, tensor in trained(killed).items()
+    )
+
+
+@pytest.mark.usefixtures("anything_helps")
+def test_a_refit_is_a_training_on_all_labelled_pictures(begin: Begin) -> None:
+    """Against a run whose split has all of them for training."""
+    again, everything = begin("again", epochs=1, refit=True), begin("everything", epochs=1)
+    split = load_split(everything)
+    pictures = set(load_catalogue(everything.path("training.csv")).path)
+    assert set(split["train"]) < set(all_labelled(split)) == pictures
+    write_json(everything.path("split.json"), {**split, "train": all_labelled(split)})
+    assert "done again on all labelled pictures" in run_finetune(again)
+    run_finetune(everything)
+    assert not again.path(REFIT).exists()
+    assert all(
+        torch.equal(tensor, trained(everything)[name]) for name, tensor in trained(again).items()
+    )
+
+
+def test_a_training_that_does_not_help_is_not_done_again(begin: Begin) -> None:
+    run = begin(lr=1e-9, embed_dim=3, epochs=1, refit=True)
+    assert "not used" in run_finetune(run) and trained(run) == {}
+
+
+def test_after_a_refit_nothing_is_left_to_score_the_model_by(
+    begin: Begin, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = begin(epochs=1, refit=True)
+    run.remember_settings()
+    with caplog.at_level("INFO", logger="toolkit"):
+        words = ("index", "retrieve", "forecast", "evaluate", "report")
+        assert main.main(["--stage", "train", *words, "--run", str(run.folder)]) == 0
+    assert read_json(run.path("validation.json"), "") == {}
+    assert not {"validation", "forecast"} & read_json(run.path("metrics.json"), "").keys()
+    assert "the validation has been trained on (--refit)" in caplog.text
+
+
+def test_the_report_s_head_is_not_done_again() -> None:
+    with pytest.raises(UserError, match="--refit: the report's head"):
+        main.prepare(["--refit", "--embed-dim", "8"])
+
+
+def test_training_sees_smaller_pictures_than_the_embedding_is_made_of(begin: Begin) -> None:
+    run = begin(unfreeze="all", train_side=24)
+    split = load_split(run)
+    _, training_data, judged = finetune.prepare(
+        run, embedder_of(EMBED, run.cache), split["train"], True
+    )
+    assert judged is not None
+    place = np.zeros(1, int)
+    assert training_data.inputs.take(place, place).shape == (1, 3, 24, 24)
+    side = embedder_of(EMBED, run.cache).side
+    assert judged.inputs["query"].take(place, place).shape == (1, 3, side, side) != (1, 3, 24, 24)
+
+
+def test_a_frozen_front_sees_what_the_embedding_is_made_of() -> None:
+    with pytest.raises(UserError, match="--train-side 24: only where nothing is frozen"):
+        main.prepare(["--train-side", "24", "--unfreeze", "2"])
+
+
+@pytest.mark.parametrize(("views", "warned"), [(0, True), (1, False)])
+def test_an_augmentation_of_no_views_is_said(
+    begin: Begin, views: int, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("WARNING", logger="toolkit"):
+        run_train(begin(epochs=0, train_views=views, augmentation="strong"))
+    assert ("--augmentation is of --train-views" in caplog.text) == warned
+
+
+def test_the_report_s_head_has_no_projector() -> None:
+    with pytest.raises(UserError, match="--projector: the report's head"):
+        main.prepare(["--projector", "8", "--embed-dim", "8"])
+
+
+@pytest.mark.usefixtures("anything_helps")
+def test_a_checkpoint_of_other_settings_is_not_gone_on_with(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, other = begin("whole", epochs=2), begin("other", epochs=2, lr=0.2)
+    run_finetune(whole)
+    monkeypatch.setattr(finetune, "finish", lambda *arguments: "killed before the end")
+    run_finetune(other)
+    monkeypatch.undo()
+    changed = replace(other, settings=whole.settings)
+    run_finetune(changed)
+    assert all(
+        torch.equal(tensor, trained(whole)[name]) for name, tensor in trained(changed).items()
+    )
+
+
+def test_a_loss_that_is_not_finite_is_an_error_that_names_the_remedy(begin: Begin) -> None:
+    with pytest.raises(UserError, match="epoch 1, step 2 is no finite number: lower --lr"):
+        run_finetune(begin(objective="contrastive+cross_entropy", lr=1e25, warmup=0.0))
+
+
+def test_embeddings_that_collapse_are_an_error_and_a_small_spread_alone_is_none() -> None:
+    untrained = Epoch(0, 0.0, 500.0, 0.3, 0.0, 0.0)
+    check_spread(untrained, 600.0, 1e-4)
+    with pytest.raises(UserError, match="--miner semihard"):
+        check_spread(untrained, 20.0, 1e-4)
+
+
+def test_a_validation_that_cannot_judge_is_an_error(begin: Begin) -> None:
+    run = begin()
+    path = run.path("split.json")
+    split = finetune.load_split(run)
+    split["validation"] = {"query": {}, "gallery": {}}
+    path.write_text(finetune.json.dumps(split))
+    with pytest.raises(UserError, match="nothing can judge"):
+        run_finetune(run)
+
+
+def test_an_objective_that_is_unknown_shows_before_anything_is_done() -> None:
+    with pytest.raises(UserError, match="did you mean 'arcface'"):
+        main.prepare(["--objective", "arcfase", "--embed-dim", "8"])
+
+
+def test_training_stops_by_patience_and_by_minutes() -> None:
+    def after(scores: list[float], minutes: float = 0.0) -> list[Epoch]:
+        return [Epoch(i, 0.0, score, 1.0, 0.0, minutes) for i, score in enumerate(scores)]
+
+    settings = TrainSettings(epochs=9, patience=2, max_minutes=5)
+    assert not is_over(after([500]), settings)
+    assert not is_over(after([500, 300, 200]), settings)
+    assert is_over(after([500, 300, 200, 200]), settings)
+    assert is_over(after([500, 300], minutes=5), settings)
+    assert not is_over(after([500], minutes=9), settings), "an epoch is always done"
+
+
+def test_two_processes_learn_what_one_does(begin: Begin) -> None:
+    """Batches of 9, in shares of 5 and 4, and a last one that is smaller."""
+    changes = {"objective": "arcface+triplet", "batch_size": 9}
+    one, two = begin("one", **changes), begin("two", **changes)
+    run_finetune(one)
+    two.remember_settings()
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--"]
+    words = [*torchrun, str(ROOT / "main.py"), "--stage", "train", "--run", str(two.folder)]
+    said = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert said.returncode == 0, said.stderr
+    # Each epoch's loss and spread come from the weights that all epochs before have made.
+    columns = ["train_loss", "spread"]
+    alone, together = (pd.read_csv(r.path("history.csv"))[columns][1:] for r in (one, two))
+    assert np.allclose(alone, together, rtol=1e-4) and len(alone) == 3

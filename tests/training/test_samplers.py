@@ -1,0 +1,128 @@
+"""Batches hold what they promise, with the probabilities that they promise."""
+
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from lookalike.core.errors import UserError
+from lookalike.training.samplers import (
+    Batch,
+    People,
+    batches,
+    check_batches,
+    group_people,
+    pair_weights,
+    steps_of,
+)
+
+# People with 1, 2, 3 and 6 pictures; the last one's are half photographs, half drawings.
+TARGETS = np.array([0, 1, 1, 2, 2, 2, 3, 3, 3, 3, 3, 3])
+DOMAINS = np.array([*[""] * 6, *["photo", "drawing"] * 3])
+
+
+def people() -> People:
+    return group_people(TARGETS, DOMAINS, ["ada", "bob", "cyd", "dan"])
+
+
+def drawn(kind: str, size: int, per_person: int = 2, count: int = 1000) -> list[Batch]:
+    rng = np.random.default_rng(0)
+    found: list[Batch] = []
+    while len(found) < count:
+        found += batches(kind, people(), size, per_person, rng)
+    return found[:count]
+
+
+def test_shuffled_batches_hold_every_picture_once() -> None:
+    rows = [batch.rows for batch in batches("shuffled", people(), 5, 4, np.random.default_rng(0))]
+    assert [len(part) for part in rows] == [5, 5, 2]
+    assert sorted(np.concatenate(rows)) == list(range(12))
+
+
+def test_a_person_with_one_picture_is_named_and_left_out(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level("WARNING", logger="toolkit"):
+        assert len(people().indices) == 3
+    assert "ada" in caplog.text
+    assert all(0 not in batch.rows for batch in drawn("pk", 4, count=50))
+
+
+def test_pk_takes_k_pictures_of_p_people_shared_among_the_domains() -> None:
+    for batch in drawn("pk", 4, count=200):
+        persons, counts = np.unique(TARGETS[batch.rows], return_counts=True)
+        assert len(persons) == 2 and set(counts) == {2}
+        assert len(set(batch.rows)) == 4
+        if 3 in persons:
+            assert set(DOMAINS[batch.rows[TARGETS[batch.rows] == 3]]) == {"photo", "drawing"}
+
+
+def test_a_person_with_too_few_pictures_repeats_them_and_no_other_does() -> None:
+    for batch in drawn("pk", 8, per_person=4, count=50):
+        for person, pictures in ((1, 2), (2, 3), (3, 4)):
+            own = batch.rows[TARGETS[batch.rows] == person]
+            assert len(own) in (0, 4) and len(set(own)) in (0, pictures)
+
+
+@pytest.mark.parametrize(("kind", "size", "first"), [("triplets", 6, 2), ("pairs", 8, 2)])
+def test_every_pair_of_pictures_is_equally_likely(kind: str, size: int, first: int) -> None:
+    found = drawn(kind, size, count=2000)
+    anchors = np.concatenate([TARGETS[batch.rows[:first]] for batch in found])
+    shares = np.bincount(anchors, minlength=4)[1:] / len(anchors)
+    assert shares == pytest.approx(pair_weights(np.array([2, 3, 6])), abs=0.02)
+
+
+@pytest.mark.parametrize(("kind", "size"), [("triplets", 6), ("pairs", 8)])
+def test_positives_are_of_one_person_and_negatives_of_two(kind: str, size: int) -> None:
+    for batch in drawn(kind, size, count=300):
+        assert batch.tuples is not None
+        first, positive, *_ = (batch.rows[indices] for indices in batch.tuples)
+        anchor, negative = (
+            batch.rows[batch.tuples[i]] for i in (-3 if kind == "triplets" else -2, -1)
+        )
+        assert (TARGETS[first] == TARGETS[positive]).all() and (first != positive).all()
+        assert (TARGETS[anchor] != TARGETS[negative]).all()
+        crossing = TARGETS[first] == 3
+        assert (DOMAINS[first] != DOMAINS[positive])[crossing].all()
+
+
+def test_the_same_seed_draws_the_same() -> None:
+    one, same = (
+        list(islice(batches("pk", people(), 4, 2, np.random.default_rng(5)), 3)) for _ in range(2)
+    )
+    assert all((a.rows == b.rows).all() for a, b in zip(one, same, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "per_person", "said"),
+    [
+        ("pk", 4, 4, "raise it or lower --per-person"),
+        ("pk", 32, 4, "lower it to 12"),
+        ("pairs", 3, 2, "needs 4"),
+    ],
+)
+def test_a_batch_that_cannot_be_formed_says_what_to_change(
+    kind: str, size: int, per_person: int, said: str
+) -> None:
+    with pytest.raises(UserError, match=said):
+        check_batches(kind, people(), size, per_person)
+
+
+def test_people_without_a_second_picture_cannot_be_positives() -> None:
+    lonely = group_people(np.arange(3), np.array([""] * 3), ["a", "b", "c"])
+    with pytest.raises(UserError, match="two training pictures"):
+        check_batches("triplets", lonely, 9, 2)
+    check_batches("shuffled", lonely, 9, 2)
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "sizes"), [(33, 32, [33]), (40, 32, [32, 8]), (3, 1, [1] * 3)]
+)
+def test_a_few_pictures_at_the_end_go_with_the_batch_before(
+    count: int, size: int, sizes: list[int]
+) -> None:
+    people = People([[np.arange(count)]], count)
+    drawn = list(batches("shuffled", people, size, 2, np.random.default_rng(0)))
+    assert [len(batch.rows) for batch in drawn] == sizes
+    assert steps_of(people, size) == len(sizes)
+    assert sorted(np.concatenate([batch.rows for batch in drawn]).tolist()) == list(range(count))

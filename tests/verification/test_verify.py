@@ -1,0 +1,187 @@
+"""The program, from a protocol to a verdict, on a tiny CFP and a backbone of a few weights."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lookalike.core.files import read_json
+from lookalike.core.log import log
+from lookalike.core.numeric import one_thread
+from lookalike.verification import training as pair_training
+from lookalike.verification import verify
+from lookalike.verification.training import Trained, Work
+from lookalike.verification.verify import remembered
+from tests.conftest import FAST, Program, draw_cfp
+
+TRAIN = ("--side", "32", "--epochs", "1", "--epoch-pairs", "16", "--batch-size", "8")
+
+
+@pytest.fixture(scope="module")
+def cfp(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_cfp(tmp_path_factory.mktemp("verify") / "cfp")
+
+
+def run_verify(*words: str | Path) -> int:
+    try:
+        with one_thread():  # several that wait for each other are slow on a busy machine
+            return verify.main(list(map(str, words)))
+    finally:
+        log.handlers.clear()
+
+
+def test_from_a_protocol_to_a_verdict(
+    cfp: Path, run_program: Program, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = run_program("verify", "score", "--data", cfp, "--run", "runs/x", *FAST)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[2].startswith("| x ")
+    made = {path.name for path in (tmp_path / "runs/x").iterdir()}
+    assert made >= {
+        *("config.json", "versions.json", "metrics.json", "calibration.json", "pairs.csv"),
+        *("roc.png", "errors.jpg", "log.txt"),
+    }
+    one, two = cfp / "Data/Images/001/frontal/01.jpg", cfp / "Data/Images/001/frontal/02.jpg"
+    assert run_verify("pair", one, two, "--run", "runs/x", "--json") == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["same"] == (said["similarity"] >= said["threshold"])
+    assert said["pictures"] == [str(one), str(two)] and said["without_face"] == []
+
+
+def test_a_pair_of_the_protocol_gets_the_score_that_it_had_there(
+    cfp: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_verify("score", "--data", cfp, "--run", "x", *FAST) == 0
+    row = pd.read_csv("x/pairs.csv").iloc[5]
+    capsys.readouterr()
+    words = ("pair", cfp / str(row.a), cfp / str(row.b), "--run", "x")
+    assert run_verify(*words, "--json", "--false-accept", "0.1") == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["similarity"] == pytest.approx(row.score, abs=1e-4)
+    kept = read_json(Path("x/calibration.json"), "")
+    assert said["threshold"] == pytest.approx(kept["thresholds"]["0.1"], abs=1e-4)
+    assert run_verify(*words) == 0
+    words_said = capsys.readouterr().out
+    assert "(at 1 % false accepts: similarity of at least" in words_said
+    assert "where as many pairs do as in calibration (16 of 32)" in words_said
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("--layers", "none", "--augment"), ("--layers", "all", "--head", "cosine", "--augment")],
+    ids=["cached", "trained"],
+)
+def test_a_trained_run_answers_too_and_is_not_made_twice(
+    cfp: Path,
+    words: tuple[str, ...],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    train = ("train", "--data", str(cfp), "--run", "x", *FAST, *TRAIN, *words, "--folds")
+    assert run_verify(*train, "1", "3") == 0
+    measures = read_json(Path("x/metrics.json"), "")
+    assert [row["fold"] for row in measures["by_fold"]] == [1, 3] and measures["pairs"] == 16
+    row = pd.read_csv("x/pairs.csv").iloc[0]
+    capsys.readouterr()
+    assert run_verify("pair", cfp / str(row.a), cfp / str(row.b), "--run", "x", "--json") == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["similarity"] == pytest.approx(row.score, abs=1e-3)
+
+    done: list[int] = []
+    original = pair_training.train_fold
+
+    def watched(work: Work, fold: int) -> Trained:
+        done.append(fold)
+        return original(work, fold)
+
+    monkeypatch.setattr(pair_training, "train_fold", watched)
+    before = Path("x/fold01/model.safetensors").stat().st_mtime_ns
+    assert run_verify(*train, "1", "3") == 0 and done == []
+    assert Path("x/fold01/model.safetensors").stat().st_mtime_ns == before
+    assert run_verify(*train, "1", "2") == 0 and done == [2], "a fold more"
+    assert run_verify(*train, "1", "--seed", "1") == 0 and done == [2, 1], "another seed"
+
+
+def test_the_same_seed_trains_the_same_weights(cfp: Path) -> None:
+    train = ("train", "--data", str(cfp), "--folds", "1", *FAST, *TRAIN, "--layers", "all")
+    for name in "ab":
+        assert run_verify(*train, "--run", name) == 0
+    one, two = (Path(name, "fold01/model.safetensors").read_bytes() for name in "ab")
+    assert one == two
+
+
+def test_runs_side_by_side(cfp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, kind in (("one", "FF"), ("two", "FP")):
+        assert run_verify("score", "--data", cfp, "--kind", kind, "--run", name, *FAST) == 0
+    capsys.readouterr()
+    assert run_verify("table", "one", "two") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines[2:]] == ["one", "two"]
+
+
+def test_a_run_remembers_how_it_was_made(cfp: Path) -> None:
+    words = ("--scales", "1", "1.2", "--flip", "on", "--distance", "euclidean")
+    assert run_verify("score", "--data", cfp, "--run", "x", *FAST, *words) == 0
+    made = remembered(Path("x"), Path("cache"))
+    assert made.embed.scales == (1.0, 1.2) and made.embed.weights == "none"
+    assert isinstance(made, verify.Score) and made.distance == "euclidean"
+
+
+def test_a_broken_picture_costs_its_pairs(cfp: Path, tmp_path: Path) -> None:
+    root = draw_cfp(tmp_path / "own")
+    (root / "Data/Images/001/frontal/01.jpg").write_bytes(b"no picture")
+    assert run_verify("score", "--data", root, "--run", "x", *FAST) == 0
+    measures = read_json(Path("x/metrics.json"), "")
+    assert measures["unanswered"] == 3
+    scores = pd.read_csv("x/pairs.csv")
+    broken = scores.score.isna()
+    assert broken.sum() == 3 and not scores.right[broken].any()
+    assert "Data/Images/001/frontal/01.jpg (unreadable" in Path("x/log.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("score", "--data", "nowhere"), "--data nowhere: no such folder"),
+        (("score", "--data", "CFP", "--backbone", "resnot"), "--backbone resnot: unknown"),
+        (("score", "--data", "CFP", "--scales", "0.5"), "--scales 0.5: a whole picture"),
+        (("train", "--data", "CFP", "--folds", "9"), "--folds 9: the protocol has"),
+        (("train", "--data", "CFP", "--flip", "on"), "a trained network sees one view"),
+        (("train", "--data", "CFP", "--seed", "-1"), "--seed -1: must not be negative"),
+        (("pair", "a.jpg", "b.jpg", "--run", "nowhere"), "config.json is missing: make it with"),
+        (("table", "nowhere"), "metrics.json is missing"),
+    ],
+)
+def test_mistakes_are_explained(
+    cfp: Path, words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = tuple(str(cfp) if word == "CFP" else word for word in words)
+    fast = () if words[0] in ("pair", "table") or "--backbone" in words else FAST
+    assert run_verify(*words, *fast) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_a_question_that_a_run_cannot_answer(cfp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_verify("score", "--data", cfp, "--run", "x", *FAST) == 0
+    one = cfp / "Data/Images/001/frontal/01.jpg"
+    assert run_verify("pair", one, one, "--run", "x", "--false-accept", "0.5") == 1
+    assert "--false-accept 0.5: x is calibrated at 0.1, 0.01, 0.001" in capsys.readouterr().err
+    assert run_verify("pair", one, cfp / "nowhere.jpg", "--run", "x") == 1
+    assert "nowhere.jpg: unreadable" in capsys.readouterr().err
+    Path("x/config.json").write_text('{"command": "score", "backbone": 3, "colour": "red"}')
+    assert run_verify("pair", one, one, "--run", "x") == 1
+    assert "is damaged" in capsys.readouterr().err
+    assert np.isfinite(read_json(Path("x/metrics.json"), "")["auc"])
+
+
+def test_a_run_of_another_program_is_not_taken_for_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text('{"backbone": "sface"}')
+    (tmp_path / "metrics.json").write_text('{"test": {"score": 1.0}}')
+    assert verify.main(["table", str(tmp_path)]) == 1
+    assert "is no run of lookalike verify" in capsys.readouterr().err
+    assert verify.main(["score", "--data", str(tmp_path), "--run", str(tmp_path)]) == 1
+    assert "is a run of main.py; name another folder" in capsys.readouterr().err
