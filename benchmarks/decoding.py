@@ -38,7 +38,7 @@ IN_FULL = patch.object(JpegImageFile, "draft", lambda *_: None)
 def resize_by_pillow(preprocessing: Preprocessing, image: Image.Image) -> np.ndarray:
     """What `Preprocessing.resize` does, by Pillow."""
     how = Image.Resampling[preprocessing.interpolation.upper()]
-    return np.array(image.resize((preprocessing.side, preprocessing.side), how))
+    return np.array(image.resize((preprocessing.image_size, preprocessing.image_size), how))
 
 
 BY_PILLOW = patch.object(
@@ -51,17 +51,17 @@ BY_PILLOW = patch.object(
 def by_pillow(raw: bytes, preprocessing: Preprocessing) -> np.ndarray:
     """Pillow alone, at the picture's own size."""
     with IN_FULL:
-        return resize_by_pillow(preprocessing, read_picture(raw, preprocessing.side))
+        return resize_by_pillow(preprocessing, read_picture(raw, preprocessing.image_size))
 
 
 def by_both(raw: bytes, preprocessing: Preprocessing) -> np.ndarray:
     """Decoded by Pillow no larger than needed, resized by PyTorch."""
-    return preprocessing.resize(np.array(read_picture(raw, preprocessing.side)))
+    return preprocessing.resize(np.array(read_picture(raw, preprocessing.image_size)))
 
 
 def by_ours(raw: bytes, preprocessing: Preprocessing) -> np.ndarray:
     """Decoded by OpenCV no larger than needed, resized by PyTorch."""
-    return preprocessing.resize(read_pixels(raw, preprocessing.side))
+    return preprocessing.resize(read_pixels(raw, preprocessing.image_size))
 
 
 WAYS: dict[str, Way] = {

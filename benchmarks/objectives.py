@@ -30,8 +30,8 @@ HEAD = ("--embed-dim", "512", "--epochs", "30", "--patience", "6")
 TRAINED = (*HEAD, "--unfreeze", "1", "--batch-size", "64")
 # All blocks, with views as SimCLR's, and a head that is thrown away.
 WHOLE = (
-    *("--unfreeze", "all", "--backbone-rate", "0.3", "--batch-size", "64", "--patience", "30"),
-    *("--train-views", "1", "--augmentation", "strong", "--train-side", "128", "--center"),
+    *("--unfreeze", "all", "--backbone-lr-scale", "0.3", "--batch-size", "64", "--patience", "30"),
+    *("--train-views", "1", "--augmentation", "strong", "--train-image-size", "128", "--center"),
 )
 PROJECTOR = ("--projector", "128")
 LONGER = ("--refit", "--max-minutes", "45")
@@ -94,7 +94,7 @@ def do_row(folder: Path, words: list[str], before: list[list[str]]) -> dict[str,
 def simclr_first(folder: Path, shared: list[str], epochs: int) -> tuple[list[list[str]], list[str]]:
     """The programs that learn a backbone without labels, and the words that take its weights."""
     learnt = folder / "unlabelled"
-    split = ["main.py", "--stage", "split", "crop", f"--run={learnt}", *shared, "--side=128"]
+    split = ["main.py", "--stage", "split", "crop", f"--run={learnt}", *shared, "--image-size=128"]
     learn = ["simclr", str(learnt), "--epochs", str(epochs), "--lr", "0.0001"]
     return [split, learn], [f"--weights={learnt / 'simclr' / f'epoch_{epochs:03}.safetensors'}"]
 
@@ -108,11 +108,11 @@ def main() -> None:
     parser.add_argument("--simclr-epochs", type=int, default=5)
     parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=list(ROWS))
     parser.add_argument("--crop", default="none")
-    parser.add_argument("--side", default="160")
+    parser.add_argument("--image-size", default="160")
     parser.add_argument("--out", type=Path, default=Path("runs/objectives"))
     arguments, others = parser.parse_known_args()
     limit = f"--max-minutes={arguments.max_minutes}"
-    seen = [f"--crop={arguments.crop}", f"--side={arguments.side}", "--flip=on"]
+    seen = [f"--crop={arguments.crop}", f"--image-size={arguments.image_size}", "--flip=on"]
     shared = [f"--data={arguments.data}", *seen, *others]
     labels = [f"--labels={arguments.labels}"] if arguments.labels else []
     lines = []
@@ -126,7 +126,13 @@ def main() -> None:
         row = do_row(folder, words, before)
         shown = [f"{row[k]:.1f}" if k in row else "" for k in ("validation", "test", "minutes")]
         lines.append((name, *shown, row.get("failed", "")))
-    heads = [f"crop {arguments.crop}, {arguments.side} pixels", "validation", "test", "minutes", ""]
+    heads = [
+        f"crop {arguments.crop}, {arguments.image_size} pixels",
+        "validation",
+        "test",
+        "minutes",
+        "",
+    ]
     print(tabulate(lines, heads, disable_numparse=True))
 
 

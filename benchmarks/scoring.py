@@ -153,7 +153,7 @@ def _beside(
 
 
 def full_ranking(arguments: Given) -> list[Row]:
-    """Average precision of rankings of 10,000 for 1,000 queries, from the neighbours' numbers."""
+    """Average precision of rankings of 10,000 for 1,000 queries, from the neighbors' numbers."""
     import torch
     from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 
@@ -178,7 +178,7 @@ def full_ranking(arguments: Given) -> list[Row]:
         found = calculator.get_accuracy(*embeddings, *reference, ref_includes_query=False)
         return float(found["mean_average_precision"])
 
-    remark = f"from the same neighbours; equal to {abs(ours() - theirs()):.0e}; warm"
+    remark = f"from the same neighbors; equal to {abs(ours() - theirs()):.0e}; warm"
     figures = in_turns([seconds(ours), seconds(theirs)], arguments.repeats)
     name = f"pytorch-metric-learning {version('pytorch-metric-learning')}, AccuracyCalculator"
     what = "AP over a full ranking, 1,000 × 10,000"

@@ -31,23 +31,23 @@ from lookalike.retrieval.postprocess import Embeddings, apply, score_all
 from lookalike.retrieval.ranking import seen_embeddings
 
 CENTER: dict[str, Any] = {"center": True}
-QUERIES: dict[str, Any] = {"query_neighbours": 0.35}
-GALLERY: dict[str, Any] = {"gallery_neighbours": 0.35}
+QUERIES: dict[str, Any] = {"query_neighbors": 0.35}
+GALLERY: dict[str, Any] = {"gallery_neighbors": 0.35}
 STEPS: dict[str, dict[str, Any]] = {
     "nothing": {},
     "center": CENTER,
     "center, whiten": CENTER | {"whiten": 96},
     "center, expand": CENTER | {"expand": 0.45},
-    "center, gallery neighbours": CENTER | GALLERY,
+    "center, gallery neighbors": CENTER | GALLERY,
     "center, gallery clusters": CENTER | {"gallery_clusters": 0.4},
-    "center, query neighbours": CENTER | QUERIES,
+    "center, query neighbors": CENTER | QUERIES,
     "center, csls": CENTER | {"hubs": "csls"},
     "center, softmax": CENTER | {"hubs": "softmax"},
     "center, reciprocal": CENTER | {"rerank": "reciprocal"},
-    "center, reciprocal, query neighbours": CENTER | QUERIES | {"rerank": "reciprocal"},
-    "center, both neighbours": CENTER | GALLERY | QUERIES,
-    "center, both neighbours, csls": CENTER | GALLERY | QUERIES | {"hubs": "csls"},
-    "center, both neighbours, softmax": CENTER | GALLERY | QUERIES | {"hubs": "softmax"},
+    "center, reciprocal, query neighbors": CENTER | QUERIES | {"rerank": "reciprocal"},
+    "center, both neighbors": CENTER | GALLERY | QUERIES,
+    "center, both neighbors, csls": CENTER | GALLERY | QUERIES | {"hubs": "csls"},
+    "center, both neighbors, softmax": CENTER | GALLERY | QUERIES | {"hubs": "softmax"},
     "all of them": {
         **(CENTER | GALLERY | QUERIES),
         **{"whiten": 96, "expand": 0.45, "gallery_clusters": 0.4},
@@ -110,7 +110,11 @@ def main() -> None:
     arguments = parser.parse_args()
     run = locate(parse_settings(["--run", str(arguments.run)], arguments.run / "config.json"))
     log.setLevel("ERROR")
-    tasks = {"validation": Task(run, "validation_gallery", Labels(**load_split(run)["validation"]))}
+    tasks = {
+        "validation": Task(
+            run, "validation_gallery", Labels(*load_split(run.path("split.json")).validation)
+        )
+    }
     if arguments.labels:
         tasks["test"] = Task(run, "gallery", read_labels(arguments.labels))
     heads = [head for name in tasks for head in (name, f"{name}, one query each")]

@@ -5,7 +5,7 @@
 Celebrities in Frontal-Profile, the first three splits, each tested by a network of its own. Every
 row changes one thing of the first. With two idle cores a network takes half a minute, and all rows
 about 25 minutes: what differs by less than the spread over splits is not shown by so little. The
-same command goes on after a kill, fold by fold. Options after `--` go to every row (`-- --side 112
+same command goes on after a kill, fold by fold. Options after `--` go to every row (`-- --image-size 112
 --epochs 10`).
 """
 
@@ -22,7 +22,7 @@ from lookalike.core.log import log
 from lookalike.verification import verify
 
 BASE = "the base: pretrained, all layers, two outputs, Adam 3e-4"
-BUDGET = ["--side", "64", "--epochs", "3", "--epoch-pairs", "1000", "--batch-size", "16"]
+BUDGET = ["--image-size", "64", "--epochs", "3", "--epoch-pairs", "1000", "--batch-size", "16"]
 COMMON = ["--crop", "face", "--layers", "all", "--lr", "3e-4", *BUDGET]
 ROWS: dict[str, list[str]] = {
     BASE: [],

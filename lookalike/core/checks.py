@@ -19,7 +19,7 @@ def check(settings: Settings) -> None:
     check_report(settings.report)
     if not 0 <= settings.embed.crop_margin <= 5:
         raise UserError(f"--crop-margin {settings.embed.crop_margin}: must be from 0 to 5")
-    check_least(settings.embed, side=8)
+    check_least(settings.embed, image_size=8)
     _check_scales(settings.embed.scales)
     _check_cosines(settings.retrieve)
     _check_ensemble(settings.retrieve)
@@ -45,11 +45,16 @@ def check_extract(extract: ExtractSettings) -> None:
 def check_training(train: TrainSettings) -> None:
     """The same for the settings of training."""
     check_least(train, epochs=0, batch_size=1, train_views=0, patience=1, embed_dim=1, projector=1)
-    check_least(train, per_person=2, accumulate=1, memory=0, train_side=8)
+    check_least(train, samples_per_class=2, accumulate=1, memory_size=0, train_image_size=8)
     if train.unfreeze != "all":
         check_least(train, unfreeze=0)
-    above = {"lr": 1000, "logit_scale": 1000, "temperature": 100, "backbone_rate": 100}
-    for name, most in {**above, "layer_decay": 1, "clip": math.inf, "max_minutes": 1e6}.items():
+    above = {"lr": 1000, "logit_scale": 1000, "temperature": 100, "backbone_lr_scale": 100}
+    for name, most in {
+        **above,
+        "layer_decay": 1,
+        "clip_grad_norm": math.inf,
+        "max_minutes": 1e6,
+    }.items():
         value = getattr(train, name)
         if value is not None and not 0 < value <= most:
             raise UserError(f"{_option(name)} {value}: must be above 0 and at most {most}")
@@ -68,22 +73,24 @@ def check_training(train: TrainSettings) -> None:
 
 
 def _check_what_goes_together(train: TrainSettings) -> None:
-    if train.memory and train.memory < train.batch_size:
+    if train.memory_size and train.memory_size < train.batch_size:
         raise UserError(
-            f"--memory {train.memory}: must hold a whole batch; raise it to {train.batch_size}"
+            f"--memory-size {train.memory_size}: must hold a whole batch; raise it to {train.batch_size}"
         )
-    if train.memory and train.batches in ("triplets", "pairs"):
-        raise UserError(f"--memory goes with --batches pk or shuffled, not with {train.batches}")
+    if train.memory_size and train.sampler in ("triplets", "pairs"):
+        raise UserError(
+            f"--memory-size goes with --sampler pk or shuffled, not with {train.sampler}"
+        )
     for name, why in {"refit": "is not judged by retrieval", "projector": "has none"}.items():
         if getattr(train, name) and train.is_linear_probe:
             raise UserError(
                 f"{_option(name)}: the report's head, cross_entropy on a frozen backbone, {why}; "
                 "name another --objective, or blocks of the backbone (--unfreeze 2)"
             )
-    if train.train_side and train.unfreeze != "all":
+    if train.train_image_size and train.unfreeze != "all":
         raise UserError(
-            f"--train-side {train.train_side}: only where nothing is frozen; add "
-            "--unfreeze all, or take it off by --train-side None"
+            f"--train-image-size {train.train_image_size}: only where nothing is frozen; add "
+            "--unfreeze all, or take it off by --train-image-size None"
         )
     if train.unfreeze == 0 and train.embed_dim is None and train.changes_embedding:
         raise UserError(
@@ -103,7 +110,7 @@ def _check_scales(scales: tuple[float, ...]) -> None:
 
 
 def _check_cosines(settings: RetrieveSettings) -> None:
-    for name in ("query_neighbours", "gallery_neighbours", "expand", "gallery_clusters"):
+    for name in ("query_neighbors", "gallery_neighbors", "expand", "gallery_clusters"):
         value = getattr(settings, name)
         if value is not None and not 0 < value <= 1:
             raise UserError(f"{_option(name)} {value}: a cosine above 0 and up to 1")

@@ -122,7 +122,7 @@ class EmbedSettings:
     """Margin on each side of a `face`, as a share of the face's longer side."""
     detector: Literal["yunet", "mtcnn"] = "yunet"
     """What finds faces: yunet (no hub needed), or mtcnn where facenet-pytorch is installed."""
-    side: int | None = None
+    image_size: int | None = None
     """Height and width of what the backbone sees, in pixels. Default: its own; at 128 a picture
     costs a third of what it does at 224, which leaves a training more epochs."""
     normalization: Literal["auto", "none", "imagenet", "fixed", "whitening"] = "auto"
@@ -164,9 +164,9 @@ class TrainSettings:
     train_views: int = 0
     """Augmented views of each training picture, embedded once and cached; with --unfreeze all, any
     number is a new view in every epoch; 0 trains without."""
-    train_side: int | None = None
-    """Height and width of what is trained on, with --unfreeze all. Default: --side. Cropped views
-    of whole pictures show things larger, so that a larger --side suits what was trained with them
+    train_image_size: int | None = None
+    """Height and width of what is trained on, with --unfreeze all. Default: --image-size. Cropped views
+    of whole pictures show things larger, so that a larger --image-size suits what was trained with them
     (Touvron et al., 2019)."""
     augmentation: Augmentation = "weak"
     """What --train-views changes of a picture: a little, or as much as SimCLR does: a crop of 30 %
@@ -179,10 +179,10 @@ class TrainSettings:
     refit: bool = False
     """When the best epoch is known, train anew on all labelled pictures, the validation's too, for
     as many epochs. Nothing is then left to score the model by, or to forecast the test from."""
-    batches: Literal["auto", "shuffled", "pk", "triplets", "pairs"] = "auto"
+    sampler: Literal["auto", "shuffled", "pk", "triplets", "pairs"] = "auto"
     """Which pictures make a batch: all in turn, P people with K pictures each, triplets or pairs;
     `auto` is pk where the objective compares pictures."""
-    per_person: int = 4
+    samples_per_class: int = 4
     """K of P×K, shared among the domains where they are known."""
     miner: Literal["all", "semihard", "hard"] = "all"
     """Which triplets of a batch count: all within the margin, those whose negative is further away
@@ -198,9 +198,9 @@ class TrainSettings:
     """What arcface, subcenter_arcface and cosface multiply cosines by."""
     temperature: float = 0.1
     """What supcon and ntxent divide cosines by."""
-    memory: int = 0
+    memory_size: int = 0
     """Pictures of earlier batches that pairs and triplets are made with too."""
-    backbone_rate: float = 0.1
+    backbone_lr_scale: float = 0.1
     """Learning rate of the backbone's last block, as a share of --lr."""
     layer_decay: float = 0.9
     """Learning rate of each earlier block, as a share of the next one's."""
@@ -208,7 +208,7 @@ class TrainSettings:
     """AdamW's weight decay, without norms and biases."""
     warmup: float = 0.1
     """Share of all steps in which the learning rate rises; after it, half a cosine down to 0."""
-    clip: float = 5.0
+    clip_grad_norm: float = 5.0
     """Longest gradient that a step takes; a longer one is shortened."""
     accumulate: int = 1
     """Batches whose gradients a step sums up."""
@@ -242,16 +242,16 @@ class RetrieveSettings:
     or, beside the mapping, Kaggle's submission.csv."""
     index: Literal["auto", "exact", "ivf", "hnsw"] = "exact"
     """How the gallery is searched: every picture, the nearest of its lists (ivf), or a graph of
-    neighbours (hnsw); both look as far as 99 % of what exact search finds takes. `auto` is hnsw for
+    neighbors (hnsw); both look as far as 99 % of what exact search finds takes. `auto` is hnsw for
     a million pictures or more. The steps below that need all scores search exactly."""
     center: bool = False
     """Move the queries and the gallery each to a mean of zero first: what is common to all
     photographs, or to all drawings, says nothing of who it is."""
     whiten: int | None = None
     """Keep this many principal directions of the training's pictures, each with deviation 1."""
-    query_neighbours: float | None = None
+    query_neighbors: float | None = None
     """Sum each query with all other queries of at least this cosine."""
-    gallery_neighbours: float | None = None
+    gallery_neighbors: float | None = None
     """Sum each gallery picture with all others of at least this cosine."""
     expand: float | None = None
     """Sum each query with the gallery pictures of at least this cosine (α-query expansion)."""
@@ -260,7 +260,7 @@ class RetrieveSettings:
     gallery_clusters: float | None = None
     """Cluster the gallery down to this cosine; pictures of a cluster come up together."""
     rerank: Literal["none", "reciprocal"] = "none"
-    """Re-rank by the neighbours that two pictures have in common (k-reciprocal encoding)."""
+    """Re-rank by the neighbors that two pictures have in common (k-reciprocal encoding)."""
     no_transductive: bool = False
     """Answer each query from itself, the gallery and the training alone, for rules that forbid to
     learn from the test's other queries."""
@@ -293,7 +293,7 @@ class ReportSettings:
     points: int = 1500
     """Pictures on the map at most; of more, as many are drawn by --seed."""
     perplexity: float = 30.0
-    """About how many neighbours of a picture t-SNE keeps near; UMAP's n_neighbors."""
+    """About how many neighbors of a picture t-SNE keeps near; UMAP's n_neighbors."""
     iterations: int = 1000
     """Steps of t-SNE; epochs of UMAP."""
     benchmark: Path = Path("runs/benchmark")

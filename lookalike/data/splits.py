@@ -1,7 +1,8 @@
-"""TODO lookalike.data.splits."""
+"""Divide the labelled pictures: training, held-out pictures, and a validation as a retrieval task."""
 
-from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,14 +23,54 @@ from lookalike.data.layout import read_origin
 Pictures = dict[str, str]  # path -> identity
 
 
-def make_split(catalogue: pd.DataFrame, kind: str, query_domain: str, seed: int) -> dict[str, Any]:
+class RetrievalTask(NamedTuple):
+    """Queries and gallery of labelled pictures, each {path: identity}."""
+
+    query: Pictures
+    gallery: Pictures
+
+    @property
+    def answerable(self) -> bool:
+        """Whether any query has its identity in the gallery."""
+        return bool(set(self.query.values()) & set(self.gallery.values()))
+
+
+@dataclass(frozen=True)
+class Split:
+    """The labelled pictures of a data set, divided; each part is {path: identity}.
+
+    Attributes:
+        kind: folder, disjoint or stratified, see `SplitSettings`.
+        closed_set: Whether all identities of the validation are trained on.
+        train: What is trained on.
+        holdout: Judges the training of a classifier: other pictures of the identities of `train`.
+        validation: A retrieval task of its own.
+    """
+
+    kind: str
+    closed_set: bool
+    train: Pictures
+    holdout: Pictures
+    validation: RetrievalTask
+
+    @property
+    def labelled(self) -> Pictures:
+        """All parts together."""
+        return self.train | self.holdout | self.validation.query | self.validation.gallery
+
+    def refitted(self) -> "Split":
+        """Return the split as it stands after a training on all labelled pictures (--refit)."""
+        return replace(self, train=self.labelled, holdout={}, validation=RetrievalTask({}, {}))
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the split as split.json holds it."""
+        return {**vars(self), "validation": self.validation._asdict()}
+
+
+def make_split(catalogue: pd.DataFrame, kind: str, query_domain: str, seed: int) -> Split:
     """Divides the labelled pictures of a catalogue.
 
     kind: auto, folder, disjoint or stratified (see config.SplitSettings).
-
-    Returns {"kind", "closed_set", "train", "holdout", "validation": {"query", "gallery"}}, each
-    part a map from path to identity. `holdout` judges the training of a classifier, so its
-    identities are those of `train`; `validation` is a small retrieval task of its own.
 
     Raises:
         UserError: kind `folder` without a validation folder, or no picture of the query domain.
@@ -52,13 +93,8 @@ def make_split(catalogue: pd.DataFrame, kind: str, query_domain: str, seed: int)
     if not closed:
         train, holdout = _hold_out(train, np.random.default_rng([seed, 2]))
     domains = dict(zip(labelled.path, labelled.domain, strict=True))
-    return {
-        "kind": kind,
-        "closed_set": closed,
-        "train": _flatten(train),
-        "holdout": _flatten(holdout),
-        "validation": retrieval_task(validation, domains, query_domain, seed),
-    }
+    task = retrieval_task(validation, domains, query_domain, seed)
+    return Split(kind, closed, _flatten(train), _flatten(holdout), task)
 
 
 Grouped = dict[str, list[str]]  # identity -> paths
@@ -110,7 +146,7 @@ def _hold_out(groups: Grouped, rng: np.random.Generator) -> tuple[Grouped, Group
 
 def retrieval_task(
     groups: Grouped, domains: dict[str, str], query_domain: str, seed: int
-) -> dict[str, Pictures]:
+) -> RetrievalTask:
     """Queries and gallery: by domain where domains are known, else a fifth of each identity."""
     pictures = _flatten(groups)
     known = {domains[path] for path in pictures} - {""}
@@ -123,10 +159,10 @@ def retrieval_task(
         rng = np.random.default_rng([seed, 3])
         shuffled = [_shuffled(paths, rng) for _, paths in sorted(groups.items())]
         query = {path for paths in shuffled for path in paths[: max(1, len(paths) // 5)]}
-    return {
-        "query": {path: name for path, name in pictures.items() if path in query},
-        "gallery": {path: name for path, name in pictures.items() if path not in query},
-    }
+    return RetrievalTask(
+        {path: name for path, name in pictures.items() if path in query},
+        {path: name for path, name in pictures.items() if path not in query},
+    )
 
 
 def run_split(run: Run) -> str:
@@ -137,7 +173,7 @@ def run_split(run: Run) -> str:
     in_test = catalogue.part.isin(["query", "gallery"])
     write_catalogue(run.path("test.csv"), catalogue[in_test])
     write_catalogue(run.path("training.csv"), catalogue[~in_test])
-    write_json(run.path("split.json"), split)
+    write_json(run.path("split.json"), split.as_json())
     return _describe(catalogue, split)
 
 
@@ -147,43 +183,42 @@ def domain_pattern(run: Run) -> str | None:
     return embeddings or (read_origin(run.data) or {}).get("domain_pattern")
 
 
-def load_split(run: Run) -> dict[str, Any]:
-    """What run_split wrote to split.json."""
-    split: dict[str, Any] = read_json(run.path("split.json"), "--stage split")
-    if not {"train", "holdout", "validation"} <= split.keys():
-        raise UserError(f"{run.path('split.json')} is damaged: --stage split makes it anew")
-    return split
+def load_split(path: Path) -> Split:
+    """Read a split.json.
+
+    Raises:
+        UserError: It is missing or damaged.
+    """
+    table = read_json(path, "--stage split")
+    try:
+        return Split(**table | {"validation": RetrievalTask(**table["validation"])})
+    except (TypeError, KeyError) as error:
+        raise UserError(f"{path} is damaged: --stage split makes it anew") from error
 
 
-def all_labelled(split: Mapping[str, Any]) -> Pictures:
-    """Every labelled picture of a split, {path: identity}."""
-    validation = split["validation"]
-    return split["train"] | split["holdout"] | validation["query"] | validation["gallery"]
+def unseen_split(run: Run) -> Split:
+    """Return a run's split as what comes after its training has to see it.
+
+    With --refit every labelled picture has been trained on, and none is held out or left for the
+    validation.
+    """
+    split = load_split(run.path("split.json"))
+    return split.refitted() if run.settings.train.all_seen else split
 
 
-def unseen_split(run: Run) -> dict[str, Any]:
-    """The split as what comes after training has to see it: with --refit every labelled picture has
-    been trained on, and none is held out or left for the validation."""
-    split = load_split(run)
-    if not run.settings.train.all_seen:
-        return split
-    nobody: dict[str, Pictures] = {"query": {}, "gallery": {}}
-    return {**split, "train": all_labelled(split), "holdout": {}, "validation": nobody}
-
-
-def _describe(catalogue: pd.DataFrame, split: dict[str, Any]) -> str:
-    people = len(set(split["train"].values()))
+def _describe(catalogue: pd.DataFrame, split: Split) -> str:
+    people = len(set(split.train.values()))
     if not people:
         log.warning("warning: no training pictures: the backbone is used untrained")
         return f"{len(catalogue)} pictures, none for training"
-    query, gallery = (len(split["validation"][part]) for part in ("query", "gallery"))
+    query, gallery = map(len, split.validation)
     return (
-        f"{split['kind']}: {len(split['train'])} pictures of {people} people for training, "
-        f"{len(split['holdout'])} held out; validation {query} queries, {gallery} gallery pictures"
+        f"{split.kind}: {len(split.train)} pictures of {people} people for training, "
+        f"{len(split.holdout)} held out; validation {query} queries, {gallery} gallery pictures"
     )
 
 
 def validation_rows(run: Run, part: str) -> pd.DataFrame:
     """Catalogue rows of the validation's `query` or `gallery`."""
-    paths = unseen_split(run)["validation"][part]
+    paths: Pictures = getattr(unseen_split(run).validation, part)
     return rows_of(load_catalogue(run.path("training.csv")), paths)

@@ -263,8 +263,9 @@ def run_evaluate(run: Run) -> str:
         log.info("the test's labels are not known (--labels): only the validation is scored")
     if run.settings.train.all_seen:
         log.info("the validation has been trained on (--refit): its score is in history.csv")
-    labels = Labels(**unseen_split(run)["validation"])
-    if set(labels.query.values()) & set(labels.gallery.values()):
+    task = unseen_split(run).validation
+    labels = Labels(*task)
+    if task.answerable:
         log.info("validation:")
         metrics["validation"], _ = score(read_submission(run.path("validation.json")), labels)
     elif labels.query:

@@ -21,7 +21,7 @@ from lookalike.models.onnx_models import OnnxBackbone
 PICTURES = 96  # enough for a figure, and a second or two of a slow backbone
 
 
-def measure_costs(name: str, cache: Path, side: int | None = None) -> dict[str, float | None]:
+def measure_costs(name: str, cache: Path, image_size: int | None = None) -> dict[str, float | None]:
     """{parameters, flops, pictures_per_second} of a backbone. cache: where a compiled one is kept.
     side: of its pictures. Default: its own.
 
@@ -32,7 +32,7 @@ def measure_costs(name: str, cache: Path, side: int | None = None) -> dict[str, 
         UserError: an unknown name, or pictures of a size that the backbone cannot see.
     """
     embedder = load_embedder(name, "none", cache)
-    embedder.set_side(side)
+    embedder.set_image_size(image_size)
     plan = FeatureExtractor(embedder, cache, cache, total=10**6).plans[0]
     known = not isinstance(embedder.backbone, OnnxBackbone)
     return {
@@ -45,7 +45,7 @@ def measure_costs(name: str, cache: Path, side: int | None = None) -> dict[str, 
 def count_flops(embedder: Embedder) -> int:
     """Floating-point operations of one picture."""
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        embedder.features(torch.zeros(1, 3, embedder.side, embedder.side))
+        embedder.features(torch.zeros(1, 3, embedder.image_size, embedder.image_size))
     return int(counter.get_total_flops())
 
 
@@ -56,7 +56,7 @@ def time_engine(embedder: Embedder, plan: Plan, cache: Path) -> float | None:
     except Exception as error:  # compilers raise what they like
         log.warning("warning: no %s for %s (%s)", plan, embedder.name, error)
         return None
-    batch = np.zeros((plan.batch, embedder.side, embedder.side, 3), np.uint8)
+    batch = np.zeros((plan.batch, embedder.image_size, embedder.image_size, 3), np.uint8)
     list(engine.features([batch] * 2))  # the first batches also fill memory and caches
     count = -(-PICTURES // plan.batch)
     start = time.perf_counter()

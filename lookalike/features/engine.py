@@ -86,7 +86,11 @@ def build_engine(plan: Plan, embedder: Embedder, cache: Path) -> Engine:
         return OpenVinoEngine(embedder, plan, cache)
     engine = TorchEngine(embedder, plan)
     if plan.device == "cuda":
-        list(engine.features([np.zeros((plan.batch, embedder.side, embedder.side, 3), np.uint8)]))
+        list(
+            engine.features(
+                [np.zeros((plan.batch, embedder.image_size, embedder.image_size, 3), np.uint8)]
+            )
+        )
     return engine
 
 
@@ -154,7 +158,7 @@ class OpenVinoEngine:
 def _key(embedder: Embedder, plan: Plan) -> str:
     """The name of a converted model: of its weights, and of what is built into it with them."""
     seen = embedder.preprocessing
-    built_in = f"{seen.side} {seen.mean} {seen.std} {seen.whitening} {plan.batch}"
+    built_in = f"{seen.image_size} {seen.mean} {seen.std} {seen.whitening} {plan.batch}"
     digest = hashlib.blake2b(built_in.encode(), digest_size=4).hexdigest()
     return f"{embedder.weights_id}-{digest}-openvino{plan.version}".replace("/", "_")
 
@@ -164,7 +168,7 @@ def convert(embedder: Embedder, batch: int) -> Any:
     import openvino
     from openvino.preprocess import PrePostProcessor
 
-    example = torch.zeros(batch, 3, embedder.side, embedder.side)
+    example = torch.zeros(batch, 3, embedder.image_size, embedder.image_size)
     preprocessing, backbone = embedder.preprocessing, embedder.backbone.eval()
     if preprocessing.whitening:
         backbone = nn.Sequential(Whitening(), backbone)

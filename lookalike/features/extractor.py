@@ -67,7 +67,9 @@ class FeatureExtractor:
     def views(self) -> list[View]:
         """All that an embedding is the sum of."""
         sides = (False, True) if self.flip else (False,)
-        return [View(mirrored=side, scale=scale) for scale in self.scales for side in sides]
+        return [
+            View(mirrored=image_size, scale=scale) for scale in self.scales for image_size in sides
+        ]
 
     @property
     def plans(self) -> list[Plan]:
@@ -279,7 +281,7 @@ def open_cache(extractor: FeatureExtractor, plan: Plan, view: View) -> FeatureCa
     about = {
         "backbone": extractor.embedder.name,
         "weights": extractor.embedder.weights_id,
-        "preprocessing": str(extractor.embedder.preprocessing),
+        "preprocessing": extractor.embedder.preprocessing.key,
         "faces": way_to_find(extractor.finder) if extractor.crop.kind != "none" else "",
         "view": str(view),
         "pixels": f"pillow {PIL.__version__}, opencv {cv2.__version__}, torch {torch.__version__}",

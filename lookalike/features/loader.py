@@ -67,7 +67,7 @@ def batches(
         return load_pixels(*file, faces.get(file[1]), preprocessing, view)
 
     def stack(waiting: Sequence[Future[np.ndarray]]) -> np.ndarray:
-        batch = np.zeros((size, preprocessing.side, preprocessing.side, 3), np.uint8)
+        batch = np.zeros((size, preprocessing.image_size, preprocessing.image_size, 3), np.uint8)
         for i, future in enumerate(waiting):
             batch[i] = future.result()
         return batch
@@ -94,8 +94,8 @@ def load_pixels(
     Raises:
         UserError: the file is not the one that the catalogue knows.
     """
-    side = preprocessing.side * view.scale
-    least = ceil(side) if face is None else pixels_needed(face, side)
+    image_size = preprocessing.image_size * view.scale
+    least = ceil(image_size) if face is None else pixels_needed(face, image_size)
     pixels = read_known_pixels(path, content, least)
     pixels = preprocessing.take(pixels, face, view.scale)
     if view.augmentation:

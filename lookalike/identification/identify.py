@@ -81,7 +81,7 @@ class Who:
 
 def check_who(settings: Who) -> None:
     """Raises UserError for a value that has the right type but no meaning."""
-    check_least(settings.naming, representatives=1, neighbours=1)
+    check_least(settings.naming, representatives=1, neighbors=1)
     if not LEAST <= settings.confidence <= 1:
         raise UserError(f"--confidence {settings.confidence}: must be from {LEAST} to 1")
     if not 0 <= settings.overlap <= 1:
@@ -232,7 +232,7 @@ class Likeness(NamedTuple):
 
 def like(settings: Like) -> None:
     """The program's second command; see the top of this file."""
-    check_least(settings.naming, representatives=1, neighbours=1)
+    check_least(settings.naming, representatives=1, neighbors=1)
     check_least(settings, nearest=1)
     run = open_run(settings.naming.run)
     photos, broken = readable_photos(settings.picture)

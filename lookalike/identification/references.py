@@ -27,7 +27,7 @@ from lookalike.core.numeric import unit
 from lookalike.core.runs import Run
 from lookalike.data.catalogue import load_catalogue, outside_pictures, readable
 from lookalike.data.layout import class_folders
-from lookalike.data.splits import all_labelled, unseen_split
+from lookalike.data.splits import Split, unseen_split
 from lookalike.evaluation.metrics import threshold_at
 from lookalike.faces.dataset import way_to_find
 from lookalike.faces.geometry import Crop
@@ -49,10 +49,10 @@ class Naming:
     """Know other people instead: a folder with a folder of pictures for each of them."""
     method: Method = "centroid"
     """What stands for a person: the picture nearest to the person's others, the mean, several means
-    (--representatives), or all pictures, of which the nearest vote (--neighbours)."""
+    (--representatives), or all pictures, of which the nearest vote (--neighbors)."""
     representatives: int = 3
     """Means of a person, for `kmeans`; never more than the person has pictures."""
-    neighbours: int = 5
+    neighbors: int = 5
     """Pictures that vote, each with its similarity, for `knn`."""
 
 
@@ -139,7 +139,7 @@ def name_rows(rows: np.ndarray, known: References, how: Naming) -> list[list[Gue
     Each list has at least one guess, and a second where more than one person is near.
     """
     # So many that a second person is among them.
-    width = {"knn": how.neighbours, "kmeans": how.representatives + 1}.get(how.method, 2)
+    width = {"knn": how.neighbors, "kmeans": how.representatives + 1}.get(how.method, 2)
     order = [str(i) for i in range(len(rows))]
     near = search(build_index(known.rows), known.identities, rows, order, width)
     return [
@@ -149,7 +149,7 @@ def name_rows(rows: np.ndarray, known: References, how: Naming) -> list[list[Gue
 
 
 def rank_people(names: Sequence[str], scores: Sequence[float], vote: bool = False) -> list[Guess]:
-    """Neighbours, nearest first -> their people: by the nearest, or by votes.
+    """Neighbors, nearest first -> their people: by the nearest, or by votes.
 
     A vote weighs as much as its similarity; one below 0 counts nothing.
 
@@ -208,11 +208,11 @@ def look_at_faces(run: Run, extractor: FeatureExtractor) -> FeatureExtractor:
     return replace(extractor, embedder=embedder, flip=settings.flip != "off")
 
 
-def choose_strangers(split: Mapping[str, Any], seed: int) -> set[str]:
+def choose_strangers(split: Split, seed: int) -> set[str]:
     """The people whom calibration treats as unknown: those of the validation whom training never
     saw; where it saw all of them, a fifth of the people, drawn by the seed."""
-    trained = sorted(set(split["train"].values()))
-    validated = {name for part in split["validation"].values() for name in part.values()}
+    trained = sorted(set(split.train.values()))
+    validated = {name for part in split.validation for name in part.values()}
     if validated - set(trained) or len(trained) < 2:
         return validated - set(trained)
     drawn = np.random.default_rng([seed, 5]).permutation(trained)
@@ -221,7 +221,7 @@ def choose_strangers(split: Mapping[str, Any], seed: int) -> set[str]:
 
 def calibrate(
     embeddings: Mapping[str, np.ndarray],
-    split: Mapping[str, Any],
+    split: Split,
     how: Naming,
     far: float,
     seed: int,
@@ -238,9 +238,9 @@ def calibrate(
     {"threshold": None} where there are no strangers or nobody known.
     """
     strangers = choose_strangers(split, seed)
-    known = {p: name for p, name in split["train"].items() if name not in strangers}
-    genuine = {p: name for p, name in split["holdout"].items() if name not in strangers}
-    impostors = [path for path, name in all_labelled(split).items() if name in strangers]
+    known = {p: name for p, name in split.train.items() if name not in strangers}
+    genuine = {p: name for p, name in split.holdout.items() if name not in strangers}
+    impostors = [path for path, name in split.labelled.items() if name in strangers]
     if not (known and genuine and impostors):
         return {"threshold": None}
 
@@ -311,9 +311,9 @@ def calibration_origin(
     files = ("model.safetensors", "training.csv", "split.json")
     return {
         **{name: file_hash(run.path(name)) for name in files},
-        "preprocessing": str(extractor.embedder.preprocessing),
+        "preprocessing": extractor.embedder.preprocessing.key,
         "faces": f"{way_to_find(extractor.finder)}, flip {extractor.flip}",
-        "method": f"{how.method} {how.representatives} {how.neighbours}",
+        "method": f"{how.method} {how.representatives} {how.neighbors}",
         "false_accept": false_accept,
         "seed": run.seed,
     }

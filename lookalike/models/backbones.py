@@ -107,13 +107,13 @@ def _build_own(name: str, from_hub: bool) -> tuple[nn.Module, Preprocessing]:
             f"--backbone {name}: no package carries its weights; get 20180402-114759-vggface2.pt "
             "from the releases of facenet-pytorch, and name it with --weights"
         )
-    model, side, normalization = OWN_MODELS[name]
-    return model(), Preprocessing(side, "bilinear", (), ()).normalized_by(normalization)
+    model, image_size, normalization = OWN_MODELS[name]
+    return model(), Preprocessing(image_size, "bilinear", (), ()).normalized_by(normalization)
 
 
 def _build_onnx(name: str, from_hub: bool) -> tuple[nn.Module, Preprocessing]:
     backbone = OnnxBackbone(Path(name.removeprefix("onnx:")))
-    return backbone, Preprocessing(backbone.side, "bilinear", backbone.mean, backbone.std)
+    return backbone, Preprocessing(backbone.image_size, "bilinear", backbone.mean, backbone.std)
 
 
 def _load_carried(backbone: nn.Module, name: str, cache: Path) -> None:

@@ -89,5 +89,5 @@ def _identity(embedder: Embedder) -> dict[str, str]:
     return {
         "backbone": embedder.name,
         "weights": embedder.weights_id,
-        "preprocessing": str(embedder.preprocessing),
+        "preprocessing": embedder.preprocessing.key,
     }

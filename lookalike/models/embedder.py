@@ -49,15 +49,17 @@ class Embedder(nn.Module):
         self.backbone = backbone.eval()
         self.projection: nn.Module = nn.Identity()
         with torch.inference_mode():
-            self.features_dim = int(self.features(torch.zeros(1, 3, self.side, self.side)).shape[1])
+            self.features_dim = int(
+                self.features(torch.zeros(1, 3, self.image_size, self.image_size)).shape[1]
+            )
         self.dim = self.features_dim
         self.pooling = pooling
         self.identify()
 
     @property
-    def side(self) -> int:
+    def image_size(self) -> int:
         """Height and width in pixels of what it sees."""
-        return self.preprocessing.side
+        return self.preprocessing.image_size
 
     def identify(self) -> None:
         """Takes the hash of the backbone's weights as they are now."""
@@ -87,32 +89,32 @@ class Embedder(nn.Module):
         self.projection = nn.Identity() if dim is None else nn.Linear(self.features_dim, dim)
         self.dim = dim or self.features_dim
 
-    def preprocessing_at(self, side: int | None) -> Preprocessing:
+    def preprocessing_at(self, image_size: int | None) -> Preprocessing:
         """What it sees at another size of pictures; None for its own.
 
         Raises:
             UserError: the backbone takes only its own size.
         """
-        if side in (None, self.side):
+        if image_size in (None, self.image_size):
             return self.preprocessing
         try:
             with torch.inference_mode():
-                width = self.features(torch.zeros(1, 3, side, side)).shape[1]
+                width = self.features(torch.zeros(1, 3, image_size, image_size)).shape[1]
         except Exception:  # a backbone, or its runtime, raises what it likes
             width = 0
         if width != self.features_dim:
             raise UserError(
-                f"--side or --train-side {side}: --backbone {self.name} takes only its own "
-                f"{self.side}, or needs a larger picture"
+                f"--image-size or --train-image-size {image_size}: --backbone {self.name} takes only its own "
+                f"{self.image_size}, or needs a larger picture"
             )
-        return replace(self.preprocessing, side=side)
+        return replace(self.preprocessing, image_size=image_size)
 
-    def set_side(self, side: int | None) -> None:
+    def set_image_size(self, image_size: int | None) -> None:
         """Has it see pictures of another size, None for its own; the features keep their width.
 
         Raises: see preprocessing_at.
         """
-        self.preprocessing = self.preprocessing_at(side)
+        self.preprocessing = self.preprocessing_at(image_size)
 
 
 def load_embedder(
@@ -154,7 +156,7 @@ def embedder_of(settings: EmbedSettings, cache: Path) -> Embedder:
     embedder = load_embedder(
         settings.backbone, settings.weights, cache, crop, settings.normalization, settings.pooling
     )
-    embedder.set_side(settings.side)
+    embedder.set_image_size(settings.image_size)
     return embedder
 
 

@@ -30,13 +30,17 @@ class OnnxBackbone(nn.Module):
         self.session = _open_onnx(file)
         about = _read_sidecar(file.with_suffix(".json"))
         shape = self.session.get_inputs()[0].shape
-        self.side = int(about.get("side") or (shape[-1] if isinstance(shape[-1], int) else 112))
+        self.image_size = int(
+            about.get("side") or (shape[-1] if isinstance(shape[-1], int) else 112)
+        )
         self.one_by_one = shape[0] == 1
         self.bgr = about.get("channels", "rgb") == "bgr"
         self.mean = (float(about.get("mean", 127.5)) / 255,) * 3
         self.std = (float(about.get("std", 127.5)) / 255,) * 3
-        points = np.array(about.get("template", TEMPLATE * (self.side / TEMPLATE_SIDE)), float)
-        self.template = tuple((float(x), float(y)) for x, y in points / self.side)
+        points = np.array(
+            about.get("template", TEMPLATE * (self.image_size / TEMPLATE_SIDE)), float
+        )
+        self.template = tuple((float(x), float(y)) for x, y in points / self.image_size)
         # The file's hash stands for its weights wherever those are compared.
         digest = list(bytes.fromhex(str(file_hash(file))))
         self.register_buffer("sha256", torch.tensor(digest, dtype=torch.uint8))

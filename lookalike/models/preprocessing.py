@@ -33,7 +33,7 @@ class Preprocessing:
     whitened too (see `whiten`).
     """
 
-    side: int
+    image_size: int
     interpolation: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -44,7 +44,7 @@ class Preprocessing:
         """The part of a picture that the backbone sees, shown `scale` times as large; both are
         (height, width, 3) uint8."""
         if face is not None:
-            return crop_face(pixels, face, self.crop.scaled(scale), self.side)
+            return crop_face(pixels, face, self.crop.scaled(scale), self.image_size)
         return pixels if scale == 1 else crop_middle(pixels, scale)
 
     def resize(self, pixels: np.ndarray) -> np.ndarray:
@@ -54,11 +54,11 @@ class Preprocessing:
         255 at most (`python -m benchmarks.decoding`).
         """
         pixels = np.ascontiguousarray(pixels)
-        if pixels.shape[:2] == (self.side, self.side):
+        if pixels.shape[:2] == (self.image_size, self.image_size):
             return pixels
         with torch.inference_mode():
             whole = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)
-            size, how = (self.side, self.side), self.interpolation
+            size, how = (self.image_size, self.image_size), self.interpolation
             small = interpolate(whole, size, mode=how, antialias=True)
         resized: np.ndarray = small[0].permute(1, 2, 0).contiguous().numpy()
         return resized
@@ -68,6 +68,14 @@ class Preprocessing:
         mean, std = (torch.tensor(v, device=pixels.device) for v in (self.mean, self.std))
         pictures = pixels.float().div(255).sub(mean).div(std).permute(0, 3, 1, 2)
         return whiten(pictures) if self.whitening else pictures
+
+    @property
+    def key(self) -> str:
+        """What the cache knows it by: the words of the first release, so that its rows are read."""
+        return (
+            f"Preprocessing(side={self.image_size}, interpolation={self.interpolation!r}, "
+            f"mean={self.mean}, std={self.std}, crop={self.crop}, whitening={self.whitening})"
+        )
 
     def normalized_by(self, name: str) -> "Preprocessing":
         """The same with one of NORMALIZATIONS."""

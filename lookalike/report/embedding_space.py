@@ -136,8 +136,8 @@ def _umap(embeddings: np.ndarray, settings: ReportSettings, seed: int) -> np.nda
         raise UserError(
             "--projection umap needs its package: pip install umap-learn, or take tsne"
         ) from error
-    neighbours = max(2, round(perplexity_for(settings, len(embeddings))))
+    neighbors = max(2, round(perplexity_for(settings, len(embeddings))))
     made: np.ndarray = UMAP(
-        n_neighbors=neighbours, n_epochs=settings.iterations, random_state=seed, n_jobs=1
+        n_neighbors=neighbors, n_epochs=settings.iterations, random_state=seed, n_jobs=1
     ).fit_transform(embeddings)
     return made

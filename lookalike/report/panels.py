@@ -76,12 +76,12 @@ def load_parts(run: Run) -> list[Part]:
     known = read_labels(labels) if labels.is_file() else None
     made = [Part("test", ranked["test"], query, gallery, known)]
     if ranked["validation"]:
-        split = unseen_split(run)["validation"]
+        split = unseen_split(run).validation
         training = load_catalogue(run.path("training.csv"))
         training["domain"] = training.domain.replace("", "unknown")
-        rows = {name: rows_of(training, split[name]) for name in ("query", "gallery")}
+        rows = {name: rows_of(training, paths) for name, paths in split._asdict().items()}
         query, gallery = (rows[name].set_index("path", drop=False) for name in rows)
-        made.append(Part("validation", ranked["validation"], query, gallery, Labels(**split)))
+        made.append(Part("validation", ranked["validation"], query, gallery, Labels(*split)))
     return made
 
 

@@ -13,7 +13,13 @@ from lookalike.data.catalogue import load_catalogue, readable
 from lookalike.data.splits import Pictures
 from lookalike.evaluation.metrics import interval
 from lookalike.features.extractor import embed, load_extractor
-from lookalike.retrieval.labelled_tasks import Judged, People, judge_task, labelled_people
+from lookalike.retrieval.labelled_tasks import (
+    Judged,
+    LabelledTask,
+    People,
+    judge_task,
+    labelled_people,
+)
 from lookalike.retrieval.postprocess import Embeddings, center
 
 DRAWS = 8
@@ -23,7 +29,7 @@ def run_forecast(run: Run) -> str:
     """The stage: forecast.json, the score that the labelled people let expect of the test."""
     people = labelled_people(run, parts=1)
     run.path("forecast.json").unlink(missing_ok=True)
-    if not people.tasks or len(set(people.tasks[0]["query"].values())) < 4:
+    if not people.tasks or len(set(people.tasks[0].query.values())) < 4:
         return "too few labelled people to forecast from"
     extractor = load_extractor(run)
     people.embed(extractor)
@@ -31,9 +37,9 @@ def run_forecast(run: Run) -> str:
     test = test[readable(test)]
     queries = embed(extractor, test[test.part == "query"])
     task, gallery = people.tasks[0], int((test.part == "gallery").sum())
-    each = len(task["gallery"]) / len(set(task["gallery"].values()))
+    each = len(task.gallery) / len(set(task.gallery.values()))
     # How many people the test shows is not known; the interval spans two estimates.
-    counts = (count_people(people.stack(task["query"]), task, queries), round(gallery / each))
+    counts = (count_people(people.stack(task.query), task, queries), round(gallery / each))
     sizes = {"query": len(queries), "gallery": gallery}
     settings = run.settings.retrieve
     whole = people.judge(settings)
@@ -44,7 +50,7 @@ def run_forecast(run: Run) -> str:
             "score": [min(ends[0] for _, ends in parts), max(ends[1] for _, ends in parts)],
         },
         "people": sorted(counts),
-        "labelled_people": len(set(task["query"].values())),
+        "labelled_people": len(set(task.query.values())),
     }
     write_json(run.path("forecast.json"), forecast)
     low, high = forecast["ci95"]["score"]
@@ -52,7 +58,7 @@ def run_forecast(run: Run) -> str:
     return f"{forecast['score']:.1f} ({low:.1f} to {high:.1f}), for {few} to {many} people"
 
 
-def count_people(known: np.ndarray, task: dict[str, Pictures], unknown: np.ndarray) -> int:
+def count_people(known: np.ndarray, task: LabelledTask, unknown: np.ndarray) -> int:
     """About how many people the unlabelled queries show: clusters of average linkage, down to the
     distance at which the labelled ones form as many clusters as they show people."""
 
@@ -62,7 +68,7 @@ def count_people(known: np.ndarray, task: dict[str, Pictures], unknown: np.ndarr
         moved = center(Embeddings(rows[some], none, none, none)).queries
         return np.sort(linkage(moved, "average", "cosine")[:, 2]) if len(some) > 1 else np.zeros(0)
 
-    labelled, people = heights(known), len(set(task["query"].values()))
+    labelled, people = heights(known), len(set(task.query.values()))
     merges = min(max(len(labelled) + 1 - people, 1), len(labelled))
     level = labelled[merges - 1]
     return max(1, len(unknown) - int((heights(unknown) <= level).sum()))
@@ -86,7 +92,7 @@ def extrapolate(
 
     whole: what all of the labelled people come to.
     """
-    task, names = people.tasks[0], sorted(set(people.tasks[0]["query"].values()))
+    task, names = people.tasks[0], sorted(set(people.tasks[0].query.values()))
     rng = np.random.default_rng([seed, 6])
     levels = sorted({max(2, round(len(names) * share)) for share in (0.25, 0.5, 0.75, 1)})
     means = []
@@ -109,17 +115,17 @@ def extrapolate(
 
 
 def subset(
-    task: dict[str, Pictures],
+    task: LabelledTask,
     chosen: set[str],
     each: Mapping[str, float],
     rng: np.random.Generator,
-) -> dict[str, Pictures]:
+) -> LabelledTask:
     """The task of the chosen people, with about `each` query and gallery pictures a person."""
-    parts: dict[str, Pictures] = {"seen": task["seen"]}
+    parts: dict[str, Pictures] = {}
     for side, wanted in each.items():
-        inside = [path for path, name in task[side].items() if name in chosen]
+        inside = [path for path, name in getattr(task, side).items() if name in chosen]
         have = len(inside) / len(chosen)
         kept = max(1, round(len(inside) * min(1.0, wanted / max(have, 1e-9))))
         keep = sorted(rng.permutation(inside)[:kept].tolist())
-        parts[side] = {path: task[side][path] for path in keep}
-    return parts
+        parts[side] = {path: getattr(task, side)[path] for path in keep}
+    return task._replace(**parts)

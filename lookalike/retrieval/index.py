@@ -2,7 +2,7 @@
 
 Exact search compares each query with every picture. Of the two kinds that do not, `ivf` puts the
 gallery's pictures into lists by k-means (Sivic and Zisserman, 2003) and looks into the nearest few;
-`hnsw` walks a graph of neighbours (Malkov and Yashunin, 2018). How far they look is measured when
+`hnsw` walks a graph of neighbors (Malkov and Yashunin, 2018). How far they look is measured when
 they are built: until 99 % of the ten that exact search finds for pictures of the gallery are found.
 All come from FAISS. A stored index is opened as a memory map, not loaded.
 
@@ -27,7 +27,7 @@ from lookalike.core.log import log
 from lookalike.core.numeric import blocks
 from lookalike.evaluation.submissions import TOP
 
-WIDEST_ON_GPU = 2048  # FAISS takes no more neighbours there
+WIDEST_ON_GPU = 2048  # FAISS takes no more neighbors there
 TIE = 1e-5  # two roundings of one inner product of unit vectors differ by less
 RESCORED = 8192  # candidates whose scores are taken again at once
 SMALL = 10_000  # exact search of fewer takes milliseconds
@@ -35,7 +35,7 @@ LARGE = 1_000_000  # from here on building a faster index pays, for `auto`
 RECALL = 0.99
 SAMPLE = 1000  # pictures of the gallery that the recall is measured with
 TRAINED_BY = 39  # pictures a list of `ivf` is trained by, the least that FAISS deems enough
-LINKS, CARE = 16, 40  # of `hnsw`: neighbours of a picture, candidates looked at to choose them
+LINKS, CARE = 16, 40  # of `hnsw`: neighbors of a picture, candidates looked at to choose them
 BLOCK = 16_384  # pictures added at once
 
 
@@ -103,7 +103,7 @@ def _build_ivf(embeddings: np.ndarray, seed: int) -> faiss.Index:
 
 
 def _build_hnsw(embeddings: np.ndarray, seed: int) -> faiss.Index:
-    """A graph of neighbours, grown picture by picture in the order of the rows."""
+    """A graph of neighbors, grown picture by picture in the order of the rows."""
     index = faiss.IndexHNSWFlat(embeddings.shape[1], LINKS, faiss.METRIC_INNER_PRODUCT)
     index.hnsw.efConstruction = CARE
     index.hnsw.rng = faiss.RandomGenerator(seed + 1)

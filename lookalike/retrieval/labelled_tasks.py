@@ -11,7 +11,7 @@ import pandas as pd
 from lookalike.core.runs import Run
 from lookalike.core.settings import RetrieveSettings
 from lookalike.data.catalogue import load_catalogue, rows_of
-from lookalike.data.splits import Pictures, all_labelled, group, retrieval_task, unseen_split
+from lookalike.data.splits import Pictures, group, retrieval_task, unseen_split
 from lookalike.evaluation.metrics import measure
 from lookalike.features.extractor import FeatureExtractor, embed, run_extractor
 from lookalike.models.embedder import embedder_of
@@ -30,23 +30,35 @@ class Judged(NamedTuple):
         return float(self.values[name].mean())
 
 
+class LabelledTask(NamedTuple):
+    """A retrieval task of labelled pictures, each part {path: identity}.
+
+    Attributes:
+        query: The pictures that are searched for.
+        gallery: The pictures that are ranked.
+        seen: What may be learnt for the task is learnt from these, of identities of no query.
+    """
+
+    query: Pictures
+    gallery: Pictures
+    seen: Pictures
+
+
 @dataclass
 class People:
     """Labelled people to judge by: retrieval tasks, and their pictures' embeddings by path.
 
     catalogue: the rows of their pictures. query_domain: the domain that asks.
-    tasks: [{"query": {path: identity}, "gallery": {...}, "seen": {...}}]; what may be learnt for a
-    task is learnt from the `seen`, people of no query of it.
     """
 
     catalogue: pd.DataFrame
     query_domain: str
-    tasks: list[dict[str, Pictures]]
+    tasks: list[LabelledTask]
     rows: dict[str, np.ndarray] = field(default_factory=dict)
 
     def embed(self, extractor: FeatureExtractor) -> None:
         """Embeds all their pictures."""
-        paths = sorted({path for task in self.tasks for part in task.values() for path in part})
+        paths = sorted({path for task in self.tasks for part in task for path in part})
         self.rows = dict(zip(paths, embed(extractor, rows_of(self.catalogue, paths)), strict=True))
 
     def stack(self, paths: Mapping[str, str]) -> np.ndarray:
@@ -54,11 +66,11 @@ class People:
         dim = len(next(iter(self.rows.values())))
         return np.array([self.rows[path] for path in paths], np.float32).reshape(-1, dim)
 
-    def embeddings(self, task: dict[str, Pictures]) -> Embeddings:
+    def embeddings(self, task: LabelledTask) -> Embeddings:
         """A task's embeddings; the seen ones divided by domain, where domains are known."""
-        asks = np.array([path in self.asking for path in task["seen"]], bool)
-        seen = two_domains(self.stack(task["seen"]), asks)
-        return Embeddings(self.stack(task["query"]), self.stack(task["gallery"]), *seen)
+        asks = np.array([path in self.asking for path in task.seen], bool)
+        seen = two_domains(self.stack(task.seen), asks)
+        return Embeddings(self.stack(task.query), self.stack(task.gallery), *seen)
 
     @cached_property
     def asking(self) -> set[str]:
@@ -73,17 +85,15 @@ class People:
         return Judged(values, [identity for part in parts for identity in part.identities])
 
 
-def judge_task(
-    embeddings: Embeddings, task: dict[str, Pictures], settings: RetrieveSettings
-) -> Judged:
+def judge_task(embeddings: Embeddings, task: LabelledTask, settings: RetrieveSettings) -> Judged:
     """The measures of each query that has its person in the gallery."""
     scores = score_all(apply(embeddings, settings), settings)
-    ranking = ranking_of(scores, list(task["gallery"]), list(task["query"]))
-    identities = np.array(list(task["query"].values()))
-    gallery, counts = np.unique(list(task["gallery"].values()), return_counts=True)
+    ranking = ranking_of(scores, list(task.gallery), list(task.query))
+    identities = np.array(list(task.query.values()))
+    gallery, counts = np.unique(list(task.gallery.values()), return_counts=True)
     known = dict(zip(gallery.tolist(), counts.tolist(), strict=True))
     relevant = np.array([known.get(identity, 0) for identity in identities.tolist()])
-    shown = np.array([[task["gallery"][path] for path in row] for row in ranking.gallery])
+    shown = np.array([[task.gallery[path] for path in row] for row in ranking.gallery])
     good = relevant > 0
     hits = (shown == identities[:, None])[good]
     return Judged(measure(hits, relevant[good]), identities[good].tolist())
@@ -97,10 +107,10 @@ def labelled_people(run: Run, parts: int) -> People:
     split, asks = unseen_split(run), run.settings.split.query_domain
     catalogue = load_catalogue(run.path("training.csv"))
     if run.settings.train.changes_embedding:
-        trained, validation = {**split["train"], **split["holdout"]}, split["validation"]
-        tasks = [validation | {"seen": trained}] if validation["query"] else []
+        trained, validation = {**split.train, **split.holdout}, split.validation
+        tasks = [LabelledTask(*validation, trained)] if validation.query else []
         return People(catalogue, asks, tasks)
-    pictures = all_labelled(split)
+    pictures = split.labelled
     domains = dict(zip(catalogue.path, catalogue.domain, strict=True))
     names = sorted(set(pictures.values()))
     order = np.random.default_rng([run.seed, 5]).permutation(len(names))
@@ -110,8 +120,8 @@ def labelled_people(run: Run, parts: int) -> People:
         inside = {path: name for path, name in pictures.items() if name in chosen}
         outside = {path: name for path, name in pictures.items() if name not in chosen}
         task = retrieval_task(group(inside), domains, asks, run.seed)
-        if set(task["query"].values()) & set(task["gallery"].values()):
-            tasks.append(task | {"seen": outside or inside})
+        if task.answerable:
+            tasks.append(LabelledTask(*task, outside or inside))
     return People(catalogue, asks, tasks)
 
 

@@ -1,6 +1,6 @@
 """Every further point after the embedding: small steps, embeddings in, embeddings or scores out.
 
-    embeddings = apply(Embeddings(queries, gallery), settings)   # centring, whitening, neighbours
+    embeddings = apply(Embeddings(queries, gallery), settings)   # centring, whitening, neighbors
     scores = score_all(embeddings, settings)                     # hubs, clusters, re-ranking
 
 Each step is an option of the retrieve stage, off by default; `--auto` tries them on the validation.
@@ -18,7 +18,7 @@ from lookalike.core.numeric import unit
 from lookalike.core.settings import RetrieveSettings
 from lookalike.retrieval.rerank import k_reciprocal
 
-QUERY_ALPHA, GALLERY_ALPHA = 1.0, 3.0  # a neighbour counts by its cosine to this power
+QUERY_ALPHA, GALLERY_ALPHA = 1.0, 3.0  # a neighbor counts by its cosine to this power
 SHARPNESS = 10.0  # of the inverted softmax: its inverse temperature
 CSLS_NEIGHBOURS = 10
 CHUNK = 1024  # rows of a similarity matrix at once
@@ -52,13 +52,13 @@ def apply(embeddings: Embeddings, settings: RetrieveSettings) -> Embeddings:
         embeddings = center(embeddings, transductive=not settings.no_transductive)
     if settings.whiten:
         embeddings = whiten(embeddings, settings.whiten)
-    if settings.gallery_neighbours is not None:
-        rows = with_neighbours(embeddings.gallery, settings.gallery_neighbours, GALLERY_ALPHA)
+    if settings.gallery_neighbors is not None:
+        rows = with_neighbors(embeddings.gallery, settings.gallery_neighbors, GALLERY_ALPHA)
         embeddings = replace(embeddings, gallery=rows)
-    if settings.query_neighbours is not None and not (
+    if settings.query_neighbors is not None and not (
         settings.no_transductive or _reranks(settings)
     ):
-        rows = with_neighbours(embeddings.queries, settings.query_neighbours, QUERY_ALPHA)
+        rows = with_neighbors(embeddings.queries, settings.query_neighbors, QUERY_ALPHA)
         embeddings = replace(embeddings, queries=rows)
     if settings.expand is not None:
         embeddings = replace(
@@ -109,21 +109,21 @@ def sides(embeddings: Embeddings) -> tuple[np.ndarray, ...]:
     return embeddings.queries, embeddings.gallery, embeddings.seen_queries, embeddings.seen_gallery
 
 
-def with_neighbours(rows: np.ndarray, least: float, alpha: float) -> np.ndarray:
-    """Each row summed with its neighbours among the rows, weighted by cosine^alpha.
+def with_neighbors(rows: np.ndarray, least: float, alpha: float) -> np.ndarray:
+    """Each row summed with its neighbors among the rows, weighted by cosine^alpha.
 
-    The neighbours are all rows with a cosine of at least `least`: their number follows the data, so
+    The neighbors are all rows with a cosine of at least `least`: their number follows the data, so
     that a picture without a like stays as it is. On the query side the other photographs of the
     same person help most; on the gallery side it is database-side augmentation (Turcot and Lowe,
     2009; Arandjelovic and Zisserman, 2012).
     """
     out = np.empty_like(rows)
-    for place, weights in _neighbourhoods(rows, least, alpha):
+    for place, weights in _neighborhoods(rows, least, alpha):
         out[place] = unit(weights @ rows)
     return out
 
 
-def _neighbourhoods(
+def _neighborhoods(
     rows: np.ndarray, least: float, alpha: float
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """A slice of the rows at a time, with what every row weighs for each of them; 1 for itself."""
@@ -163,11 +163,11 @@ def score_all(embeddings: Embeddings, settings: RetrieveSettings) -> np.ndarray:
     means something."""
     if _reranks(settings):
         scores = k_reciprocal(embeddings.queries, embeddings.gallery)
-        # Who has no like among the queries shares neighbours with strangers only.
+        # Who has no like among the queries shares neighbors with strangers only.
         alone = ~have_likes(embeddings.queries)
         scores[alone] = embeddings.queries[alone] @ embeddings.gallery.T
-        if settings.query_neighbours is not None:
-            scores = scores_of_neighbours(scores, embeddings.queries, settings.query_neighbours)
+        if settings.query_neighbors is not None:
+            scores = scores_of_neighbors(scores, embeddings.queries, settings.query_neighbors)
     else:
         scores = embeddings.queries @ embeddings.gallery.T
     if settings.hubs != "none":
@@ -175,7 +175,7 @@ def score_all(embeddings: Embeddings, settings: RetrieveSettings) -> np.ndarray:
         correct = {"csls": csls, "softmax": inverted_softmax}[settings.hubs]
         if len(bank):
             scores = correct(
-                scores, bank @ embeddings.gallery.T, _rarity(bank, settings.query_neighbours)
+                scores, bank @ embeddings.gallery.T, _rarity(bank, settings.query_neighbors)
             )
     if settings.gallery_clusters is not None:
         scores = by_cluster(scores, embeddings.gallery, settings.gallery_clusters)
@@ -204,11 +204,11 @@ def _count_likes(rows: np.ndarray, least: float) -> np.ndarray:
     return np.concatenate([part.sum(1) for part in parts])
 
 
-def scores_of_neighbours(scores: np.ndarray, queries: np.ndarray, least: float) -> np.ndarray:
-    """Each query's scores summed with those of its neighbours, as `with_neighbours` sums queries:
+def scores_of_neighbors(scores: np.ndarray, queries: np.ndarray, least: float) -> np.ndarray:
+    """Each query's scores summed with those of its neighbors, as `with_neighbors` sums queries:
     for cosines that would rank alike, but re-ranked scores are no cosines."""
     out = np.empty_like(scores)
-    for place, weights in _neighbourhoods(queries, least, QUERY_ALPHA):
+    for place, weights in _neighborhoods(queries, least, QUERY_ALPHA):
         out[place] = weights @ scores / weights.sum(1, keepdims=True)
     return out
 

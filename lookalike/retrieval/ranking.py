@@ -14,7 +14,7 @@ from lookalike.core.log import log
 from lookalike.core.runs import Run
 from lookalike.core.settings import RetrieveSettings
 from lookalike.data.catalogue import bare_names, load_catalogue, readable, rows_of
-from lookalike.data.splits import all_labelled, unseen_split, validation_rows
+from lookalike.data.splits import unseen_split, validation_rows
 from lookalike.evaluation.submissions import TOP, write_submission
 from lookalike.features.extractor import FeatureExtractor, embed, load_extractor
 from lookalike.retrieval.ensemble import members
@@ -184,7 +184,7 @@ def seen_embeddings(
     ):
         return (np.zeros((0, extractor.embedder.dim), np.float32),) * 2
     split = unseen_split(run)
-    paths = all_labelled(split) if name == "gallery" else {**split["train"], **split["holdout"]}
+    paths = split.labelled if name == "gallery" else {**split.train, **split.holdout}
     rows = rows_of(load_catalogue(run.path("training.csv")), sorted(paths))
     asks = (rows.domain == run.settings.split.query_domain).to_numpy()
     return two_domains(embed(extractor, rows), asks)

@@ -8,11 +8,11 @@ from scipy.sparse import csr_array, diags_array
 def k_reciprocal(
     queries: np.ndarray, gallery: np.ndarray, k1: int = 20, k2: int = 6, share: float = 0.5
 ) -> np.ndarray:
-    """k-reciprocal re-ranking, (Q, G) similarities: the share of neighbours that two pictures have
+    """k-reciprocal re-ranking, (Q, G) similarities: the share of neighbors that two pictures have
     in common, and `share` of their own cosine.
 
     Zhong et al., Re-ranking person re-identification with k-reciprocal encoding (2017), with their
-    k1 and k2; half of the cosine, not 0.3, since drawings share few neighbours with photographs.
+    k1 and k2; half of the cosine, not 0.3, since drawings share few neighbors with photographs.
     Neighbourhoods are sparse, so memory grows with the pictures and not with their square, but for
     the result.
     """
@@ -51,7 +51,7 @@ def _mutual(near: np.ndarray) -> csr_array:
 
 
 def _encode(rows: np.ndarray, near: np.ndarray, k1: int) -> csr_array:
-    """Each row's k-reciprocal neighbours, widened by those of its neighbours that mostly agree, as
+    """Each row's k-reciprocal neighbors, widened by those of its neighbors that mostly agree, as
     weights that sum to 1."""
     wide, narrow = _mutual(near), _mutual(near[:, : k1 // 2 + 1])
     agreed = csr_array((wide @ narrow.T).multiply(wide))

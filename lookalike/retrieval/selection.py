@@ -24,7 +24,12 @@ from lookalike.core.settings import EmbedSettings, RetrieveSettings, Settings
 from lookalike.evaluation.metrics import RESAMPLES
 from lookalike.faces.geometry import crop_kind
 from lookalike.features.extractor import flips
-from lookalike.retrieval.labelled_tasks import Judged, People, labelled_people, untrained_job
+from lookalike.retrieval.labelled_tasks import (
+    Judged,
+    People,
+    labelled_people,
+    untrained_job,
+)
 from lookalike.retrieval.postprocess import center
 
 NOISE = 0.05  # the chance that a gain is none, above which it is not believed
@@ -67,15 +72,15 @@ def step_choices(people: People, settings: RetrieveSettings) -> Iterator[dict[st
     query, gallery = thresholds(people, settings)
     choices: dict[str, list[Any]] = {
         "whiten": [dim // 2, 3 * dim // 4],
-        "gallery_neighbours": gallery,
-        "query_neighbours": query,
+        "gallery_neighbors": gallery,
+        "query_neighbors": query,
         "expand": gallery,
         "hubs": ["csls", "softmax"],
         "gallery_clusters": gallery,
         "rerank": ["reciprocal"],
     }
     if settings.no_transductive:
-        choices = {k: v for k, v in choices.items() if k not in ("query_neighbours", "rerank")}
+        choices = {k: v for k, v in choices.items() if k not in ("query_neighbors", "rerank")}
     for name, values in choices.items():
         for value in values:
             if getattr(settings, name) != value:
@@ -94,7 +99,7 @@ def thresholds(people: People, settings: RetrieveSettings) -> tuple[list[float],
                 center(embeddings, not settings.no_transductive) if settings.center else embeddings
             )
             rows = embeddings.queries if side == "query" else embeddings.gallery
-            names = np.array(list(task[side].values()))
+            names = np.array(list(getattr(task, side).values()))
             one, two = np.triu_indices(len(rows), 1)
             others = names[one] != names[two]
             cosines.append((rows @ rows.T)[one[others], two[others]])
@@ -159,10 +164,10 @@ def choose_embedding(run: Run, people: People, tried: list[Tried]) -> tuple[Run,
 def with_choice(settings: EmbedSettings, name: str, value: Any) -> EmbedSettings:
     """The settings with another choice; the size of pictures belongs to its backbone.
 
-    >>> with_choice(EmbedSettings(side=160), "backbone", "sface").side is None
+    >>> with_choice(EmbedSettings(image_size=160), "backbone", "sface").image_size is None
     True
     """
-    return replace(settings, **{name: value} | ({"side": None} if name == "backbone" else {}))
+    return replace(settings, **{name: value} | ({"image_size": None} if name == "backbone" else {}))
 
 
 def choose_steps(run: Run, people: People, best: Judged, tried: list[Tried]) -> Run:

@@ -249,7 +249,7 @@ def measure_run(folder: Path, row: Row) -> dict[str, Any]:
         return {"failed": "neither the test nor a validation could be scored"}
     stamp = read_json(folder / "stages.json", "lookalike sweep")["train"]
     split = read_json(folder / "split.json", "lookalike sweep")
-    shown = len(split["train"]) * max(1, row.factors.train_views) + len(split["holdout"])
+    shown = len(split.train) * max(1, row.factors.train_views) + len(split.holdout)
     head = stamp["seconds"] - stamp["embedding_seconds"]
     return {"part": part, **metrics[part], "head_seconds": head, "training_pictures": shown}
 
@@ -257,21 +257,25 @@ def measure_run(folder: Path, row: Row) -> dict[str, Any]:
 # ---- a backbone ---------------------------------------------------------------------------------
 
 
-def describe_backbone(name: str, folder: Path, side: int | None = None) -> dict[str, float | None]:
+def describe_backbone(
+    name: str, folder: Path, image_size: int | None = None
+) -> dict[str, float | None]:
     """A backbone's parameters, floating-point operations a picture, and pictures a second.
 
     Kept in `folder`. side: of the pictures, by default its own. The speed is that of blank pictures
     through the engine that embeds, without decoding; None where a backbone cannot be looked into.
     Weights do not matter to any of it.
     """
-    path = folder / (re.sub(r"[^\w.-]+", "_", f"{name} {side}" if side else name) + ".json")
+    path = folder / (
+        re.sub(r"[^\w.-]+", "_", f"{name} {image_size}" if image_size else name) + ".json"
+    )
     if path.is_file():
         known: dict[str, float | None] = read_json(path, "lookalike sweep")
         return known
     # In a process of its own: a row's memory, as the system counts it, starts from its parent's.
     with ProcessPoolExecutor(1, get_context("spawn")) as apart:
         try:
-            found = apart.submit(_measure_costs, name, folder, side).result()
+            found = apart.submit(_measure_costs, name, folder, image_size).result()
         except UserError as error:
             log.warning("warning: %s", error)
             return {}
@@ -279,10 +283,10 @@ def describe_backbone(name: str, folder: Path, side: int | None = None) -> dict[
     return found
 
 
-def _measure_costs(name: str, folder: Path, side: int | None) -> dict[str, float | None]:
+def _measure_costs(name: str, folder: Path, image_size: int | None) -> dict[str, float | None]:
     log_to(None)
     costs = import_module("lookalike.features.costs")
-    found: dict[str, float | None] = costs.measure_costs(name, folder, side)
+    found: dict[str, float | None] = costs.measure_costs(name, folder, image_size)
     return found
 
 
@@ -301,8 +305,13 @@ def do_benchmark(program: Program, words: Sequence[str]) -> None:
     check(program, rows, words)
     if program.log_to != "none":
         load_tracker(program.log_to)
-    names, side = dict.fromkeys(f.backbone for f in grid), parse_settings(words).embed.side
-    backbones = {name: describe_backbone(name, program.out / "backbones", side) for name in names}
+    names, image_size = (
+        dict.fromkeys(f.backbone for f in grid),
+        parse_settings(words).embed.image_size,
+    )
+    backbones = {
+        name: describe_backbone(name, program.out / "backbones", image_size) for name in names
+    }
     results = []
     for row, result in do_rows(program, rows, words):
         results.append({**asdict(row.factors), "seed": row.seed, "row": row.name, **result})

@@ -22,7 +22,7 @@ from lookalike.core.numeric import one_thread, seeded
 from lookalike.core.runs import Run
 from lookalike.core.settings import TrainSettings, judging_steps
 from lookalike.data.catalogue import load_catalogue, rows_of
-from lookalike.data.splits import Pictures, all_labelled, load_split
+from lookalike.data.splits import Pictures, load_split
 from lookalike.models.checkpoints import save_tensors
 from lookalike.models.embedder import Embedder, embedder_of
 from lookalike.training import distributed as processes
@@ -72,11 +72,11 @@ def run_finetune(run: Run) -> str:
             backbone cannot see, a loss that is not finite, or embeddings that collapse; each says
             what to change.
     """
-    split, first = load_split(run), processes.number() == 0
-    embedder, judged = learn(run, split["train"])
+    split, first = load_split(run.path("split.json")), processes.number() == 0
+    embedder, judged = learn(run, split.train)
     kept = judged
     if run.settings.train.refit and judged.helps:
-        embedder, kept = learn(run, all_labelled(split), judged.best_epoch.epoch)
+        embedder, kept = learn(run, split.labelled, judged.best_epoch.epoch)
     processes.agree(0)  # nobody removes a checkpoint before all have read it
     return finish(run, embedder, judged, kept) if first else ""
 
@@ -121,15 +121,15 @@ def prepare(
     targets = np.array([names.index(identity) for identity in pictures.values()])
     people = group_people(targets, rows.domain.to_numpy(), names)
     pairs = compares_pairs(settings.objective)
-    kind = settings.batches if settings.batches != "auto" else ("pk" if pairs else "shuffled")
-    check_batches(kind, people, settings.batch_size, settings.per_person)
+    kind = settings.sampler if settings.sampler != "auto" else ("pk" if pairs else "shuffled")
+    check_batches(kind, people, settings.batch_size, settings.samples_per_class)
     embedder.set_projection(settings.embed_dim)
     scratch = run.settings.embed.weights == "none"
     trainable = TrainableEmbedder(embedder, settings.unfreeze, learns_statistics=scratch)
     judged = RetrievalValidator(run, embedder, trainable) if judging else None
     views = training_views(run, trainable)
     fresh = trainable.frozen is None and settings.train_views > 0
-    inputs = inputs_of(run, embedder, trainable, rows, views, settings.train_side)
+    inputs = inputs_of(run, embedder, trainable, rows, views, settings.train_image_size)
     training_data = TrainingData(inputs, torch.from_numpy(targets), people, kind, len(views), fresh)
     objective = Objective(settings, trainable.dim, np.bincount(targets))
     training = Training(trainable, objective, settings, steps_of(people, settings.batch_size))

@@ -78,7 +78,7 @@ def inputs_of(
     trainable: TrainableEmbedder,
     rows: pd.DataFrame,
     views: Sequence[View],
-    side: int | None = None,
+    image_size: int | None = None,
 ) -> Inputs:
     """Catalogue rows in these views, as the trunk of an embedder takes them.
 
@@ -88,7 +88,7 @@ def inputs_of(
         UserError: the backbone cannot see pictures of that size.
     """
     if trainable.frozen is None:
-        return pixels_of(run, embedder, rows, views, side)
+        return pixels_of(run, embedder, rows, views, image_size)
     extractor = run_extractor(run, trainable.frozen)
     return Maps([embed_features(extractor, rows, view) for view in views])
 
@@ -98,10 +98,10 @@ def pixels_of(
     embedder: Embedder,
     rows: pd.DataFrame,
     views: Sequence[View],
-    side: int | None = None,
+    image_size: int | None = None,
 ) -> Pixels:
     """Catalogue rows in these views, as pictures. side, raises: as for `feed_of`."""
-    preprocessing = embedder.preprocessing_at(side)
+    preprocessing = embedder.preprocessing_at(image_size)
     return Pixels(run.data, preprocessing, rows, views, run_extractor(run, embedder).faces(rows))
 
 

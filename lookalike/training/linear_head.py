@@ -16,7 +16,7 @@ from lookalike.core.numeric import one_thread, seeded
 from lookalike.core.runs import Run
 from lookalike.core.settings import TrainSettings
 from lookalike.data.catalogue import load_catalogue, rows_of
-from lookalike.data.splits import load_split
+from lookalike.data.splits import Split, load_split
 from lookalike.features.extractor import FeatureExtractor, embed_features, run_extractor
 from lookalike.features.loader import PLAIN, View, random_views
 from lookalike.models.checkpoints import save_model
@@ -63,23 +63,23 @@ def train_report_head(run: Run) -> str:
     """The report's head; nothing where there are no pictures or no epochs."""
     settings = run.settings.train
     embedder = embedder_of(run.settings.embed, run.cache)
-    split = load_split(run)
+    split = load_split(run.path("split.json"))
     parts: dict[str, nn.Module] = {}
     history: list[Epoch] = []
     made = "no pictures or no epochs to train with: the untrained backbone"
-    if split["train"] and settings.epochs:
+    if split.train and settings.epochs:
         with seeded(run.seed):
             head, history = train_head(run, embedder, split)
         parts = {"projection": head.projection, "classifier": head.classifier}
         best = min(history, key=lambda epoch: epoch.holdout_loss)
         made = (
-            f"head for {len(set(split['train'].values()))} people, best after epoch {best.epoch}: "
+            f"head for {len(set(split.train.values()))} people, best after epoch {best.epoch}: "
             f"held-out accuracy {best.holdout_accuracy:.3f}"
         )
         if settings.embed_dim is None:
             log.info("train: the backbone is frozen and has no projection: its embedding stays")
     trained_dim = settings.embed_dim if parts else None
-    identities = sorted(set(split["train"].values())) if parts else []
+    identities = sorted(set(split.train.values())) if parts else []
     with whole_file(run.path("history.csv")) as beside:
         pd.DataFrame(history, columns=list(Epoch.__dataclass_fields__)).to_csv(beside, index=False)
     about = {"embed_dim": trained_dim, "identities": identities}
@@ -87,15 +87,15 @@ def train_report_head(run: Run) -> str:
     return made
 
 
-def train_head(run: Run, embedder: Embedder, split: dict) -> tuple[Head, list[Epoch]]:
+def train_head(run: Run, embedder: Embedder, split: Split) -> tuple[Head, list[Epoch]]:
     """Trains the projection, where there is one, and the classifier."""
     settings = run.settings.train
     embedder.set_projection(settings.embed_dim)
     extractor = run_extractor(run, embedder)
     views = random_views(settings.train_views, run.seed, settings.augmentation)
-    train = read_examples(run, extractor, split["train"], split["train"], views or [PLAIN])
-    holdout = read_examples(run, extractor, split["holdout"], split["train"], [PLAIN])
-    head = Head(embedder.projection, embedder.dim, len(set(split["train"].values())))
+    train = read_examples(run, extractor, split.train, split.train, views or [PLAIN])
+    holdout = read_examples(run, extractor, split.holdout, split.train, [PLAIN])
+    head = Head(embedder.projection, embedder.dim, len(set(split.train.values())))
     with one_thread():
         return fit(head, train, holdout, settings, run.seed)
 

@@ -107,10 +107,10 @@ class Objective(nn.Module):
             {name: LOSSES[name](settings, dim, counts) for _, name in self.terms}
         )
         self.miner = _miner(settings)
-        if settings.memory:
+        if settings.memory_size:
             for name in self.losses.keys() & PAIRS:
                 self.losses[name] = Memory(
-                    self.losses[name], dim, settings.memory, miner=self.miner
+                    self.losses[name], dim, settings.memory_size, miner=self.miner
                 )
 
     def forward(self, embeddings: Tensor, targets: Tensor, tuples: Tuples | None = None) -> Tensor:

@@ -68,7 +68,7 @@ def group_people(targets: np.ndarray, domains: np.ndarray, names: list[str]) -> 
 
 
 def batches(
-    kind: str, people: People, size: int, per_person: int, rng: np.random.Generator
+    kind: str, people: People, size: int, samples_per_class: int, rng: np.random.Generator
 ) -> Iterator[Batch]:
     """The batches of one pass over the training pictures.
 
@@ -83,7 +83,7 @@ def batches(
         return
     draw = {"pk": _draw_pk, "triplets": _draw_triplets, "pairs": _draw_pairs}[kind]
     for _ in range(steps_of(people, size)):
-        yield draw(people, size, per_person, rng)
+        yield draw(people, size, samples_per_class, rng)
 
 
 def steps_of(people: People, size: int) -> int:
@@ -93,33 +93,33 @@ def steps_of(people: People, size: int) -> int:
     return max(1, (people.count + size - tail) // size)
 
 
-def check_batches(kind: str, people: People, size: int, per_person: int) -> None:
+def check_batches(kind: str, people: People, size: int, samples_per_class: int) -> None:
     """Raises UserError, with the cause and what to change, where a batch cannot be formed."""
     if kind == "shuffled":
         return
     found = len(people.indices)
     if found < 2:
         raise UserError(
-            f"--batches {kind}: {found} people have two training pictures or more, two are needed: "
-            "more pictures, or an objective of classes (arcface) with --batches shuffled"
+            f"--sampler {kind}: {found} people have two training pictures or more, two are needed: "
+            "more pictures, or an objective of classes (arcface) with --sampler shuffled"
         )
-    least = {"pk": 2 * per_person, "triplets": 3, "pairs": 4}[kind]
+    least = {"pk": 2 * samples_per_class, "triplets": 3, "pairs": 4}[kind]
     if size < least:
-        change = " or lower --per-person" if kind == "pk" else ""
+        change = " or lower --samples-per-class" if kind == "pk" else ""
         raise UserError(
-            f"--batch-size {size}: too small for --batches {kind}, which needs {least}; "
+            f"--batch-size {size}: too small for --sampler {kind}, which needs {least}; "
             f"raise it{change}"
         )
-    if kind == "pk" and size // per_person > found:
+    if kind == "pk" and size // samples_per_class > found:
         raise UserError(
-            f"--batch-size {size} with --per-person {per_person} needs {size // per_person} people "
-            f"with two pictures or more, and there are {found}: lower it to {found * per_person}"
+            f"--batch-size {size} with --samples-per-class {samples_per_class} needs {size // samples_per_class} people "
+            f"with two pictures or more, and there are {found}: lower it to {found * samples_per_class}"
         )
 
 
-def _draw_pk(people: People, size: int, per_person: int, rng: np.random.Generator) -> Batch:
-    chosen = rng.choice(len(people.indices), size // per_person, replace=False)
-    rows = [_pictures_of(people.indices[person], per_person, rng) for person in chosen]
+def _draw_pk(people: People, size: int, samples_per_class: int, rng: np.random.Generator) -> Batch:
+    chosen = rng.choice(len(people.indices), size // samples_per_class, replace=False)
+    rows = [_pictures_of(people.indices[person], samples_per_class, rng) for person in chosen]
     return Batch(np.concatenate(rows))
 
 
@@ -142,7 +142,9 @@ def pair_weights(sizes: np.ndarray) -> np.ndarray:
     return np.asarray(pairs / pairs.sum())
 
 
-def _draw_triplets(people: People, size: int, per_person: int, rng: np.random.Generator) -> Batch:
+def _draw_triplets(
+    people: People, size: int, samples_per_class: int, rng: np.random.Generator
+) -> Batch:
     """size // 3 triplets: a pair, each equally likely, and a picture of anybody else."""
     count = size // 3
     anchors, positives, persons = _draw_positives(people, count, rng)
@@ -151,7 +153,9 @@ def _draw_triplets(people: People, size: int, per_person: int, rng: np.random.Ge
     return Batch(np.concatenate([anchors, positives, negatives]), (first, second, third))
 
 
-def _draw_pairs(people: People, size: int, per_person: int, rng: np.random.Generator) -> Batch:
+def _draw_pairs(
+    people: People, size: int, samples_per_class: int, rng: np.random.Generator
+) -> Batch:
     """size // 4 pairs of one person, each equally likely, and as many of two."""
     count = size // 4
     anchors, positives, _ = _draw_positives(people, count, rng)

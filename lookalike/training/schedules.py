@@ -15,11 +15,13 @@ def parameter_groups(
     trainable: TrainableEmbedder, objective: nn.Module, settings: TrainSettings
 ) -> list[dict[str, Any]]:
     """AdamW's groups: the projection and what the objective learns at --lr, the last block at
-    --backbone-rate of it, each one before at --layer-decay of the next. Norms and biases, which
+    --backbone-lr-scale of it, each one before at --layer-decay of the next. Norms and biases, which
     have one dimension, do not decay."""
     layers = [(settings.lr, trainable.projection), (settings.lr, objective)]
     for depth, block in enumerate(reversed(trainable.blocks)):
-        layers.append((settings.lr * settings.backbone_rate * settings.layer_decay**depth, block))
+        layers.append(
+            (settings.lr * settings.backbone_lr_scale * settings.layer_decay**depth, block)
+        )
     groups = []
     for lr, layer in layers:
         parameters = list(layer.parameters())

@@ -143,7 +143,7 @@ def learn(run: Run, program: Program) -> str:
 def settings_of(program: Program) -> TrainSettings:
     """The same as those of the train stage, where all blocks learn at one rate."""
     return TrainSettings(
-        unfreeze="all", epochs=program.epochs, lr=program.lr, backbone_rate=1.0, layer_decay=1.0
+        unfreeze="all", epochs=program.epochs, lr=program.lr, backbone_lr_scale=1.0, layer_decay=1.0
     )
 
 
@@ -153,13 +153,13 @@ Validation = tuple[Pixels, list[str]]
 def pictures_of(run: Run, embedder: Embedder, epochs: int) -> tuple[Pixels, Validation]:
     """The training pictures, in two strong views for each epoch, and those of the validation with
     their people."""
-    catalogue, split = load_catalogue(run.path("training.csv")), load_split(run)
-    known = split["validation"]["query"] | split["validation"]["gallery"]
+    catalogue, split = load_catalogue(run.path("training.csv")), load_split(run.path("split.json"))
+    known = split.validation.query | split.validation.gallery
     if len(known) < 2:
         raise UserError("the validation has no two pictures to judge by: run --stage split anew")
     views = [PLAIN, *random_views(2 * epochs, run.seed, "strong")]
     judged = pixels_of(run, embedder, rows_of(catalogue, known), [PLAIN]), list(known.values())
-    return pixels_of(run, embedder, rows_of(catalogue, split["train"]), views), judged
+    return pixels_of(run, embedder, rows_of(catalogue, split.train), views), judged
 
 
 def do_epoch(

@@ -31,7 +31,11 @@ def run_train(run: Run) -> str:
     settings = run.settings.train
     if settings.augmentation != "weak" and not settings.train_views:
         log.warning("warning: --augmentation is of --train-views, and there are none")
-    if not settings.is_linear_probe and settings.epochs and load_split(run)["train"]:
+    if (
+        not settings.is_linear_probe
+        and settings.epochs
+        and load_split(run.path("split.json")).train
+    ):
         processes.agree(TRAIN)
         return train_by_retrieval(run)
     run.path("training.png").unlink(missing_ok=True)

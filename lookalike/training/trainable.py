@@ -43,12 +43,12 @@ class TrainableEmbedder(nn.Module):
         self.blocks = nn.ModuleList(learning)
         self.projection = embedder.projection
         self.dim, self.learns_statistics = embedder.dim, learns_statistics
-        self.shape = torch.Size([3, embedder.side, embedder.side])
+        self.shape = torch.Size([3, embedder.image_size, embedder.image_size])
         self._frozen: list[Embedder] = []  # in a list: it is no part of what is trained
         if not learning:
             self.shape, self._frozen = torch.Size([embedder.features_dim]), [embedder]
         elif stem:
-            frozen = FrozenPart(stem, embedder.side)
+            frozen = FrozenPart(stem, embedder.image_size)
             self.shape = frozen.shape
             self._frozen = [Embedder(embedder.name, frozen, embedder.preprocessing)]
         else:  # pictures come channels last, and convolutions learn faster so on a CPU
@@ -85,11 +85,11 @@ class TrainableEmbedder(nn.Module):
 class FrozenPart(nn.Module):
     """The frozen blocks: (N, 3, side, side) -> feature maps of `shape`, each as a row."""
 
-    def __init__(self, blocks: list[nn.Sequential], side: int) -> None:
+    def __init__(self, blocks: list[nn.Sequential], image_size: int) -> None:
         super().__init__()
         self.blocks = nn.Sequential(*blocks).eval()
         with torch.inference_mode():
-            self.shape = self.blocks(torch.zeros(1, 3, side, side)).shape[1:]
+            self.shape = self.blocks(torch.zeros(1, 3, image_size, image_size)).shape[1:]
 
     def forward(self, pictures: Tensor) -> Tensor:
         """See above."""
@@ -109,7 +109,7 @@ def divided(
         return [], []
     if not any(True for _ in embedder.backbone.parameters()):
         raise UserError(f"--unfreeze {unfreeze}: --backbone {embedder.name} cannot be trained here")
-    blocks = blocks_of(embedder.backbone, embedder.side)
+    blocks = blocks_of(embedder.backbone, embedder.image_size)
     count = len(blocks) if unfreeze == "all" else unfreeze
     if count > len(blocks):
         raise UserError(
@@ -119,7 +119,7 @@ def divided(
     return blocks[: len(blocks) - count], blocks[len(blocks) - count :]
 
 
-def blocks_of(backbone: nn.Module, side: int) -> list[nn.Sequential]:
+def blocks_of(backbone: nn.Module, image_size: int) -> list[nn.Sequential]:
     """A backbone as blocks that run one after another; a single one where it does not divide.
 
     Whether its parts do make the backbone one after another is tried, not believed.
@@ -132,7 +132,7 @@ def blocks_of(backbone: nn.Module, side: int) -> list[nn.Sequential]:
             blocks[-1].append(part)
         else:
             blocks.append(nn.Sequential(part))
-    noise = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    noise = torch.rand(2, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
     try:
         with torch.inference_mode():
             same = torch.allclose(nn.Sequential(*blocks)(noise), backbone(noise), atol=1e-4)

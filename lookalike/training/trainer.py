@@ -103,7 +103,7 @@ class Training:
         """Takes the gradients that have been summed up."""
         processes.sum_gradients(self.trainable.parameters())
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        nn.utils.clip_grad_norm_(parameters, self.settings.clip)
+        nn.utils.clip_grad_norm_(parameters, self.settings.clip_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.schedule.step()
@@ -148,7 +148,11 @@ def train_epoch(training: Training, training_data: TrainingData, seed: int) -> f
     shown = shown_in(number, training_data.views, count, training_data.fresh, rng)
     training.trainable.train()
     drawn = batches(
-        training_data.kind, training_data.people, settings.batch_size, settings.per_person, rng
+        training_data.kind,
+        training_data.people,
+        settings.batch_size,
+        settings.samples_per_class,
+        rng,
     )
     steps = steps_of(training_data.people, settings.batch_size)
     losses = []
@@ -157,7 +161,7 @@ def train_epoch(training: Training, training_data: TrainingData, seed: int) -> f
         losses.append(float(loss.detach()))
         if not np.isfinite(losses[-1]):
             raise UserError(
-                f"the loss of epoch {number}, step {i} is no finite number: lower --lr, --clip or "
+                f"the loss of epoch {number}, step {i} is no finite number: lower --lr, --clip-grad-norm or "
                 "--logit-scale"
             )
         (loss / settings.accumulate).backward()

@@ -33,8 +33,8 @@ class RetrievalValidator:
     """The validation as a retrieval task, for embeddings that change."""
 
     def __init__(self, run: Run, embedder: Embedder, trainable: TrainableEmbedder) -> None:
-        self.task = load_split(run)["validation"]
-        if not set(self.task["query"].values()) & set(self.task["gallery"].values()):
+        self.task = load_split(run.path("split.json")).validation
+        if not self.task.answerable:
             raise UserError(
                 "no validation query has its person in the gallery, so that nothing can judge the "
                 "training: give the data more labelled people, or another --split"
@@ -43,7 +43,7 @@ class RetrievalValidator:
         self.views = run_extractor(run, embedder).views
         self.inputs: dict[str, Inputs] = {
             part: inputs_of(run, embedder, trainable, rows_of(catalogue, paths), self.views)
-            for part, paths in self.task.items()
+            for part, paths in self.task._asdict().items()
         }
         self.steps = judging_steps(run.settings.retrieve)
 
@@ -53,18 +53,18 @@ class RetrievalValidator:
 
         embed: what the feeds give -> rows of any length.
         """
-        rows = {part: self._rows(embed, part, device) for part in self.task}
+        rows = {part: self._rows(embed, part, device) for part in self.task._fields}
         none = np.zeros((0, rows["query"].shape[1]), np.float32)
         embeddings = Embeddings(rows["query"], rows["gallery"], none, none)
-        keys = {part: sorted(paths) for part, paths in self.task.items()}
+        keys = {part: sorted(paths) for part, paths in self.task._asdict().items()}
         ranking = rank_embeddings(embeddings, self.steps, keys["gallery"], keys["query"])
-        score = means(judge(as_mapping(ranking), Labels(**self.task)))["score"]
+        score = means(judge(as_mapping(ranking), Labels(*self.task)))["score"]
         return score, 1 - float(np.square(rows["gallery"].mean(0, dtype=np.float64)).sum())
 
     @torch.inference_mode()
     def _rows(self, embed: Embed, part: str, device: torch.device) -> np.ndarray:
         """(N, D) unit rows in the order of the keys: the sum of all views, as in every stage."""
-        paths = list(self.task[part])
+        paths = list(getattr(self.task, part))
         order = np.array(sorted(range(len(paths)), key=paths.__getitem__))
         chunks = [order[block] for block in blocks(len(order), CHUNK)]
         total = []

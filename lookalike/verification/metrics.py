@@ -40,7 +40,7 @@ def answered(scores: np.ndarray, same: np.ndarray) -> np.ndarray:
 
 
 def best_threshold(scores: np.ndarray, same: np.ndarray) -> float:
-    """The threshold with the most right answers: midway between two neighbouring scores, or just
+    """The threshold with the most right answers: midway between two neighboring scores, or just
     outside of all. Of several equally good ones, the highest, which accepts fewest strangers.
 
     scores: (N,) without NaN. same: (N,) bool, both kinds present.
@@ -86,7 +86,7 @@ def judge_folds(
 
 def equal_error_rate(scores: np.ndarray, same: np.ndarray) -> float:
     """The error at which as many strangers are accepted as same pairs are refused (in shares),
-    linearly interpolated between the two neighbouring points of the ROC.
+    linearly interpolated between the two neighboring points of the ROC.
 
     >>> equal_error_rate(np.array([0.9, 0.4, 0.6, 0.1]), np.array([True, True, False, False]))
     0.5

@@ -90,8 +90,15 @@ def test_an_unknown_option_or_value_exits_2_and_names_the_known(
     [
         *("--epochs -1", "--lr 0", "--batch-size 0", "--seed -1", "--lr nan", "--stage"),
         *("--scales", "--scales 0", "--scales 1 1", "--scales nan"),
-        *("--unfreeze -1", "--warmup 2", "--ema 1", "--margin 3", "--clip 0", "--per-person 1"),
-        *("--memory 8", "--max-minutes 0", "--layer-decay 1.1", "--weight-decay nan"),
+        *(
+            "--unfreeze -1",
+            "--warmup 2",
+            "--ema 1",
+            "--margin 3",
+            "--clip-grad-norm 0",
+            "--samples-per-class 1",
+        ),
+        *("--memory-size 8", "--max-minutes 0", "--layer-decay 1.1", "--weight-decay nan"),
     ],
 )
 def test_values_without_a_meaning_are_refused(words: str) -> None:
@@ -103,7 +110,7 @@ def test_values_without_a_meaning_are_refused(words: str) -> None:
     ("words", "said"),
     [
         ("--objective arcface", "nothing to train"),
-        ("--objective triplet --embed-dim 8 --memory 64 --batches pairs", "--batches pk"),
+        ("--objective triplet --embed-dim 8 --memory-size 64 --sampler pairs", "--sampler pk"),
     ],
 )
 def test_a_training_that_cannot_be_says_what_to_change(words: str, said: str) -> None:

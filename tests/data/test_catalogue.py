@@ -267,22 +267,22 @@ def identities(pictures: dict[str, str]) -> set[str]:
 
 def test_a_disjoint_split_keeps_validation_people_out_of_training(competition: Path) -> None:
     split = make_split(read_catalogue(competition, PHOTO_OR_DRAWING), "auto", "photo", seed=0)
-    people = identities(split["validation"]["query"])
-    assert split["kind"] == "disjoint" and not split["closed_set"]
-    assert len(people) == 2 and len(identities(split["train"])) == 8
-    assert not people & identities(split["train"])
-    assert identities(split["holdout"]) == identities(split["train"])
-    assert all("photo_" in path for path in split["validation"]["query"])
-    assert all("drawing_" in path for path in split["validation"]["gallery"])
-    parts = [*split["validation"].values(), split["train"], split["holdout"]]
+    people = identities(split.validation.query)
+    assert split.kind == "disjoint" and not split.closed_set
+    assert len(people) == 2 and len(identities(split.train)) == 8
+    assert not people & identities(split.train)
+    assert identities(split.holdout) == identities(split.train)
+    assert all("photo_" in path for path in split.validation.query)
+    assert all("drawing_" in path for path in split.validation.gallery)
+    parts = [*split.validation, split.train, split.holdout]
     assert sum(map(len, parts)) == 60 == len({path for part in parts for path in part})
 
 
 def test_a_stratified_split_is_a_closed_set(competition: Path) -> None:
     split = make_split(read_catalogue(competition), "stratified", "photo", seed=0)
-    validation = split["validation"]["query"] | split["validation"]["gallery"]
-    assert split["closed_set"] and identities(validation) == identities(split["train"])
-    assert split["holdout"] == validation
+    validation = split.validation.query | split.validation.gallery
+    assert split.closed_set and identities(validation) == identities(split.train)
+    assert split.holdout == validation
 
 
 def test_a_validation_folder_is_taken_as_it_is(competition: Path) -> None:
@@ -291,17 +291,17 @@ def test_a_validation_folder_is_taken_as_it_is(competition: Path) -> None:
             folder = competition / "validation" / f"person_{person:02}"
             draw(folder / f"photo_{number}.jpg", person, 50 + number)
     split = make_split(read_catalogue(competition), "auto", "photo", seed=0)
-    assert split["kind"] == "folder" and not split["closed_set"], "person_20 is in no training"
-    validation = split["validation"]["query"] | split["validation"]["gallery"]
+    assert split.kind == "folder" and not split.closed_set, "person_20 is in no training"
+    validation = split.validation.query | split.validation.gallery
     assert len(validation) == 10 and all(path.startswith("validation/") for path in validation)
-    assert len(split["validation"]["query"]) == 2
+    assert len(split.validation.query) == 2
 
 
 def test_splits_follow_the_seed_and_nothing_else(competition: Path) -> None:
     catalogue = read_catalogue(competition)
     shuffled = catalogue.sample(frac=1, random_state=1)
     one, same, other = (
-        json.dumps(make_split(rows, "disjoint", "photo", seed))
+        json.dumps(make_split(rows, "disjoint", "photo", seed).as_json())
         for rows, seed in ((catalogue, 0), (shuffled, 0), (catalogue, 1))
     )
     assert one == same != other
@@ -313,8 +313,8 @@ def test_people_with_one_picture_are_trained_on_and_never_held_out(tmp_path: Pat
         if path.name != "photo_0.jpg":
             path.unlink()
     split = make_split(read_catalogue(root), "disjoint", "photo", seed=0)
-    assert len(split["train"]) == 8 and not split["holdout"]
-    assert len(split["validation"]["query"]) == 2 and not split["validation"]["gallery"]
+    assert len(split.train) == 8 and not split.holdout
+    assert len(split.validation.query) == 2 and not split.validation.gallery
 
 
 def test_broken_pictures_are_in_no_split(competition: Path) -> None:
@@ -352,5 +352,5 @@ def test_a_data_set_without_training_has_an_empty_split(
     run.folder.mkdir()
     assert "none for training" in splits.run_split(run)
     assert "used untrained" in capsys.readouterr().err
-    assert splits.load_split(run)["validation"] == {"query": {}, "gallery": {}}
+    assert splits.load_split(run.path("split.json")).validation == ({}, {})
     assert isinstance(load_catalogue(run.path("training.csv")), pd.DataFrame)

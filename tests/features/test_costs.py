@@ -17,6 +17,6 @@ def test_parameters_and_operations_are_the_published_ones() -> None:
 
 def test_costs_are_of_the_backbone_that_is_named(tmp_path: Path) -> None:
     costs = measure_costs("test_efficientnet", tmp_path)
-    smaller = measure_costs("test_efficientnet", tmp_path, side=64)
+    smaller = measure_costs("test_efficientnet", tmp_path, image_size=64)
     assert 0 < (smaller["flops"] or 0) < (costs["flops"] or 0)
     assert costs["parameters"] and costs["flops"] and (costs["pictures_per_second"] or 0) > 0

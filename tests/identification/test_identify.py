@@ -220,7 +220,7 @@ WRONG = [
     (["who", "p.jpg", "--run", "RUN", "--overlap", "2"], "--overlap 2.0: must be from 0 to 1"),
     (["who", "p.jpg", "--run", "RUN", "--threshold", "7"], "must be a cosine, from -1 to 1"),
     (["who", "p.jpg", "--run", "RUN", "--false-accept", "1"], "must be at least 0 and below 1"),
-    (["who", "p.jpg", "--run", "RUN", "--neighbours", "0"], "--neighbours 0: must be at least 1"),
+    (["who", "p.jpg", "--run", "RUN", "--neighbors", "0"], "--neighbors 0: must be at least 1"),
     (["like", "p.jpg", "--run", "RUN", "--nearest", "0"], "--nearest 0: must be at least 1"),
     (["like", "p.jpg", "--run", "UNTRAINED"], "has no training pictures: name people with"),
 ]
@@ -328,7 +328,7 @@ def test_every_method_names_everybody_in_a_group(
         [photo] = answer(capsys, *who)["photos"]
         assert names_in(photo) == group, method
         for face in photo["faces"]:
-            second = face["second"] or {"similarity": -1}  # none where all neighbours agree
+            second = face["second"] or {"similarity": -1}  # none where all neighbors agree
             assert face["similarity"] > second["similarity"], method
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lookalike.data.splits import RetrievalTask, Split
 from lookalike.evaluation.metrics import threshold_at
 from lookalike.identification.references import (
     METHODS,
@@ -73,12 +74,12 @@ def test_k_means_takes_fewer_where_there_are_fewer_different_pictures() -> None:
     assert known.identities == ["a", "b", "b"]
 
 
-def test_the_neighbours_vote_by_their_similarity() -> None:
+def test_the_neighbors_vote_by_their_similarity() -> None:
     people = {"ada": at(1), "bob": at(5, 6), "cleo": at(170, 175)}
-    assert named(at(0), people, naming("knn", neighbours=1)) == [["ada"]]
-    assert named(at(0), people, naming("knn", neighbours=3)) == [["bob", "ada"]]
+    assert named(at(0), people, naming("knn", neighbors=1)) == [["ada"]]
+    assert named(at(0), people, naming("knn", neighbors=3)) == [["bob", "ada"]]
     # What points the other way has no vote, however many of it there are.
-    assert named(at(0), people, naming("knn", neighbours=9))[0][:2] == ["bob", "ada"]
+    assert named(at(0), people, naming("knn", neighbors=9))[0][:2] == ["bob", "ada"]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -112,19 +113,14 @@ def test_the_rates_are_those_of_the_scores() -> None:
     assert found == {"false_accept": 0.25, "false_reject": 0.25, "misnamed": 0.25}
 
 
-def split_of(train: str, holdout: str, validation: str) -> dict[str, Any]:
+def split_of(train: str, holdout: str, validation: str) -> Split:
     """A split in which each letter is a person's picture."""
 
     def part(name: str, people: str) -> dict[str, str]:
         return {f"{name}/{i}": person for i, person in enumerate(people)}
 
-    query, gallery = part("query", validation[::2]), part("gallery", validation[1::2])
-    validated = {"query": query, "gallery": gallery}
-    return {
-        "train": part("train", train),
-        "holdout": part("holdout", holdout),
-        "validation": validated,
-    }
+    task = RetrievalTask(part("query", validation[::2]), part("gallery", validation[1::2]))
+    return Split("disjoint", False, part("train", train), part("holdout", holdout), task)
 
 
 def test_strangers_are_whom_training_never_saw() -> None:
@@ -140,8 +136,8 @@ def test_strangers_are_whom_training_never_saw() -> None:
 def test_calibration_tells_people_from_strangers() -> None:
     split = split_of("aabb", "ab", "ccdd")
     angle = {"a": 0.0, "b": 90.0, "c": 45.0, "d": 180.0}
-    pictures = {**split["train"], **split["holdout"]}
-    pictures |= {**split["validation"]["query"], **split["validation"]["gallery"]}
+    pictures = {**split.train, **split.holdout}
+    pictures |= {**split.validation.query, **split.validation.gallery}
     rows = {path: at(angle[person] + i)[0] for i, (path, person) in enumerate(pictures.items())}
     found = calibrate(rows, split, naming("centroid"), 0.0, seed=0)
     assert np.cos(np.deg2rad(45)) < found["threshold"] < np.cos(np.deg2rad(10))
@@ -153,5 +149,5 @@ def test_calibration_tells_people_from_strangers() -> None:
 @pytest.mark.parametrize("parts", [("aa", "a", ""), ("", "", ""), ("aabb", "", "cc")])
 def test_too_little_to_calibrate_on_gives_no_threshold(parts: tuple[str, str, str]) -> None:
     split = split_of(*parts)
-    rows = {path: at(0)[0] for path in split["train"]}
+    rows = {path: at(0)[0] for path in split.train}
     assert calibrate(rows, split, naming("knn"), 0.01, 0) == {"threshold": None}

@@ -29,7 +29,7 @@ def lite() -> Embedder:
 
 def test_embeddings_are_unit_rows(lite: Embedder) -> None:
     pictures = torch.stack([lite.transform(Image.new("RGB", (50, 80), c)) for c in ("red", "blue")])
-    assert pictures.shape == (2, 3, lite.side, lite.side)
+    assert pictures.shape == (2, 3, lite.image_size, lite.image_size)
     with torch.inference_mode():
         rows = lite(pictures)
     assert rows.shape == (2, lite.dim) == (2, 1280)
@@ -63,7 +63,7 @@ def test_the_whole_picture_is_seen(lite: Embedder) -> None:
 def test_every_kind_of_name_gives_an_embedder(name: str) -> None:
     embedder = load_embedder(name, "none" if name not in CARRIERS else None)
     with torch.inference_mode():
-        rows = embedder(torch.rand(2, 3, embedder.side, embedder.side))
+        rows = embedder(torch.rand(2, 3, embedder.image_size, embedder.image_size))
     assert rows.shape == (2, embedder.dim)
 
 
@@ -166,7 +166,9 @@ def test_a_cnn_pools_as_asked(pooling: str, pooled: Callable[[Tensor], Tensor]) 
 
 def test_a_vit_pools_by_its_class_token_or_the_mean_of_the_others() -> None:
     plain, cls, mean = (load_embedder("test_vit", "none", pooling=p) for p in ("auto", *VIT))
-    pictures = torch.rand(2, 3, plain.side, plain.side, generator=torch.Generator().manual_seed(0))
+    pictures = torch.rand(
+        2, 3, plain.image_size, plain.image_size, generator=torch.Generator().manual_seed(0)
+    )
     with torch.inference_mode():
         tokens = plain.backbone.forward_features(pictures)  # type: ignore[operator]
         assert torch.allclose(cls.features(pictures), tokens[:, 0], atol=1e-6)
@@ -212,7 +214,7 @@ def test_a_model_goes_with_what_its_backbone_saw(tmp_path: Path) -> None:
         {"crop": "aligned"},
         face | {"crop_margin": 0.3},
         {"crop": "none"},
-        face | {"side": 64},
+        face | {"image_size": 64},
     ):
         with pytest.raises(UserError, match="was made with another crop, margin, side or norm"):
             load_model(path, EmbedSettings(SMALL, "none", **other), tmp_path)

@@ -136,7 +136,7 @@ def test_the_public_facenet_weights_are_named_with_their_file(
         load_embedder("inception_resnet_v1")
     torch.save(facenet.state_dict() | {"logits.weight": torch.zeros(2, 2)}, tmp_path / "own.pt")
     embedder = load_embedder("inception_resnet_v1", str(tmp_path / "own.pt"))
-    assert (embedder.side, embedder.dim) == (160, 512)
+    assert (embedder.image_size, embedder.dim) == (160, 512)
 
 
 def test_a_file_without_counters_of_batches_loads(facenet: InceptionResnetV1) -> None:

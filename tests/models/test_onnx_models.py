@@ -38,7 +38,7 @@ ORANGE = Image.new("RGB", (8, 8), (255, 128, 0))
 @pytest.mark.parametrize("batch", ["N", 1])
 def test_an_onnx_file_embeds_with_arcfaces_numbers(tmp_path: Path, batch: int | str) -> None:
     embedder = load_embedder(f"onnx:{write_onnx(tmp_path / 'means.onnx', batch)}")
-    assert (embedder.side, embedder.dim) == (8, 3)
+    assert (embedder.image_size, embedder.dim) == (8, 3)
     features = embedder.features(torch.stack([embedder.transform(ORANGE)] * 3)).numpy()
     expected = (np.array([255, 128, 0]) - 127.5) / 127.5
     assert np.allclose(features, [expected] * 3, atol=1e-5)
@@ -66,7 +66,7 @@ def test_another_file_is_another_embedder(tmp_path: Path) -> None:
 def test_a_size_that_the_file_does_not_take_is_an_error(tmp_path: Path) -> None:
     path = write_onnx(tmp_path / "means.onnx")
     with pytest.raises(UserError, match="takes only its own 8"):
-        embedder_of(EmbedSettings(f"onnx:{path}", side=16), tmp_path)
+        embedder_of(EmbedSettings(f"onnx:{path}", image_size=16), tmp_path)
 
 
 @pytest.mark.parametrize(

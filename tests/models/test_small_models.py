@@ -19,7 +19,7 @@ FROM_SCRATCH = (
 @pytest.mark.parametrize("name", FROM_SCRATCH)
 def test_an_architecture_trains_for_real(name: str) -> None:
     backbone, preprocessing = build_backbone(name, from_hub=False)
-    pictures = torch.randn(2, 3, preprocessing.side, preprocessing.side)
+    pictures = torch.randn(2, 3, preprocessing.image_size, preprocessing.image_size)
     optimizer = torch.optim.SGD(backbone.parameters(), lr=0.01)
     for _ in range(2):  # timm's residual branches begin at zero: at first nothing flows through
         optimizer.zero_grad()

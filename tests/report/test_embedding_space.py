@@ -40,7 +40,7 @@ def test_the_pair_that_overlaps_most_comes_first() -> None:
     assert (pairs.one[0], pairs.two[0]) == ("ada", "bo") and pairs.overlap.is_monotonic_decreasing
 
 
-def test_one_picture_has_no_pairs_and_one_identity_no_neighbours() -> None:
+def test_one_picture_has_no_pairs_and_one_identity_no_neighbors() -> None:
     spreads = measure_spreads(at(5), ["ada"])
     assert spreads.within["ada"].size == 0 and overlapping(spreads).empty
 

@@ -20,9 +20,9 @@ from lookalike.retrieval.postprocess import (
     have_likes,
     inverted_softmax,
     score_all,
-    scores_of_neighbours,
+    scores_of_neighbors,
     whiten,
-    with_neighbours,
+    with_neighbors,
 )
 from lookalike.retrieval.rerank import k_reciprocal
 
@@ -82,7 +82,7 @@ def test_whitening_is_scikit_learns() -> None:
 
 
 @pytest.mark.parametrize("alpha", [1.0, 3.0])
-def test_neighbours_are_summed_by_their_cosines(
+def test_neighbors_are_summed_by_their_cosines(
     alpha: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(postprocess, "CHUNK", 7)  # the edge of a chunk is no edge
@@ -95,12 +95,12 @@ def test_neighbours_are_summed_by_their_cosines(
             if j != i and cosine >= 0.5:
                 total = total + cosine**alpha * other
         expected.append(total / np.linalg.norm(total))
-    assert np.allclose(with_neighbours(rows, 0.5, alpha), expected, atol=1e-5)
+    assert np.allclose(with_neighbors(rows, 0.5, alpha), expected, atol=1e-5)
 
 
 def test_a_picture_without_a_like_stays_as_it_is() -> None:
     rows = np.eye(4, dtype=np.float32)
-    assert np.array_equal(with_neighbours(rows, 0.3, 1.0), rows)
+    assert np.array_equal(with_neighbors(rows, 0.3, 1.0), rows)
     assert np.array_equal(expanded(rows[:2], rows[2:], 0.3), rows[:2])
 
 
@@ -143,8 +143,8 @@ def test_pictures_of_a_cluster_come_up_together() -> None:
 
 def test_summed_scores_rank_as_summed_queries_do() -> None:
     sides = embeddings()
-    by_row = with_neighbours(sides.queries, 0.4, postprocess.QUERY_ALPHA) @ sides.gallery.T
-    by_score = scores_of_neighbours(sides.queries @ sides.gallery.T, sides.queries, 0.4)
+    by_row = with_neighbors(sides.queries, 0.4, postprocess.QUERY_ALPHA) @ sides.gallery.T
+    by_score = scores_of_neighbors(sides.queries @ sides.gallery.T, sides.queries, 0.4)
     assert np.array_equal(by_row.argsort(1)[:, -5:], by_score.argsort(1)[:, -5:])
 
 
@@ -192,8 +192,8 @@ def test_reciprocal_re_ranking_of_very_few_pictures() -> None:
 EVERYTHING: dict[str, Any] = {
     "center": True,
     "whiten": 10,
-    "query_neighbours": 0.4,
-    "gallery_neighbours": 0.4,
+    "query_neighbors": 0.4,
+    "gallery_neighbors": 0.4,
     "expand": 0.4,
     "gallery_clusters": 0.5,
     "rerank": "reciprocal",
@@ -227,16 +227,16 @@ def test_hubs_with_a_bank_weigh_people_not_pictures() -> None:
     rows = np.eye(3, dtype=np.float32)
     crowd = np.concatenate([np.repeat(rows[:1], 90, axis=0), rows[1:]])
     gallery = unit(np.array([[1, 0, 0], [0.35, 1, 0], [0, 0, 1]]))
-    settings = RetrieveSettings(hubs="softmax", query_neighbours=0.9)
+    settings = RetrieveSettings(hubs="softmax", query_neighbors=0.9)
     sides = Embeddings(crowd, gallery, rows[:0], rows[:0])
     assert score_all(sides, settings)[[0, 90, 91]].argmax(1).tolist() == [0, 1, 2]
-    thoughtless = score_all(sides, replace(settings, query_neighbours=None))
+    thoughtless = score_all(sides, replace(settings, query_neighbors=None))
     weighed = score_all(sides, settings)
     assert thoughtless[90, 1] - thoughtless[90, 0] > weighed[90, 1] - weighed[90, 0]
 
 
 def test_re_ranking_costs_nothing_where_every_query_is_another_person() -> None:
-    """Strangers are no neighbours: the plain ranking, to the last score."""
+    """Strangers are no neighbors: the plain ranking, to the last score."""
     rng = np.random.default_rng(8)
     alone = Embeddings(
         unit(rng.normal(size=(30, 64))),

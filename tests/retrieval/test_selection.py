@@ -13,9 +13,9 @@ from lookalike.core.files import read_json
 from lookalike.core.numeric import unit
 from lookalike.core.runs import Run
 from lookalike.core.settings import RetrieveSettings, Settings, TrainSettings
-from lookalike.data.splits import run_split
+from lookalike.data.splits import load_split, run_split
 from lookalike.retrieval.forecast import count_people, extrapolate, subset
-from lookalike.retrieval.labelled_tasks import Judged, People, labelled_people
+from lookalike.retrieval.labelled_tasks import Judged, LabelledTask, People, labelled_people
 from lookalike.retrieval.selection import chance_of_none, thresholds
 from tests.conftest import FAST
 
@@ -51,20 +51,20 @@ def run(competition: Path, tmp_path: Path) -> Run:
 
 def test_the_halves_learn_nothing_from_each_other(run: Run) -> None:
     tasks = labelled_people(run, parts=2).tasks
-    people = [{*task["query"].values(), *task["gallery"].values()} for task in tasks]
+    people = [{*task.query.values(), *task.gallery.values()} for task in tasks]
     assert len(people[0]) == len(people[1]) == 5 and not people[0] & people[1]
     for task, own in zip(tasks, people, strict=True):
-        assert not set(task["seen"].values()) & own
-        assert all("photo" in path for path in task["query"])
-        assert all("drawing" in path for path in task["gallery"])
+        assert not set(task.seen.values()) & own
+        assert all("photo" in path for path in task.query)
+        assert all("drawing" in path for path in task.gallery)
 
 
 def test_with_a_trained_projection_only_the_validation_is_unseen(run: Run) -> None:
     trained = replace(run, settings=replace(run.settings, train=TrainSettings(embed_dim=8)))
-    split = read_json(run.path("split.json"), "")
+    split = load_split(run.path("split.json"))
     (task,) = labelled_people(trained, parts=2).tasks
-    assert task["query"] == split["validation"]["query"]
-    assert set(task["seen"]) == {*split["train"], *split["holdout"]}
+    assert task.query == split.validation.query
+    assert set(task.seen) == {*split.train, *split.holdout}
 
 
 def clustered(
@@ -79,7 +79,7 @@ def clustered(
 
 def test_people_are_counted_by_how_alike_labelled_ones_are() -> None:
     known = clustered(20, 6, seed=1)
-    task = {"query": {path: name for path, (name, _) in known.items()}}
+    task = LabelledTask({path: name for path, (name, _) in known.items()}, {}, {})
     rows = np.array([row for _, row in known.values()])
     unknown = np.array([row for _, row in clustered(33, 4, seed=2).values()])
     assert count_people(rows, task, unknown) == pytest.approx(33, abs=3)
@@ -95,8 +95,7 @@ def people_of(known: dict[str, tuple[str, np.ndarray]], noise: float) -> People:
     sides = [{p: n for p, n in names.items() if int(p) % 2 == odd} for odd in (1, 0)]
     rows = {p: unit((row + noise * rng.normal(size=16))[None])[0] for p, (_, row) in known.items()}
     catalogue = pd.DataFrame({"path": list(names), "domain": ""})
-    tasks: list[dict[str, dict[str, str]]] = [{"query": sides[0], "gallery": sides[1], "seen": {}}]
-    return People(catalogue, "photo", tasks, rows)
+    return People(catalogue, "photo", [LabelledTask(sides[0], sides[1], {})], rows)
 
 
 def test_more_people_are_harder_and_the_forecast_knows() -> None:
@@ -117,15 +116,15 @@ def test_a_subset_has_the_pictures_a_person_that_the_test_has() -> None:
     people = people_of(clustered(10, 8, seed=5), noise=0.1)
     chosen = {"1", "2", "3", "4"}
     part = subset(people.tasks[0], chosen, {"query": 2, "gallery": 99}, np.random.default_rng(0))
-    assert len(part["query"]) == 8 and len(part["gallery"]) == 16
-    assert {*part["query"].values(), *part["gallery"].values()} <= chosen
+    assert len(part.query) == 8 and len(part.gallery) == 16
+    assert {*part.query.values(), *part.gallery.values()} <= chosen
 
 
 def test_thresholds_are_what_few_pairs_of_two_people_reach() -> None:
     people = people_of(clustered(12, 6, seed=6), noise=0.2)
     query, _ = thresholds(people, RetrieveSettings())
-    names = np.array(list(people.tasks[0]["query"].values()))
-    rows = people.stack(people.tasks[0]["query"])
+    names = np.array(list(people.tasks[0].query.values()))
+    rows = people.stack(people.tasks[0].query)
     cosines = (rows @ rows.T)[names[:, None] != names]
     assert query == sorted(query) and (cosines >= query[0]).mean() == pytest.approx(0.01, abs=0.01)
 

@@ -1,5 +1,6 @@
 """Training that retrieval judges: it helps or is not used, and a kill costs it nothing."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from lookalike.core.numeric import one_thread
 from lookalike.core.runs import Run
 from lookalike.core.settings import EmbedSettings, Settings, SplitSettings, TrainSettings
 from lookalike.data.catalogue import load_catalogue
-from lookalike.data.splits import all_labelled, load_split, run_split
+from lookalike.data.splits import RetrievalTask, load_split, run_split
 from lookalike.models.checkpoints import load_model
 from lookalike.models.embedder import embedder_of
 from lookalike.training import finetune, trainer
@@ -33,7 +34,13 @@ from tests.conftest import ROOT
 
 EMBED = EmbedSettings(backbone="test_efficientnet", weights="none", compile="off")
 TRAIN = TrainSettings(
-    objective="arcface", embed_dim=16, lr=0.1, epochs=3, patience=9, batch_size=8, per_person=2
+    objective="arcface",
+    embed_dim=16,
+    lr=0.1,
+    epochs=3,
+    patience=9,
+    batch_size=8,
+    samples_per_class=2,
 )
 
 
@@ -144,10 +151,10 @@ def test_a_training_that_does_not_help_is_not_used(
     ("changes", "last_step"),
     [
         ({"train_views": 2, "accumulate": 2}, 18),  # in the middle of the second epoch
-        ({"objective": "triplet", "memory": 16, "ema": 0.8}, 18),
+        ({"objective": "triplet", "memory_size": 16, "ema": 0.8}, 18),
         ({"unfreeze": 2}, 18),
         ({"unfreeze": "all", "train_views": 1, "augmentation": "strong", "projector": 8}, 18),
-        ({"unfreeze": "all", "train_side": 24}, 18),
+        ({"unfreeze": "all", "train_image_size": 24}, 18),
         ({"refit": True, "epochs": 6}, 72 + 20),  # in the second epoch on all labelled pictures
     ],
 )
@@ -179,10 +186,10 @@ def test_a_killed_training_ends_with_the_same_weights(
 def test_a_refit_is_a_training_on_all_labelled_pictures(begin: Begin) -> None:
     """Against a run whose split has all of them for training."""
     again, everything = begin("again", epochs=1, refit=True), begin("everything", epochs=1)
-    split = load_split(everything)
+    split = load_split(everything.path("split.json"))
     pictures = set(load_catalogue(everything.path("training.csv")).path)
-    assert set(split["train"]) < set(all_labelled(split)) == pictures
-    write_json(everything.path("split.json"), {**split, "train": all_labelled(split)})
+    assert set(split.train) < set(split.labelled) == pictures
+    write_json(everything.path("split.json"), {**split.as_json(), "train": split.labelled})
     assert "done again on all labelled pictures" in run_finetune(again)
     run_finetune(everything)
     assert not again.path(REFIT).exists()
@@ -215,21 +222,21 @@ def test_the_report_s_head_is_not_done_again() -> None:
 
 
 def test_training_sees_smaller_pictures_than_the_embedding_is_made_of(begin: Begin) -> None:
-    run = begin(unfreeze="all", train_side=24)
-    split = load_split(run)
+    run = begin(unfreeze="all", train_image_size=24)
+    split = load_split(run.path("split.json"))
     _, training_data, judged = finetune.prepare(
-        run, embedder_of(EMBED, run.cache), split["train"], True
+        run, embedder_of(EMBED, run.cache), split.train, True
     )
     assert judged is not None
     place = np.zeros(1, int)
     assert training_data.inputs.take(place, place).shape == (1, 3, 24, 24)
-    side = embedder_of(EMBED, run.cache).side
+    side = embedder_of(EMBED, run.cache).image_size
     assert judged.inputs["query"].take(place, place).shape == (1, 3, side, side) != (1, 3, 24, 24)
 
 
 def test_a_frozen_front_sees_what_the_embedding_is_made_of() -> None:
-    with pytest.raises(UserError, match="--train-side 24: only where nothing is frozen"):
-        main.prepare(["--train-side", "24", "--unfreeze", "2"])
+    with pytest.raises(UserError, match="--train-image-size 24: only where nothing is frozen"):
+        main.prepare(["--train-image-size", "24", "--unfreeze", "2"])
 
 
 @pytest.mark.parametrize(("views", "warned"), [(0, True), (1, False)])
@@ -277,9 +284,9 @@ def test_embeddings_that_collapse_are_an_error_and_a_small_spread_alone_is_none(
 def test_a_validation_that_cannot_judge_is_an_error(begin: Begin) -> None:
     run = begin()
     path = run.path("split.json")
-    split = finetune.load_split(run)
-    split["validation"] = {"query": {}, "gallery": {}}
-    path.write_text(finetune.json.dumps(split))
+    split = load_split(run.path("split.json"))
+    split = replace(split, validation=RetrievalTask({}, {}))
+    path.write_text(json.dumps(split.as_json()))
     with pytest.raises(UserError, match="nothing can judge"):
         run_finetune(run)
 

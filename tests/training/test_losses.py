@@ -62,7 +62,7 @@ def test_every_miner_learns(miner: str, distance: str) -> None:
 
 @pytest.mark.parametrize("name", ["triplet", "contrastive", "supcon"])
 def test_a_memory_is_learnt_with_and_taken_up_again(name: str) -> None:
-    settings = TrainSettings(objective=name, memory=32)
+    settings = TrainSettings(objective=name, memory_size=32)
     before, after = trained(settings)
     assert after > before
     torch.manual_seed(0)

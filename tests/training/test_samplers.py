@@ -25,11 +25,11 @@ def people() -> People:
     return group_people(TARGETS, DOMAINS, ["ada", "bob", "cyd", "dan"])
 
 
-def drawn(kind: str, size: int, per_person: int = 2, count: int = 1000) -> list[Batch]:
+def drawn(kind: str, size: int, samples_per_class: int = 2, count: int = 1000) -> list[Batch]:
     rng = np.random.default_rng(0)
     found: list[Batch] = []
     while len(found) < count:
-        found += batches(kind, people(), size, per_person, rng)
+        found += batches(kind, people(), size, samples_per_class, rng)
     return found[:count]
 
 
@@ -58,7 +58,7 @@ def test_pk_takes_k_pictures_of_p_people_shared_among_the_domains() -> None:
 
 
 def test_a_person_with_too_few_pictures_repeats_them_and_no_other_does() -> None:
-    for batch in drawn("pk", 8, per_person=4, count=50):
+    for batch in drawn("pk", 8, samples_per_class=4, count=50):
         for person, pictures in ((1, 2), (2, 3), (3, 4)):
             own = batch.rows[TARGETS[batch.rows] == person]
             assert len(own) in (0, 4) and len(set(own)) in (0, pictures)
@@ -94,18 +94,18 @@ def test_the_same_seed_draws_the_same() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "size", "per_person", "said"),
+    ("kind", "size", "samples_per_class", "said"),
     [
-        ("pk", 4, 4, "raise it or lower --per-person"),
+        ("pk", 4, 4, "raise it or lower --samples-per-class"),
         ("pk", 32, 4, "lower it to 12"),
         ("pairs", 3, 2, "needs 4"),
     ],
 )
 def test_a_batch_that_cannot_be_formed_says_what_to_change(
-    kind: str, size: int, per_person: int, said: str
+    kind: str, size: int, samples_per_class: int, said: str
 ) -> None:
     with pytest.raises(UserError, match=said):
-        check_batches(kind, people(), size, per_person)
+        check_batches(kind, people(), size, samples_per_class)
 
 
 def test_people_without_a_second_picture_cannot_be_positives() -> None:

@@ -22,7 +22,7 @@ def embedder(name: str = "test_efficientnet", dim: int | None = None) -> Embedde
 @pytest.mark.parametrize("name", BACKBONES)
 def test_front_and_rear_together_are_the_backbone(name: str) -> None:
     whole = embedder(name)
-    pictures = torch.rand(2, 3, whole.side, whole.side)
+    pictures = torch.rand(2, 3, whole.image_size, whole.image_size)
     trainable = TrainableEmbedder(whole, 2).eval()
     assert trainable.frozen is not None
     with torch.inference_mode():
@@ -33,7 +33,7 @@ def test_front_and_rear_together_are_the_backbone(name: str) -> None:
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_weight_belongs_to_one_block(name: str) -> None:
     whole = embedder(name)
-    blocks = blocks_of(whole.backbone, whole.side)
+    blocks = blocks_of(whole.backbone, whole.image_size)
     held = [id(p) for block in blocks for p in block.parameters()]
     assert sorted(held) == sorted(id(p) for p in whole.backbone.parameters())
     assert len(blocks) > 4
@@ -64,7 +64,7 @@ def test_statistics_are_learnt_only_from_scratch() -> None:
 
 
 def test_rates_fall_with_depth_and_norms_do_not_decay() -> None:
-    settings = TrainSettings(lr=1.0, backbone_rate=0.1, layer_decay=0.5, weight_decay=0.3)
+    settings = TrainSettings(lr=1.0, backbone_lr_scale=0.1, layer_decay=0.5, weight_decay=0.3)
     groups = parameter_groups(TrainableEmbedder(embedder(dim=4), 2), nn.Linear(4, 2), settings)
     assert sorted({group["lr"] for group in groups}) == pytest.approx([0.05, 0.1, 1.0])
     for group in groups:

@@ -26,7 +26,7 @@ from tests.conftest import draw
 @pytest.fixture(scope="module")
 def embedder() -> Embedder:
     made = load_embedder("test_efficientnet", weights="none")
-    made.set_side(32)
+    made.set_image_size(32)
     return made
 
 
@@ -125,9 +125,11 @@ def test_inputs_are_the_pictures_or_random_views_of_them(
 
 def test_a_size_that_a_backbone_cannot_see_is_an_error() -> None:
     sface = load_embedder("sface", weights=None)
-    with pytest.raises(UserError, match="--train-side 64: --backbone sface takes only its own 112"):
-        sface.set_side(64)
-    assert sface.side == 112
+    with pytest.raises(
+        UserError, match="--train-image-size 64: --backbone sface takes only its own 112"
+    ):
+        sface.set_image_size(64)
+    assert sface.image_size == 112
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from lookalike.verification.training import Trained, Work
 from lookalike.verification.verify import remembered
 from tests.conftest import FAST, Program, draw_cfp
 
-TRAIN = ("--side", "32", "--epochs", "1", "--epoch-pairs", "16", "--batch-size", "8")
+TRAIN = ("--image-size", "32", "--epochs", "1", "--epoch-pairs", "16", "--batch-size", "8")
 
 
 @pytest.fixture(scope="module")
