@@ -9,7 +9,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -31,17 +31,27 @@ PACKAGES = ("torch", "torchvision", "timm", "faiss-gpu", "faiss-cpu", "numpy", "
 
 @dataclass
 class Pace:
-    """How many pictures the stage at work has embedded, and in how many seconds."""
+    """Count of the pictures that were embedded, and the seconds that this took."""
 
     pictures: int = 0
     seconds: float = 0.0
 
     def rate(self) -> float | None:
-        """Pictures a second; None where there were none."""
+        """Return pictures per second; None where there were none."""
         return round(self.pictures / self.seconds, 1) if self.pictures else None
 
 
-pace = Pace()
+@dataclass
+class Session:
+    """What the stages of one process share, and no file holds.
+
+    Attributes:
+        pace: Of the stage at work.
+        extractors: The last feature extractor that was loaded, by all that it depends on.
+    """
+
+    pace: Pace = field(default_factory=Pace)
+    extractors: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -72,6 +82,7 @@ class Run:
     folder: Path
     data: Path
     settings: Settings
+    session: Session = field(default_factory=Session, repr=False, compare=False)
 
     def path(self, name: str) -> Path:
         """The place of one of the run's files."""
@@ -135,6 +146,7 @@ class Run:
         if unchanged and not self.settings.general.force and not stage.always:
             log.info("%s: inputs unchanged, nothing to do (%s)", stage.name, stamp["made"])
             return
+        pace = self.session.pace
         pace.pictures, pace.seconds = 0, 0.0
         start = time.perf_counter()
         made = stage.work(self)

@@ -8,7 +8,7 @@ memory than ten thousand.
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -26,7 +26,7 @@ from lookalike.core.errors import UserError
 from lookalike.core.files import file_hash
 from lookalike.core.log import log
 from lookalike.core.numeric import blocks, one_thread, unit
-from lookalike.core.runs import Run, pace
+from lookalike.core.runs import Pace, Run
 from lookalike.core.settings import EmbedSettings
 from lookalike.data.catalogue import count_pictures
 from lookalike.faces.dataset import detect, way_to_find
@@ -59,6 +59,7 @@ class FeatureExtractor:
     detector: str = "yunet"
     flip: bool = False
     scales: tuple[float, ...] = (1.0,)
+    pace: Pace = field(default_factory=Pace, repr=False, compare=False)
     _engines: dict[Plan, Engine] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -67,9 +68,7 @@ class FeatureExtractor:
     def views(self) -> list[View]:
         """All that an embedding is the sum of."""
         sides = (False, True) if self.flip else (False,)
-        return [
-            View(mirrored=image_size, scale=scale) for scale in self.scales for image_size in sides
-        ]
+        return [View(mirrored=mirrored, scale=scale) for scale in self.scales for mirrored in sides]
 
     @property
     def plans(self) -> list[Plan]:
@@ -107,7 +106,10 @@ def flips(settings: EmbedSettings) -> bool:
 
 def run_extractor(run: Run, embedder: Embedder) -> FeatureExtractor:
     """How a run embeds its pictures with this embedder. Raises: see embedding_of."""
-    return make_extractor(run.settings.embed, embedder, run.data, run.cache, count_pictures(run))
+    extractor = make_extractor(
+        run.settings.embed, embedder, run.data, run.cache, count_pictures(run)
+    )
+    return replace(extractor, pace=run.session.pace)
 
 
 def make_extractor(
@@ -204,7 +206,9 @@ def _in_blocks(
             rows = pictures.iloc[block]
             out[block] = combine(source.features(rows, bar) for source in sources)
     if total:
-        log.info("embedded %d pictures by %s, %s a second", bar.n, sources[0].plan, pace.rate())
+        log.info(
+            "embedded %d pictures by %s, %s a second", bar.n, sources[0].plan, extractor.pace.rate()
+        )
     return out
 
 
@@ -272,8 +276,8 @@ class Source:
                 bar.update(count)
         finally:
             self.store.flush()
-        pace.pictures += done
-        pace.seconds += time.perf_counter() - start
+        extractor.pace.pictures += done
+        extractor.pace.seconds += time.perf_counter() - start
 
 
 def open_cache(extractor: FeatureExtractor, plan: Plan, view: View) -> FeatureCache:
@@ -292,9 +296,6 @@ def open_cache(extractor: FeatureExtractor, plan: Plan, view: View) -> FeatureCa
     )
 
 
-_ready: dict[str, FeatureExtractor] = {}
-
-
 def load_extractor(run: Run) -> FeatureExtractor:
     """The run's trained model, ready to embed the run's pictures.
 
@@ -305,7 +306,8 @@ def load_extractor(run: Run) -> FeatureExtractor:
     files = (model, Path(settings.weights or ""))
     state = (run.folder.resolve(), run.data, run.cache, settings, *map(file_hash, files))
     key = " ".join(map(str, state))
-    if key not in _ready:
-        _ready.clear()
-        _ready[key] = run_extractor(run, load_model(model, settings, run.cache))
-    return _ready[key]
+    loaded: dict[str, FeatureExtractor] = run.session.extractors
+    if key not in loaded:
+        loaded.clear()
+        loaded[key] = run_extractor(run, load_model(model, settings, run.cache))
+    return loaded[key]
