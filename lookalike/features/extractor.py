@@ -104,7 +104,7 @@ def flips(settings: EmbedSettings) -> bool:
     return settings.flip == "on" or (settings.flip == "auto" and crop_kind(settings) != "none")
 
 
-def run_extractor(run: Run, embedder: Embedder) -> FeatureExtractor:
+def extractor_for(run: Run, embedder: Embedder) -> FeatureExtractor:
     """How a run embeds its pictures with this embedder. Raises: see embedding_of."""
     extractor = make_extractor(
         run.settings.embed, embedder, run.data, run.cache, count_pictures(run)
@@ -296,7 +296,7 @@ def open_cache(extractor: FeatureExtractor, plan: Plan, view: View) -> FeatureCa
     )
 
 
-def load_extractor(run: Run) -> FeatureExtractor:
+def trained_extractor(run: Run) -> FeatureExtractor:
     """The run's trained model, ready to embed the run's pictures.
 
     The last one is kept: the stages that embed share it, since to load and to compile a backbone
@@ -309,5 +309,5 @@ def load_extractor(run: Run) -> FeatureExtractor:
     loaded: dict[str, FeatureExtractor] = run.session.extractors
     if key not in loaded:
         loaded.clear()
-        loaded[key] = run_extractor(run, load_model(model, settings, run.cache))
+        loaded[key] = extractor_for(run, load_model(model, settings, run.cache))
     return loaded[key]
