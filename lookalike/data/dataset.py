@@ -1,0 +1,86 @@
+"""A competition's data set as a notebook reads it: its root, and the catalogue of its pictures."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from lookalike.data.catalogue import bare_names, read_catalogue, readable
+from lookalike.data.layout import read_origin
+from lookalike.data.splits import Split, make_split
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The pictures of a data set that can be read, by part.
+
+    Attributes:
+        root: The data set's folder; the catalogue's paths are relative to it.
+        catalogue: A row per file: `path`, `name` (the bare file name, which a submission holds),
+            `identity` (empty in the test), `domain`, `part`, `content` (a hash) and `problem`.
+    """
+
+    root: Path
+    catalogue: pd.DataFrame
+
+    @property
+    def training(self) -> pd.DataFrame:
+        """The labeled pictures, those of a validation folder too."""
+        return self._rows("training", "validation")
+
+    @property
+    def query(self) -> pd.DataFrame:
+        """The test's query pictures."""
+        return self._rows("query")
+
+    @property
+    def gallery(self) -> pd.DataFrame:
+        """The test's gallery pictures."""
+        return self._rows("gallery")
+
+    @property
+    def unreadable(self) -> pd.DataFrame:
+        """The files of any part that cannot be read as pictures."""
+        return self.catalogue[~readable(self.catalogue)].reset_index(drop=True)
+
+    def split(self, kind: str = "auto", query_domain: str = "photo", seed: int = 0) -> Split:
+        """Divide the labeled pictures into training and validation; see `make_split`."""
+        return make_split(self.catalogue, kind, query_domain, seed)
+
+    def _rows(self, *parts: str) -> pd.DataFrame:
+        chosen = self.catalogue.part.isin(parts) & readable(self.catalogue)
+        return self.catalogue[chosen].reset_index(drop=True)
+
+
+def read_dataset(root: str | Path, domain_pattern: str | None = None) -> Dataset:
+    r"""Read a data set: open, hash and check every picture.
+
+    What is wrong with it (broken or truncated files, odd formats) is counted and named in the log.
+
+    Args:
+        root: Folder with `test/query/` and `test/gallery/`, and mostly `training/<identity>/`.
+        domain_pattern: Regular expression with a group named `domain`, searched in the path of each
+            training picture. Default: what the data set's own layout.json says, else none.
+
+    Raises:
+        UserError: There is no competition, the pattern is no such expression, or two pictures of
+            the query or of the gallery share their name.
+
+    Examples:
+        >>> import tempfile
+        >>> from lookalike.data.demo import draw_competition
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> draw_competition(folder, seed=0, train_identities=2, test_identities=1)
+        >>> data = read_dataset(folder, r"(?P<domain>[a-z]+)_\d+")
+        >>> data.training.groupby("identity").size().tolist()
+        [10, 10]
+        >>> sorted(data.training.domain.unique())
+        ['flat', 'line', 'photo', 'poster', 'texture']
+        >>> len(data.query), len(data.gallery)
+        (3, 10)
+    """
+    root = Path(root)
+    pattern = domain_pattern or (read_origin(root) or {}).get("domain_pattern")
+    catalogue = read_catalogue(root, pattern)
+    catalogue.insert(1, "name", bare_names(catalogue.path).to_numpy())
+    return Dataset(root, catalogue)
