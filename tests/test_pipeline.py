@@ -71,7 +71,7 @@ def test_a_changed_setting_redoes_what_depends_on_it(
     assert "split: inputs unchanged" in said
     for stage in ("train", "index", "retrieve"):
         assert f"{stage}: inputs unchanged" not in said
-    assert "16 numbers an embedding" in said
+    assert "16-dimensional embeddings" in said
 
 
 def test_new_pictures_in_the_gallery_are_found_and_nothing_is_trained_again(

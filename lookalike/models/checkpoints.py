@@ -1,4 +1,11 @@
-"""TODO lookalike.models.checkpoints."""
+"""Trained models on disk: `model.safetensors` holds what was trained, and names the rest.
+
+    save_model(path, embedder, {"projection": embedder.projection}, embed_dim=128)
+    embedder = load_model(path, settings, Path("cache"))
+
+A frozen backbone is not stored: the file's metadata names it, with the hash of its weights and the
+preprocessing, and `load_model` refuses settings that would build another one.
+"""
 
 import json
 from pathlib import Path
@@ -15,11 +22,21 @@ from lookalike.core.settings import EmbedSettings
 from lookalike.core.weights import load_into
 from lookalike.models.embedder import Embedder, embedder_of
 
+# Entries of `_identity` whose values say nothing to a reader, in words.
+MISMATCHES = {
+    "weights": "other weights or pooling",
+    "preprocessing": "another crop, margin, image size or normalization",
+}
+
 
 def save_model(path: Path, embedder: Embedder, parts: dict[str, nn.Module], **about: Any) -> None:
-    """Writes what was trained beside a frozen backbone; see save_tensors.
+    """Write trained modules as a safetensors file.
 
-    parts: {name: trained module}.
+    Args:
+        path: The file.
+        embedder: The embedder that they belong to.
+        parts: {name: trained module}; its tensors are stored as `name.TENSOR`.
+        about: Other facts to remember, as JSON values; `load_model` needs `embed_dim`.
     """
     tensors = {
         f"{part}.{name}": tensor
@@ -30,64 +47,78 @@ def save_model(path: Path, embedder: Embedder, parts: dict[str, nn.Module], **ab
 
 
 def save_tensors(path: Path, embedder: Embedder, tensors: dict[str, Tensor], **about: Any) -> None:
-    """Writes what was trained as safetensors; the untrained backbone is only named, by its hash.
+    """Write trained tensors as a safetensors file.
 
-    tensors: by name, those of the backbone as `backbone.NAME`; about: what else to remember, as
-    JSON values.
+    Args:
+        path: The file.
+        embedder: The embedder that they belong to, with its backbone as it was before training: its
+            hash is stored.
+        tensors: {name: tensor}; those of the backbone are called `backbone.TENSOR`.
+        about: Other facts to remember, as JSON values; `load_model` needs `embed_dim`.
     """
-    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with whole_file(path) as beside:
-        save_file(held, beside, {"about": json.dumps(_identity(embedder) | about)})
+        save_file(on_cpu, beside, {"about": json.dumps(_identity(embedder) | about)})
 
 
 def load_model(path: Path, settings: EmbedSettings, cache: Path) -> Embedder:
-    """The embedder of a run: its backbone, with the blocks and the projection that were trained.
+    """Load a run's trained embedder: its backbone, trained blocks and projection.
+
+    Args:
+        path: The file that `save_model` or `save_tensors` wrote.
+        settings: Those that it was trained with.
+        cache: Folder of pretrained weights.
 
     Raises:
-        UserError: the file is missing or broken, or was made with another backbone.
+        UserError: The file is missing or broken, or was made with another backbone, other weights
+            or another preprocessing.
     """
+    about, state = _read_model(path)
+    embedder = embedder_of(settings, cache)
+    _check_identity(path, about, embedder)
+    embedder.set_projection(about["embed_dim"])
+    load_into(embedder.projection, _tensors_of(state, "projection"), str(path))
+    blocks = _tensors_of(state, "backbone")
+    if blocks:
+        load_into(embedder.backbone, embedder.backbone.state_dict() | blocks, str(path))
+        embedder.identify()
+    log.info("model: %s, %d-dimensional embeddings", embedder.name, embedder.dim)
+    return embedder
+
+
+def _read_model(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read the metadata and the tensors of a model file."""
     if not path.is_file():
         raise UserError(f"{path} is missing: make it with --stage train")
     try:
         with safe_open(path, "pt") as stored:
             about = json.loads(stored.metadata()["about"])
-            state = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-    except Exception as error:
+            return about, {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+    except Exception as error:  # a broken file can fail in many ways
         raise UserError(f"{path} cannot be read ({error}): --stage train makes it anew") from error
-    embedder = embedder_of(settings, cache)
-    other = [what for what, value in _identity(embedder).items() if about[what] != value]
-    if other:
-        made_with = f"{other[0]} {about[other[0]]}" if other[0] == "backbone" else OTHER[other[0]]
-        raise UserError(
-            f"{path} was made with {made_with}: run --stage train index retrieve, or name what "
-            "it was made with"
-        )
-    embedder.set_projection(about["embed_dim"])
-    load_into(embedder.projection, _part(state, "projection"), str(path))
-    blocks = _part(state, "backbone")
-    if blocks:
-        load_into(embedder.backbone, embedder.backbone.state_dict() | blocks, str(path))
-        embedder.identify()
-    log.info("model: %s, %d numbers an embedding", embedder.name, embedder.dim)
-    return embedder
 
 
-def _part(state: dict[str, Tensor], part: str) -> dict[str, Tensor]:
-    """The tensors of one part, by their names in it."""
-    prefix = f"{part}."
-    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-
-
-OTHER = {
-    "weights": "other weights or pooling",
-    "preprocessing": "another crop, margin, side or normalization",
-}
+def _check_identity(path: Path, about: dict[str, Any], embedder: Embedder) -> None:
+    """Raise UserError where a model file was made with another embedder than this one."""
+    for name, value in _identity(embedder).items():
+        if about[name] != value:
+            made_with = MISMATCHES.get(name, f"{name} {about[name]}")
+            raise UserError(
+                f"{path} was made with {made_with}: run --stage train index retrieve, or restore "
+                "the settings it was made with"
+            )
 
 
 def _identity(embedder: Embedder) -> dict[str, str]:
-    """What the trained parts of a model go with, and nothing else."""
+    """Return what the trained parts of a model depend on."""
     return {
         "backbone": embedder.name,
         "weights": embedder.weights_id,
         "preprocessing": embedder.preprocessing.key,
     }
+
+
+def _tensors_of(state: dict[str, Tensor], part: str) -> dict[str, Tensor]:
+    """Return the tensors of one part, by their names within it."""
+    prefix = f"{part}."
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}

@@ -1,7 +1,7 @@
-"""A name -> an Embedder: a batch of picture tensors -> unit vectors.
+"""The embedder: one interface for every backbone, from pictures to unit vectors.
 
     embedder = load_embedder("efficientnet_lite0")
-    rows = embedder(embedder.transform(image)[None])   # (1, 1280), of length 1
+    embeddings = embedder(embedder.transform(image)[None])   # (1, 1280), of length 1
 
 Names: `efficientnet_lite0` to `lite2`, `mobilenet_v2` and `sface` need no model hub;
 `efficientnet_b0`, `resnet50`, `vit_b16` and every other timm name are loaded from timm's hub,
@@ -22,7 +22,7 @@ from lookalike.core.numeric import one_thread
 from lookalike.core.settings import EmbedSettings
 from lookalike.core.weights import CARRIERS, fingerprint, load_into, load_state
 from lookalike.faces.geometry import WHOLE, Crop, crop_kind
-from lookalike.models.backbones import _load_carried, build_backbone
+from lookalike.models.backbones import build_backbone, load_carried
 from lookalike.models.face_models import sface_state
 from lookalike.models.onnx_models import OnnxBackbone
 from lookalike.models.pooling import set_pooling
@@ -30,13 +30,22 @@ from lookalike.models.preprocessing import Preprocessing
 
 
 class Embedder(nn.Module):
-    """A backbone, an optional projection, and length 1.
+    """A backbone and an optional linear projection, with embeddings scaled to length 1.
 
-    name: the backbone's name, as the command line knows it.
-    preprocessing: how pictures become its input; side: height and width of that in pixels.
-    features_dim, dim: width of the backbone's features and of the embedding.
-    weights_id: hash of the backbone's weights, and how it pools where that is not its own way:
-        the same weights_id and preprocessing make the same features.
+    Args:
+        name: The backbone's name, as on the command line.
+        backbone: A network from (N, 3, H, W) to features, (N, D) or (N, D, 1, 1).
+        preprocessing: How pictures become its input.
+        pooling: How the backbone pools, one of `poolings(backbone)`; `auto` is its own way.
+
+    Attributes:
+        features_dim: Width of the backbone's features.
+        dim: Width of the embeddings.
+        weights_id: Hash of the backbone's weights, and how it pools where that is not its own way.
+            The same `weights_id` and `preprocessing` give the same features.
+
+    Raises:
+        UserError: The backbone has no such pooling.
     """
 
     def __init__(
@@ -58,42 +67,45 @@ class Embedder(nn.Module):
 
     @property
     def image_size(self) -> int:
-        """Height and width in pixels of what it sees."""
+        """Height and width of its input, in pixels."""
         return self.preprocessing.image_size
 
     def identify(self) -> None:
-        """Takes the hash of the backbone's weights as they are now."""
+        """Update `weights_id` after the backbone's weights have changed."""
         own = "" if self.pooling == "auto" else f"-{self.pooling}"
         self.weights_id = fingerprint(self.backbone) + own
 
     def transform(self, image: Image.Image) -> Tensor:
-        """An RGB picture, cropped already -> (3, side, side) float32, as the backbone wants it."""
+        """Turn an RGB picture, already cropped, into the backbone's input: (3, H, W) float32."""
         pixels = torch.from_numpy(self.preprocessing.resize(np.array(image)))
         return self.preprocessing.normalize(pixels[None])[0]
 
     def features(self, pictures: Tensor) -> Tensor:
-        """(N, 3, side, side) -> (N, features_dim): what the backbone makes, of any length."""
+        """Map (N, 3, H, W) to the backbone's features, (N, features_dim), which have any length."""
         features: Tensor = self.backbone(pictures)
         return features.flatten(1)
 
     def project(self, features: Tensor) -> Tensor:
-        """(N, features_dim) -> (N, dim), rows of length 1 (a row of zeros stays one)."""
+        """Map features (N, features_dim) to embeddings (N, dim) of length 1; zeros stay zeros."""
         return normalize(self.projection(features), dim=1)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """(N, 3, side, side) -> (N, dim), rows of length 1."""
+        """Map (N, 3, H, W) to embeddings (N, dim) of length 1."""
         return self.project(self.features(pictures))
 
     def set_projection(self, dim: int | None) -> None:
-        """Puts a new linear projection to `dim` numbers before the embedding; None takes it off."""
+        """Add a new linear projection to `dim` dimensions; None removes it."""
         self.projection = nn.Identity() if dim is None else nn.Linear(self.features_dim, dim)
         self.dim = dim or self.features_dim
 
     def preprocessing_at(self, image_size: int | None) -> Preprocessing:
-        """What it sees at another size of pictures; None for its own.
+        """Return its preprocessing for another size of pictures.
+
+        Args:
+            image_size: Height and width in pixels; None for its own.
 
         Raises:
-            UserError: the backbone takes only its own size.
+            UserError: The backbone does not take pictures of this size.
         """
         if image_size in (None, self.image_size):
             return self.preprocessing
@@ -104,15 +116,19 @@ class Embedder(nn.Module):
             width = 0
         if width != self.features_dim:
             raise UserError(
-                f"--image-size or --train-image-size {image_size}: --backbone {self.name} takes only its own "
-                f"{self.image_size}, or needs a larger picture"
+                f"--image-size or --train-image-size {image_size}: --backbone {self.name} takes "
+                f"only its own {self.image_size}, or needs a larger picture"
             )
         return replace(self.preprocessing, image_size=image_size)
 
     def set_image_size(self, image_size: int | None) -> None:
-        """Has it see pictures of another size, None for its own; the features keep their width.
+        """Change the size of its pictures; the features keep their width.
 
-        Raises: see preprocessing_at.
+        Args:
+            image_size: Height and width in pixels; None for its own.
+
+        Raises:
+            UserError: The backbone does not take pictures of this size.
         """
         self.preprocessing = self.preprocessing_at(image_size)
 
@@ -125,20 +141,26 @@ def load_embedder(
     normalization: str = "auto",
     pooling: str = "auto",
 ) -> Embedder:
-    """Builds a backbone and loads its weights.
+    """Build a backbone by name and load its weights.
 
-    weights: a file, "none" for random ones (always the same), or None for the pretrained ones.
-    cache: folder where weights that a package carries are kept.
-    crop: what of a picture it sees. normalization, pooling: see config.EmbedSettings.
+    Args:
+        name: The backbone's name.
+        weights: A file, "none" for random weights (always the same ones), or None for the
+            pretrained weights.
+        cache: Folder for pretrained weights whose package is not installed.
+        crop: Which part of a picture is seen. The template of an `aligned` crop is replaced by an
+            ONNX file's own.
+        normalization: One of NORMALIZATIONS; `auto` is what the backbone was trained with.
+        pooling: One of `poolings(backbone)`; `auto` is the backbone's own.
 
     Raises:
-        UserError: an unknown name, weights that do not fit, a hub that cannot be reached, or a
+        UserError: An unknown name, weights that do not fit, a hub that cannot be reached, or a
             pooling that the backbone does not have.
     """
     from_hub = weights is None and name not in CARRIERS
     backbone, preprocessing = build_backbone(name, from_hub)
     if weights is None and name in CARRIERS:
-        _load_carried(backbone, name, cache)
+        load_carried(backbone, name, cache)
     elif weights is not None and weights != "none":
         state = load_state(Path(weights))
         load_into(backbone, sface_state(state) if name == "sface" else state, weights)
@@ -151,7 +173,16 @@ def load_embedder(
 
 
 def embedder_of(settings: EmbedSettings, cache: Path) -> Embedder:
-    """The untrained embedder that the settings ask for. Raises: see load_embedder, set_side."""
+    """Build the untrained embedder that the settings choose.
+
+    Args:
+        settings: Backbone, weights, crop, normalization, pooling and image size.
+        cache: Folder for pretrained weights whose package is not installed.
+
+    Raises:
+        UserError: An unknown name, weights that do not fit, a hub that cannot be reached, or a
+            pooling or an image size that the backbone does not have.
+    """
     crop = Crop(crop_kind(settings), settings.crop_margin)
     embedder = load_embedder(
         settings.backbone, settings.weights, cache, crop, settings.normalization, settings.pooling
@@ -161,7 +192,10 @@ def embedder_of(settings: EmbedSettings, cache: Path) -> Embedder:
 
 
 def project_rows(embedder: Embedder, features: np.ndarray) -> np.ndarray:
-    """Cached features (N, features_dim) -> embeddings (N, dim), float32 rows of length 1."""
+    """Map features (N, features_dim) to embeddings (N, dim), float32 rows of length 1.
+
+    On one thread: a sum that several threads share depends on how they share it.
+    """
     with torch.inference_mode(), one_thread():
         device = next(embedder.parameters()).device
         rows = [

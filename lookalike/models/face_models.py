@@ -1,10 +1,10 @@
-"""Architectures that no library has, as torch modules: a face crop -> its features.
+"""Face networks that neither timm nor torchvision has: InceptionResnetV1 (FaceNet) and SFace.
 
     network = InceptionResnetV1()
     load_into(network, load_state(Path("20180402-114759-vggface2.pt")), "FaceNet")
     features = network.eval()(faces)   # (N, 3, 160, 160) -> (N, 512)
 
-The names in their state dicts are those of the public weights, which load as they are.
+Their state dicts have the names of the public weights, which load as they are.
 """
 
 import re
@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn.functional import max_pool2d
 
 Size = int | tuple[int, int]
-# The branches of each kind of block: (channels, kernel height, kernel width) of the convolutions,
-# one after another. The blocks have the paper's names.
+# The branches of a block: (channels, kernel height, kernel width) of each convolution, in order.
+# The blocks have the paper's names.
 Branches = tuple[tuple[tuple[int, int, int], ...], ...]
 
 INCEPTION_A: Branches = (
@@ -25,7 +25,6 @@ INCEPTION_A: Branches = (
     ((32, 1, 1), (32, 3, 3)),
     ((32, 1, 1), (32, 3, 3), (32, 3, 3)),
 )
-
 INCEPTION_B: Branches = (
     ((128, 1, 1),),
     ((128, 1, 1), (128, 1, 7), (128, 7, 1)),
@@ -38,7 +37,6 @@ REDUCTION_A: Branches = (
     ((384, 3, 3),),
     ((192, 1, 1), (192, 3, 3), (256, 3, 3)),
 )
-
 REDUCTION_B: Branches = (
     ((256, 1, 1), (384, 3, 3)),
     ((256, 1, 1), (256, 3, 3)),
@@ -47,16 +45,17 @@ REDUCTION_B: Branches = (
 
 
 class InceptionResnetV1(nn.Sequential):
-    """FaceNet's network: (N, 3, 160, 160) float, about -1 to 1 -> (N, 512) features of any length.
+    """FaceNet's network: (N, 3, 160, 160), values of about -1 to 1, to (N, 512) features.
 
-    Inception-ResNet-v1 is of Szegedy, Ioffe, Vanhoucke and Alemi, "Inception-v4, Inception-ResNet
-    and the Impact of Residual Connections on Learning" (2016); its training to embed faces is of
-    Schroff, Kalenichenko and Philbin, "FaceNet: A Unified Embedding for Face Recognition and
-    Clustering" (2015). Widths and scales are those of David Sandberg's `facenet`, whose weights
-    were trained on pictures normalised as (x - 127.5) / 128. The state dict has the names of the
-    facenet-pytorch package, without its classifier `logits`.
+    Inception-ResNet-v1: Szegedy, Ioffe, Vanhoucke and Alemi, "Inception-v4, Inception-ResNet and
+    the Impact of Residual Connections on Learning" (2016). Trained to embed faces: Schroff,
+    Kalenichenko and Philbin, "FaceNet: A Unified Embedding for Face Recognition and Clustering"
+    (2015). Widths and scales are those of David Sandberg's `facenet`, whose weights were trained on
+    pictures normalized as (x - 127.5) / 128. The state dict has the names of the facenet-pytorch
+    package, without its classifier `logits`.
 
-    dropout: share of the pooled channels that training switches off.
+    Args:
+        dropout: Share of the pooled channels that is dropped in training.
 
     >>> InceptionResnetV1().eval()(torch.zeros(2, 3, 160, 160)).shape
     torch.Size([2, 512])
@@ -87,7 +86,7 @@ class InceptionResnetV1(nn.Sequential):
 
 
 class _Branches(nn.Module):
-    """Branches of convolutions side by side over the same input; what the blocks share."""
+    """Parallel branches of convolutions over the same input."""
 
     def __init__(self, channels: int, branches: Branches, halve: bool) -> None:
         super().__init__()
@@ -96,12 +95,12 @@ class _Branches(nn.Module):
             self.add_module(name, _branch(channels, steps, halve))
 
     def stacked(self, x: Tensor) -> Tensor:
-        """What all branches make of x, stacked as channels."""
+        """Concatenate the outputs of all branches along the channels."""
         return torch.cat([self.get_submodule(name)(x) for name in self.names], 1)
 
 
 class _Residual(_Branches):
-    """x + scale * (the branches, brought back to x's channels), then `last`."""
+    """A residual block: last(x + scale * conv(branches(x)))."""
 
     def __init__(
         self, channels: int, branches: Branches, scale: float, last: nn.Module | None = None
@@ -117,7 +116,7 @@ class _Residual(_Branches):
 
 
 class _Reduction(_Branches):
-    """Half the height and width: the branches, and a max pooling as one more."""
+    """A block that halves height and width: the branches, with a max pooling as one more."""
 
     def __init__(self, channels: int, branches: Branches) -> None:
         super().__init__(channels, branches, halve=True)
@@ -127,50 +126,50 @@ class _Reduction(_Branches):
 
 
 def _branch(channels: int, steps: tuple[tuple[int, int, int], ...], halve: bool) -> nn.Module:
-    """Convolutions one after another, padded to keep the size; `halve`: the last one halves it."""
+    """Chain convolutions, padded to keep the size; with `halve` the last one halves it."""
     layers = []
-    for i, (out, high, wide) in enumerate(steps):
+    for i, (out, height, width) in enumerate(steps):
         if halve and i == len(steps) - 1:
-            layers.append(_convolution(channels, out, (high, wide), stride=2))
+            layers.append(_convolution(channels, out, (height, width), stride=2))
         else:
-            padding = (high // 2, wide // 2)
-            layers.append(_convolution(channels, out, (high, wide), padding=padding))
+            padding = (height // 2, width // 2)
+            layers.append(_convolution(channels, out, (height, width), padding=padding))
         channels = out
-    # The public weights call a convolution that is alone branch0.conv, not branch0.0.conv.
+    # The public weights call a single convolution branch0.conv, not branch0.0.conv.
     return layers[0] if len(layers) == 1 else nn.Sequential(*layers)
 
 
 def _convolution(
     channels: int, out: int, kernel: Size, stride: int = 1, padding: Size = 0
 ) -> nn.Sequential:
-    """A convolution without bias, batch normalisation and ReLU."""
+    """Build a convolution without bias, batch normalization and ReLU."""
     conv = nn.Conv2d(channels, out, kernel, stride, padding, bias=False)
     bn = nn.BatchNorm2d(out, eps=1e-3)
     return nn.Sequential(OrderedDict(conv=conv, bn=bn, relu=nn.ReLU()))
 
 
 class SFace(nn.Module):
-    """SFace: a MobileNetV1 with PReLU, 112×112 aligned RGB faces -> 128 numbers.
+    """SFace, a MobileNetV1 with PReLU: (N, 3, 112, 112) aligned RGB faces to (N, 128) features.
 
-    Zhong et al., SFace: Sigmoid-Constrained Hypersphere Loss for Robust Face Recognition (2021);
-    the network and its weights are those of OpenCV Zoo (Apache 2.0).
+    Zhong et al., SFace: Sigmoid-Constrained Hypersphere Loss for Robust Face Recognition (2021).
+    The network and its weights are those of OpenCV Zoo (Apache 2.0).
 
     >>> SFace().eval()(torch.zeros(2, 3, 112, 112)).shape
     torch.Size([2, 128])
     """
 
-    # (channels, stride) of the pointwise convolution and of the depthwise one before it.
-    STEPS = (
-        *((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2)),
-        *((512, 1), (512, 1), (512, 1), (512, 1), (512, 1), (1024, 2), (1024, 1)),
-    )
+    # Channels of each pointwise convolution, and stride of the depthwise one before it.
+    CHANNELS = (64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024)
+    STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)
 
     def __init__(self) -> None:
         super().__init__()
         self.trunk = nn.Sequential()
         self.trunk.add_module("conv_1", _step(3, 32, 3, 1, 1))
         width = 32
-        for number, (channels, stride) in enumerate(self.STEPS, 2):
+        for number, (channels, stride) in enumerate(
+            zip(self.CHANNELS, self.STRIDES, strict=True), 2
+        ):
             depthwise = _step(width, width, 3, stride, width)
             self.trunk.add_module(f"conv_{number}_dw", depthwise)
             self.trunk.add_module(f"conv_{number}", _step(width, channels, 1, 1, 1))
@@ -181,23 +180,19 @@ class SFace(nn.Module):
         self.fc1 = nn.BatchNorm1d(128, eps=2e-5)
 
     def forward(self, faces: Tensor) -> Tensor:
-        """(N, 3, 112, 112), RGB as (x - 127.5) / 128 -> (N, 128), of any length."""
+        """Map (N, 3, 112, 112) RGB faces, normalized as (x - 127.5) / 128, to (N, 128) features."""
         rows: Tensor = self.fc1(self.pre_fc1(self.flatten(self.bn1(self.trunk(faces)))))
         return rows
 
 
-def _step(width: int, channels: int, side: int, stride: int, groups: int) -> nn.Sequential:
-    layers = nn.Sequential()
-    layers.add_module(
-        "conv2d",
-        nn.Conv2d(width, channels, side, stride, side // 2, groups=groups, bias=False),
-    )
-    layers.add_module("batchnorm", nn.BatchNorm2d(channels, eps=1e-3))
-    layers.add_module("relu", nn.PReLU(channels))
-    return layers
+def _step(width: int, channels: int, kernel: int, stride: int, groups: int) -> nn.Sequential:
+    """Build a convolution without bias, batch normalization and PReLU."""
+    conv = nn.Conv2d(width, channels, kernel, stride, kernel // 2, groups=groups, bias=False)
+    batchnorm = nn.BatchNorm2d(channels, eps=1e-3)
+    return nn.Sequential(OrderedDict(conv2d=conv, batchnorm=batchnorm, relu=nn.PReLU(channels)))
 
 
-# The file's names for what PyTorch calls otherwise.
+# (the file's name, PyTorch's name), as regular expressions.
 SFACE_NAMES = (
     (r"_(conv2d|batchnorm|relu)_", r".\1."),
     (r"^(bn1|pre_fc1|fc1)_", r"\1."),
@@ -210,7 +205,9 @@ SFACE_NAMES = (
 
 
 def sface_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of OpenCV Zoo's SFace file, or of SFace itself, under the names of SFace.
+    """Rename the tensors of OpenCV Zoo's SFace file as SFace's state dict has them.
+
+    A state dict of SFace itself stays as it is.
 
     >>> [*sface_state({"conv_2_dw_relu_gamma": torch.zeros(32, 1, 1), "bn1_beta": torch.zeros(2)})]
     ['trunk.conv_2_dw.relu.weight', 'bn1.bias']

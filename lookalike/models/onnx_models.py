@@ -1,4 +1,14 @@
-"""Any ONNX file as a backbone, run by ONNX Runtime: `--backbone onnx:arcface.onnx`."""
+"""Any ONNX file as a backbone, run by ONNX Runtime: `--backbone onnx:arcface.onnx`.
+
+`arcface.json` beside `arcface.onnx` may say what the model was trained on. Every entry is optional;
+the defaults are those of insightface's ArcFace models:
+
+    {"side": 112, "mean": 127.5, "std": 127.5, "channels": "rgb", "template": [[38.3, 51.7], …]}
+
+side: height and width of the input, in pixels. mean, std: for pixel values from 0 to 255. channels:
+rgb or bgr. template: x and y of the eyes, the nose and the corners of the mouth, in pixels of a
+side × side face.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -12,16 +22,25 @@ from lookalike.core.errors import UserError
 from lookalike.core.files import file_hash, read_json
 from lookalike.faces.geometry import TEMPLATE, TEMPLATE_SIDE
 
+ENTRIES = {"side", "mean", "std", "channels", "template"}  # of the JSON beside an ONNX file
+
 
 class OnnxBackbone(nn.Module):
-    """An ONNX file with one input (N, 3, side, side) and the embedding as its first output.
+    """An ONNX file with one input (N, 3, H, W) and the features as its first output.
 
-    `arcface.json` beside `arcface.onnx` may say what it was trained on; every entry is optional:
+    Args:
+        file: The ONNX file.
 
-        {"side": 112, "mean": 127.5, "std": 127.5, "channels": "rgb", "template": [[38.3, 51.7], …]}
+    Attributes:
+        image_size: Height and width of its input, in pixels.
+        one_by_one: Whether the file takes only one picture at a time.
+        bgr: Whether its channels are blue, green, red.
+        mean: Mean of each channel, for values from 0 to 1.
+        std: Standard deviation of each channel, for values from 0 to 1.
+        template: (x, y) of the five points of an aligned face, as shares of its side.
 
-    mean, std: of pixel values from 0 to 255. template: x and y of eyes, nose and corners of the
-    mouth in pixels of a side × side face. The defaults are those of insightface's ArcFace models.
+    Raises:
+        UserError: The file, or the JSON beside it, cannot be used.
     """
 
     def __init__(self, file: Path) -> None:
@@ -30,9 +49,8 @@ class OnnxBackbone(nn.Module):
         self.session = _open_onnx(file)
         about = _read_sidecar(file.with_suffix(".json"))
         shape = self.session.get_inputs()[0].shape
-        self.image_size = int(
-            about.get("side") or (shape[-1] if isinstance(shape[-1], int) else 112)
-        )
+        own_size = shape[-1] if isinstance(shape[-1], int) else TEMPLATE_SIDE
+        self.image_size = int(about.get("side") or own_size)
         self.one_by_one = shape[0] == 1
         self.bgr = about.get("channels", "rgb") == "bgr"
         self.mean = (float(about.get("mean", 127.5)) / 255,) * 3
@@ -46,7 +64,7 @@ class OnnxBackbone(nn.Module):
         self.register_buffer("sha256", torch.tensor(digest, dtype=torch.uint8))
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """(N, 3, side, side) -> (N, D), of any length."""
+        """Map normalized pictures (N, 3, H, W) to features (N, D)."""
         values = (pictures.flip(1) if self.bgr else pictures).cpu().numpy()
         parts = np.split(values, len(values)) if self.one_by_one else [values]
         name = self.session.get_inputs()[0].name
@@ -55,6 +73,7 @@ class OnnxBackbone(nn.Module):
 
 
 def _open_onnx(file: Path) -> onnxruntime.InferenceSession:
+    """Open an ONNX file that takes pictures; raise UserError where it cannot be used."""
     if not file.is_file():
         raise UserError(f"--backbone onnx:{file}: no such file")
     options = onnxruntime.SessionOptions()
@@ -69,26 +88,26 @@ def _open_onnx(file: Path) -> onnxruntime.InferenceSession:
     inputs = session.get_inputs()
     if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].shape[1] != 3:
         shapes = ", ".join(f"{entry.name} {entry.shape}" for entry in inputs[:3])
-        raise UserError(f"--backbone onnx:{file}: takes {shapes}, not pictures (N, 3, side, side)")
+        raise UserError(f"--backbone onnx:{file}: takes {shapes}, not pictures (N, 3, H, W)")
     return session
 
 
 def _read_sidecar(path: Path) -> dict[str, Any]:
-    """What `arcface.json` says; empty where there is none.
-
-    Raises:
-        UserError: an entry that it may not have, or with a wrong form.
-    """
+    """Read the JSON beside an ONNX file; {} where there is none, UserError where it is wrong."""
     if not path.is_file():
         return {}
-    about = read_json(path, "the form that the README shows")
-    known = {"side", "mean", "std", "channels", "template"}
-    try:
-        numbers = [float(about.get(name, 1)) for name in ("side", "mean", "std")]
-        points = np.array(about.get("template", TEMPLATE), float)
-        good = about.keys() <= known and min(numbers[0], numbers[2]) > 0 and points.shape == (5, 2)
-    except (AttributeError, TypeError, ValueError):
-        good = False
-    if not good:
-        raise UserError(f"{path}: must be a table of {', '.join(sorted(known))}; see the README")
+    about = read_json(path, "the entries of docs/backbones.md")
+    if not _is_valid(about):
+        names = ", ".join(sorted(ENTRIES))
+        raise UserError(f"{path}: must be a table of {names}; see docs/backbones.md")
     return dict(about)
+
+
+def _is_valid(about: Any) -> bool:
+    """Tell whether a sidecar has only known entries, each of the right form."""
+    try:
+        side, _, std = (float(about.get(name, 1)) for name in ("side", "mean", "std"))
+        points = np.array(about.get("template", TEMPLATE), float)
+        return about.keys() <= ENTRIES and min(side, std) > 0 and points.shape == (5, 2)
+    except (AttributeError, TypeError, ValueError):
+        return False

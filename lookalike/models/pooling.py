@@ -1,4 +1,4 @@
-"""TODO lookalike.models.pooling."""
+"""Pooling: how a timm backbone turns its feature map, or its tokens, into one vector."""
 
 from timm.layers import SelectAdaptivePool2d
 from timm.models.eva import Eva
@@ -7,13 +7,19 @@ from torch import Tensor, nn
 
 from lookalike.core.errors import UserError
 
+# timm's name for each --pooling, where it has another. GeM replaces the average that timm builds.
+TIMM_POOLINGS = {"gem": "avg", "cls": "token", "mean": "avg"}
+
 
 class Gem(nn.Module):
-    """Generalised mean of each channel over the picture's places, (mean of x^p)^(1/p) with p = 3:
-    between the average (p = 1) and the maximum.
+    """Generalized mean pooling of each channel: (mean of x^p)^(1/p).
 
-    Radenovic, Tolias and Chum, Fine-tuning CNN image retrieval with no human annotation (2018).
-    average: the layer that pools by the plain mean, whatever layout the backbone has.
+    Between the average (p = 1) and the maximum (p → ∞). Radenovic, Tolias and Chum, Fine-tuning CNN
+    image retrieval with no human annotation (2018).
+
+    Args:
+        average: The layer that computes the plain mean, in whatever layout the backbone has.
+        p: The exponent.
     """
 
     def __init__(self, average: nn.Module, p: float = 3.0) -> None:
@@ -21,19 +27,21 @@ class Gem(nn.Module):
         self.average, self.p = average, p
 
     def forward(self, x: Tensor) -> Tensor:
-        """What `average` takes -> what it gives; values below 1e-6 count as that."""
+        """Pool a feature map; values below 1e-6 count as 1e-6."""
         mean: Tensor = self.average(x.clamp(min=1e-6).pow(self.p))
         return mean.pow(1 / self.p)
 
 
-TIMM_POOLINGS = {"gem": "avg", "cls": "token", "mean": "avg"}  # what timm calls them, or builds on
-
-
 def set_pooling(backbone: nn.Module, pooling: str, name: str) -> None:
-    """Has a timm backbone without a classifier pool in another way than its own.
+    """Change how a timm backbone without a classifier pools.
+
+    Args:
+        backbone: Changed in place.
+        pooling: One of `poolings(backbone)`.
+        name: The backbone's name, for the error.
 
     Raises:
-        UserError: it has no such choice (only timm's CNNs and ViTs have any); its own are named.
+        UserError: It has no such pooling (only timm's CNNs and ViTs have any); its own are named.
     """
     choices = poolings(backbone)
     if pooling not in choices:
@@ -41,14 +49,14 @@ def set_pooling(backbone: nn.Module, pooling: str, name: str) -> None:
         raise UserError(f"--pooling {pooling}: --backbone {name} has no such choice, only {others}")
     backbone.reset_classifier(0, TIMM_POOLINGS.get(pooling, pooling))  # type: ignore[operator]
     if pooling == "gem":
-        (place,) = _pooling_layers(backbone)
-        parent, _, child = place.rpartition(".")
-        gem = Gem(backbone.get_submodule(place))
+        (layer,) = _pooling_layers(backbone)
+        parent, _, child = layer.rpartition(".")
+        gem = Gem(backbone.get_submodule(layer))
         setattr(backbone.get_submodule(parent), child, gem)
 
 
 def poolings(backbone: nn.Module) -> tuple[str, ...]:
-    """The values of --pooling that a backbone can have, beside `auto`."""
+    """Return the values of --pooling that a backbone takes, besides `auto`."""
     if len(_pooling_layers(backbone)) == 1:
         return "avg", "max", "gem"
     if isinstance(backbone, VisionTransformer | Eva):
@@ -57,4 +65,5 @@ def poolings(backbone: nn.Module) -> tuple[str, ...]:
 
 
 def _pooling_layers(backbone: nn.Module) -> list[str]:
+    """Return the names of timm's pooling layers in a backbone."""
     return [k for k, part in backbone.named_modules() if isinstance(part, SelectAdaptivePool2d)]
