@@ -3,11 +3,9 @@
 import logging
 import re
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
-from tqdm import tqdm
 
 from lookalike.core.errors import UserError
 from lookalike.core.files import files_below, whole_file
@@ -16,10 +14,9 @@ from lookalike.core.runs import Run
 from lookalike.data.images import (
     TRAITS,
     TRUNCATED,
-    WORKERS,
     Checked,
     check_picture,
-    truncated_pictures,
+    map_images,
 )
 from lookalike.data.layout import Layout, find_layout, named_as_picture, visible_folders
 
@@ -97,10 +94,8 @@ def read_catalogue(root: Path, domain_pattern: str | None = None) -> pd.DataFram
     """
     catalogue = list_pictures(root)
     catalogue["domain"] = _domains(catalogue, domain_pattern)
-    with ThreadPoolExecutor(WORKERS) as pool, truncated_pictures(False):
-        checks = pool.map(check_picture, [root / path for path in catalogue.path])
-        checked = list(tqdm(checks, "checking", len(catalogue), unit=" pictures"))
-    catalogue = catalogue.assign(**pd.DataFrame(checked, columns=Checked._fields, dtype=str))
+    checks = list(map_images(check_picture, [root / path for path in catalogue.path], "checking"))
+    catalogue = catalogue.assign(**pd.DataFrame(checks, columns=Checked._fields, dtype=str))
     _refuse_repeats(catalogue)
     _report_problems(catalogue)
     _report_traits(catalogue)
@@ -203,9 +198,9 @@ def count_pictures(run: Run) -> int:
 def outside_pictures(paths: Sequence[Path]) -> pd.DataFrame:
     """Rows like a catalogue's of pictures that belong to no data set: absolute `path`, `content`
     and `problem`."""
-    with ThreadPoolExecutor(WORKERS) as pool, truncated_pictures(False):
-        checks = tqdm(pool.map(check_picture, paths), "checking", len(paths), unit=" pictures")
-        found = [
-            (str(path.resolve()), *check[:2]) for path, check in zip(paths, checks, strict=True)
-        ]
+    checks = map_images(check_picture, paths, "checking")
+    found = [
+        (str(path.resolve()), check.content, check.problem)
+        for path, check in zip(paths, checks, strict=True)
+    ]
     return pd.DataFrame(found, columns=["path", "content", "problem"], dtype=str)

@@ -1,15 +1,10 @@
-"""The catalogue of a data set's pictures, its splits, and how a picture is read.
+"""Read picture files: decode them to upright 8-bit RGB, and check them for damage.
 
-The catalogue is a pandas DataFrame of strings, a row a picture:
+    pixels = read_pixels(path.read_bytes(), min_side=224)     # (height, width, 3) uint8
+    checked = check_picture(path)                             # content hash, problem, traits
+    sizes = list(map_images(measure, paths, "measuring"))     # in threads, with a progress bar
 
-    path       relative to the data set's folder, with forward slashes: what a picture is known by
-    identity   who it shows; empty in the test
-    domain     photo, caricature, ...; empty where unknown; `query` or `gallery` in the test
-    part       training, validation, query or gallery
-    content    hash of the file's bytes
-    problem    empty, or why the picture is damaged or cannot be read
-
-A data set is only read, never written. What is wrong with it is counted and named in the log.
+A file that ends too early is read as far as it goes, except by `check_picture`, which reports it.
 """
 
 import hashlib
@@ -17,102 +12,226 @@ import io
 import os
 import re
 import struct
+import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Collection, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import cv2
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
+from tqdm import tqdm
 
 from lookalike.core.errors import UserError
 from lookalike.data.layout import PICTURE_FORMATS
 
-TRUNCATED = "truncated"
+TRUNCATED = "truncated"  # the problem of a picture that is used as far as it goes
 TRAITS = ("CMYK", "palette", "transparent", "16-bit", "huge", "rotated")
+HUGE = 50_000_000  # pixels
 ORIENTATION = 0x0112  # the EXIF tag
 JPEG_END = b"\xff\xd9"
+WORKERS = min(8, os.cpu_count() or 1)
+AHEAD = 96  # results computed before they are consumed: no waiting, little memory
+
+# A phone's 200-megapixel photograph is a picture. Pillow refuses twice this number as a bomb, and
+# warns of what is over it, which the catalogue counts as huge.
+Image.MAX_IMAGE_PIXELS = 110_000_000
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+Image.init()
+FORMATS = [name for name in PICTURE_FORMATS if name in Image.OPEN]
+
 # OpenCV's ways to decode a JPEG, by what its sides are divided by.
-DECODE_AT = {
+REDUCTIONS = {
     1: cv2.IMREAD_COLOR_RGB,
     2: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_GRAYSCALE_2,
     4: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_GRAYSCALE_4,
     8: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_GRAYSCALE_8,
 }
 
-WORKERS = min(8, os.cpu_count() or 1)
-# A phone's 200-megapixel photograph is a picture. Pillow refuses twice this number as a bomb, and
-# warns of what is over it, which the catalogue counts as huge.
-Image.MAX_IMAGE_PIXELS = 110_000_000
-warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+
+class _Tolerance(threading.local):
+    """Pillow's LOAD_TRUNCATED_IMAGES, decided for each thread by itself.
+
+    Pillow asks only whether it is true. A plain boolean would be shared by all threads: one that
+    checks a picture would make the others refuse what they should read as far as it goes.
+    """
+
+    tolerant = True
+
+    def __bool__(self) -> bool:
+        return self.tolerant
 
 
-HUGE = 50_000_000  # pixels
-Image.init()
+_tolerance = _Tolerance()
+ImageFile.LOAD_TRUNCATED_IMAGES = _tolerance  # type: ignore[assignment]
 
 
-FORMATS = [name for name in PICTURE_FORMATS if name in Image.OPEN]
-Read = TypeVar("Read", Image.Image, np.ndarray)
+@contextmanager
+def strict_decoding() -> Iterator[None]:
+    """Make Pillow refuse damaged files in this thread, as it does by default."""
+    _tolerance.tolerant = False
+    try:
+        yield
+    finally:
+        _tolerance.tolerant = True
+
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def map_images(
+    function: Callable[[Item], Result],
+    items: Collection[Item],
+    description: str = "",
+    workers: int = WORKERS,
+    ahead: int = AHEAD,
+) -> Generator[Result, None, None]:
+    """Apply a function to many pictures in threads, with a progress bar, and yield the results.
+
+    Threads suffice: Pillow and OpenCV release the interpreter while they decode, and threads share
+    memory where processes would copy it.
+
+    Args:
+        function: Called once for each item.
+        items: What it is called with, for instance paths.
+        description: The label of the progress bar; without one, no bar is shown.
+        workers: Number of threads.
+        ahead: Items that are worked on before their results are consumed, at most.
+
+    Yields:
+        The results, in the order of the items.
+
+    Raises:
+        Exception: What the function raised, in the place of its result. What has not been started
+            is cancelled then, and when the iterator is closed.
+
+    >>> list(map_images(len, ["a", "bc", "def"]))
+    [1, 2, 3]
+    """
+    pool = ThreadPoolExecutor(workers)
+    bar = tqdm(desc=description, total=len(items), unit=" pictures", disable=not description)
+    waiting: deque[Future[Result]] = deque()
+    rest = iter(items)
+    try:
+        waiting.extend(pool.submit(function, item) for item in islice(rest, ahead))
+        while waiting:
+            result = waiting.popleft().result()
+            waiting.extend(pool.submit(function, item) for item in islice(rest, 1))
+            bar.update()
+            yield result
+    finally:
+        pool.shutdown(cancel_futures=True)
+        bar.close()
 
 
 def content_hash(raw: bytes) -> str:
-    """What a picture's content is known by: 32 hexadecimal digits."""
+    """Return the hash that identifies a picture's content: 32 hexadecimal digits (BLAKE2b).
+
+    >>> content_hash(b"")
+    'cae66941d9efbd404e4d88758ea67670'
+    """
     return hashlib.blake2b(raw, digest_size=16).hexdigest()
 
 
-def read_picture(raw: bytes, least: int) -> Image.Image:
-    """A file's picture as RGB, upright, transparent parts on white.
+def read_picture(raw: bytes, min_side: int) -> Image.Image:
+    """Decode a picture file to upright RGB, transparent parts on white.
 
-    least: side in pixels that is needed. A JPEG of more than twice that is decoded at a half, a
-        quarter or an eighth of its size, which is many times faster.
+    Args:
+        raw: The file's content.
+        min_side: The side in pixels that is needed. A JPEG of more than twice that is decoded at
+            a half, a quarter or an eighth of its size, which is many times faster.
+
+    Returns:
+        The picture in mode RGB.
 
     Raises:
-        OSError, ValueError, SyntaxError: the bytes hold no picture.
+        OSError, ValueError, SyntaxError: The bytes hold no picture.
     """
     image = Image.open(io.BytesIO(raw), formats=FORMATS)
-    image.draft("RGB", (2 * least, 2 * least))
+    image.draft("RGB", (2 * min_side, 2 * min_side))
     return to_rgb(upright(image))
 
 
-def read_pixels(raw: bytes, least: int) -> np.ndarray:
-    """The same as (height, width, 3) uint8: a JPEG in less than half of the time. Raises: as there.
+def read_pixels(raw: bytes, min_side: int) -> np.ndarray:
+    """Decode a picture file to an array, a JPEG in less than half of the time of `read_picture`.
 
     The pixels are those of `read_picture` to the byte, since OpenCV decodes by the same library.
     What has to be converted or turned, or ends too early, is left to Pillow.
+
+    Args:
+        raw: The file's content.
+        min_side: The side in pixels that is needed; a larger JPEG may be decoded at a fraction of
+            its size.
+
+    Returns:
+        (height, width, 3) uint8.
+
+    Raises:
+        OSError, ValueError, SyntaxError: The bytes hold no picture.
     """
-    pixels = _decode_jpeg(raw, least)
-    return np.array(read_picture(raw, least)) if pixels is None else pixels
+    pixels = _decode_jpeg(raw, min_side)
+    return np.array(read_picture(raw, min_side)) if pixels is None else pixels
 
 
-def _decode_jpeg(raw: bytes, least: int) -> np.ndarray | None:
-    """What OpenCV makes of a JPEG; None where that might not be what Pillow does."""
+def _decode_jpeg(raw: bytes, min_side: int) -> np.ndarray | None:
+    """Decode a JPEG by OpenCV; return None where the result might differ from Pillow's."""
     image = Image.open(io.BytesIO(raw), formats=FORMATS)
     plain = image.format == "JPEG" and image.mode == "RGB" and raw.endswith(JPEG_END)
     if not plain or orientation(image) != 1:
         return None
     width = image.width
-    image.draft("RGB", (2 * least, 2 * least))
-    how = DECODE_AT[round(width / image.width)] | cv2.IMREAD_IGNORE_ORIENTATION
-    return cv2.imdecode(np.frombuffer(raw, np.uint8), how)
+    image.draft("RGB", (2 * min_side, 2 * min_side))
+    flags = REDUCTIONS[round(width / image.width)] | cv2.IMREAD_IGNORE_ORIENTATION
+    return cv2.imdecode(np.frombuffer(raw, np.uint8), flags)
 
 
-def read_known_picture(path: Path, content: str, least: int) -> Image.Image:
-    """Reads a picture of the catalogue; see read_picture.
+def read_known_picture(path: Path, content: str, min_side: int) -> Image.Image:
+    """Decode a picture of the catalogue to upright RGB, if its file is still the same.
+
+    Args:
+        path: The file.
+        content: The content hash that the catalogue has for it.
+        min_side: The side in pixels that is needed, see `read_picture`.
+
+    Returns:
+        The picture in mode RGB.
 
     Raises:
-        UserError: it cannot be decoded, or the file is not the one that the catalogue knows.
+        UserError: The file is gone, has changed or cannot be decoded.
     """
-    return _read_known(read_picture, path, content, least)
+    return _read_known(read_picture, path, content, min_side)
 
 
-def read_known_pixels(path: Path, content: str, least: int) -> np.ndarray:
-    """The same as pixels; see read_pixels. Raises: as there."""
-    return _read_known(read_pixels, path, content, least)
+def read_known_pixels(path: Path, content: str, min_side: int) -> np.ndarray:
+    """Decode a picture of the catalogue to an array, if its file is still the same.
+
+    Args:
+        path: The file.
+        content: The content hash that the catalogue has for it.
+        min_side: The side in pixels that is needed, see `read_pixels`.
+
+    Returns:
+        (height, width, 3) uint8.
+
+    Raises:
+        UserError: The file is gone, has changed or cannot be decoded.
+    """
+    return _read_known(read_pixels, path, content, min_side)
 
 
-def _read_known(read: Callable[[bytes, int], Read], path: Path, content: str, least: int) -> Read:
+Decoded = TypeVar("Decoded", Image.Image, np.ndarray)
+
+
+def _read_known(
+    read: Callable[[bytes, int], Decoded], path: Path, content: str, min_side: int
+) -> Decoded:
+    """Read a file, compare its hash and decode it."""
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -120,13 +239,13 @@ def _read_known(read: Callable[[bytes, int], Read], path: Path, content: str, le
     if content_hash(raw) != content:
         raise UserError(f"{path} has changed since --stage split: run it again")
     try:
-        return read(raw, least)
+        return read(raw, min_side)
     except Exception as error:  # what Pillow raises for a damaged file is not documented
         raise UserError(f"{path} cannot be decoded ({error}): take it out of the data") from error
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """The picture turned as its EXIF block says; as it is where that block is damaged."""
+    """Return a picture turned as its EXIF block says; as it is where that block is damaged."""
     try:
         return ImageOps.exif_transpose(image)
     except (OSError, ValueError, SyntaxError, KeyError, TypeError, struct.error):
@@ -134,14 +253,14 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def orientation(image: Image.Image) -> int:
-    """How the EXIF block says that a picture lies: 1 for upright, also where it is damaged."""
+    """Return the EXIF orientation of a picture: 1 for upright, and where the block is damaged."""
     with suppress(Exception):  # a damaged block can make Pillow raise nearly anything
         return int(image.getexif().get(ORIENTATION, 1))
     return 1
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any picture as 8-bit RGB; palette and alpha are laid on white, 16 bits are scaled to 8.
+    """Convert a picture of any mode to 8-bit RGB: transparent parts on white, 16 bits scaled to 8.
 
     >>> to_rgb(Image.new("RGBA", (1, 1), (0, 0, 0, 0))).getpixel((0, 0))
     (255, 255, 255)
@@ -160,19 +279,14 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-@contextmanager
-def truncated_pictures(allowed: bool) -> Iterator[None]:
-    """Whether Pillow decodes a file that ends too early (a setting of the whole process)."""
-    before = ImageFile.LOAD_TRUNCATED_IMAGES
-    ImageFile.LOAD_TRUNCATED_IMAGES = allowed
-    try:
-        yield
-    finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = before
-
-
 class Checked(NamedTuple):
-    """What a look at a file finds: its content's hash, a problem or "", and traits of note."""
+    """What a check of a picture file found.
+
+    Attributes:
+        content: Content hash of the file, see `content_hash`; empty where it cannot be opened.
+        problem: Empty, `truncated`, or "unreadable: " and why.
+        traits: Those of TRAITS that it has, separated by spaces.
+    """
 
     content: str
     problem: str
@@ -180,11 +294,24 @@ class Checked(NamedTuple):
 
 
 def check_picture(path: Path) -> Checked:
-    """Reads a file as a picture, a JPEG at an eighth of its size: that shows if all is there."""
+    """Check whether a file is a whole picture, by decoding it (a JPEG at an eighth of its size).
+
+    Args:
+        path: The file; it may be missing or hold anything.
+
+    Returns:
+        The content hash, the problem if there is one, and the traits of note.
+    """
     try:
         raw = path.read_bytes()
     except OSError as error:
         return Checked("", f"unreadable: {error.strerror}")
+    with strict_decoding():
+        return _check_content(raw)
+
+
+def _check_content(raw: bytes) -> Checked:
+    """Check the content of a file, where decoding is strict."""
     content = content_hash(raw)
     try:
         traits = " ".join(_traits(Image.open(io.BytesIO(raw), formats=FORMATS)))
@@ -200,7 +327,7 @@ def check_picture(path: Path) -> Checked:
 
 
 def _traits(image: Image.Image) -> Iterator[str]:
-    """What is unusual about a picture, from its header."""
+    """Yield those of TRAITS that a picture has, by its header."""
     if image.mode == "CMYK":
         yield "CMYK"
     if image.mode in ("P", "PA"):
@@ -216,6 +343,6 @@ def _traits(image: Image.Image) -> Iterator[str]:
 
 
 def _first_line(error: Exception) -> str:
-    """An error's message without the buffer's address, which is another in every run."""
+    """Return an error's message without the buffer's address, which is another in every run."""
     text = (str(error).splitlines() or [type(error).__name__])[0]
     return re.sub(r"cannot identify image file .*", "not a picture", text)

@@ -5,7 +5,6 @@
 `runs/<name>/faces.csv` has a row for every picture; `crops.jpg` shows the crops, misses first.
 """
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,13 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageOps
 from tabulate import tabulate
-from tqdm import tqdm
 
 from lookalike.core.cache import FeatureCache, keys_of
 from lookalike.core.files import whole_file
 from lookalike.core.log import log
 from lookalike.core.runs import Run
 from lookalike.data.catalogue import load_catalogue, readable
-from lookalike.data.images import WORKERS, read_known_picture, truncated_pictures
+from lookalike.data.images import map_images, read_known_picture
 from lookalike.faces.detection import (
     FOUND,
     LOOK,
@@ -60,18 +58,17 @@ def _search(pictures: pd.DataFrame, root: Path, store: FeatureCache, detector: D
     if pictures.empty:
         return
 
-    def search(path: str, content: str) -> np.ndarray:
+    def search(picture: tuple[str, str]) -> np.ndarray:
+        path, content = picture
         return _as_row(find_face(read_known_picture(root / path, content, LOOK), detector))
 
-    with ThreadPoolExecutor(WORKERS) as pool, truncated_pictures(True):
-        try:
-            rows = pool.map(search, pictures.path, pictures.content)
-            bar = tqdm(rows, "finding faces", len(pictures), unit=" pictures")
-            for content, row in zip(pictures.content, bar, strict=True):
-                store.add(keys_of([content]), row[None])
-        finally:
-            store.flush()
-            pool.shutdown(cancel_futures=True)
+    files = list(zip(pictures.path, pictures.content, strict=True))
+    try:
+        rows = map_images(search, files, "finding faces")
+        for content, row in zip(pictures.content, rows, strict=True):
+            store.add(keys_of([content]), row[None])
+    finally:
+        store.flush()
 
 
 def _as_row(face: Face) -> np.ndarray:
@@ -152,12 +149,11 @@ def contact_sheet(
     width, height = 2 * CELL + 8, CELL + CAPTION + 6
     lines = -(-len(doubtful) // COLUMNS)
     sheet = Image.new("RGB", (COLUMNS * width, max(1, lines) * height), "white")
-    with truncated_pictures(True):
-        for i, (path, content) in enumerate(zip(doubtful.path, doubtful.content, strict=True)):
-            face = faces[content]
-            image = read_known_picture(root / path, content, pixels_needed(face, CELL))
-            entry = _entry(image, face, crop)
-            sheet.paste(entry, (i % COLUMNS * width, i // COLUMNS * height))
+    for i, (path, content) in enumerate(zip(doubtful.path, doubtful.content, strict=True)):
+        face = faces[content]
+        image = read_known_picture(root / path, content, pixels_needed(face, CELL))
+        entry = _entry(image, face, crop)
+        sheet.paste(entry, (i % COLUMNS * width, i // COLUMNS * height))
     return sheet
 
 

@@ -3,22 +3,20 @@
 A `View` is a way to show a picture: as it is, mirrored, at a scale, or augmented.
 """
 
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from math import ceil
 from pathlib import Path
 
 import numpy as np
 
 from lookalike.core.settings import Augmentation
-from lookalike.data.images import WORKERS, read_known_pixels, truncated_pictures
+from lookalike.data.images import AHEAD, map_images, read_known_pixels
 from lookalike.faces.geometry import Face, pixels_needed
 from lookalike.features.augmentation import augment
 from lookalike.models.preprocessing import Preprocessing
-
-AHEAD = 96  # pictures decoded and waiting: enough that the engine never waits, little memory
 
 
 @dataclass(frozen=True)
@@ -59,31 +57,18 @@ def batches(
 
     files: (path, content hash) pairs. faces: by content, where they are wanted.
 
-    Threads decode ahead of the model: Pillow lets go of the interpreter while it works, and threads
-    share memory where processes would copy it.
+    Threads decode ahead of the model, see `map_images`.
     """
 
     def load(file: tuple[Path, str]) -> np.ndarray:
         return load_pixels(*file, faces.get(file[1]), preprocessing, view)
 
-    def stack(waiting: Sequence[Future[np.ndarray]]) -> np.ndarray:
-        batch = np.zeros((size, preprocessing.image_size, preprocessing.image_size, 3), np.uint8)
-        for i, future in enumerate(waiting):
-            batch[i] = future.result()
-        return batch
-
-    pool = ThreadPoolExecutor(WORKERS)
-    waiting: deque[Future[np.ndarray]] = deque()
-    with truncated_pictures(True):
-        try:
-            for file in files:
-                waiting.append(pool.submit(load, file))
-                if len(waiting) >= max(AHEAD, 2 * size):
-                    yield stack([waiting.popleft() for _ in range(size)])
-            while waiting:
-                yield stack([waiting.popleft() for _ in range(min(size, len(waiting)))])
-        finally:
-            pool.shutdown(cancel_futures=True)
+    pictures = map_images(load, files, ahead=max(AHEAD, 2 * size))
+    with closing(pictures):
+        while loaded := list(islice(pictures, size)):
+            batch = np.zeros((size, *loaded[0].shape), np.uint8)
+            batch[: len(loaded)] = loaded
+            yield batch
 
 
 def load_pixels(

@@ -10,7 +10,6 @@ validation.
 import base64
 import io
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,12 +17,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from PIL import ImageOps
-from tqdm import tqdm
 
 from lookalike.core.files import read_json
 from lookalike.core.runs import Run
 from lookalike.data.catalogue import bare_names, load_catalogue, readable, rows_of
-from lookalike.data.images import WORKERS, read_known_picture, truncated_pictures
+from lookalike.data.images import map_images, read_known_picture
 from lookalike.data.splits import unseen_split
 from lookalike.evaluation.metrics import measure
 from lookalike.evaluation.scoring import Judged, Labels, check_and_judge, read_labels
@@ -125,9 +123,7 @@ class Thumbnails:
             image = read_known_picture(self.root / path, content, THUMBNAIL)
             return as_uri(ImageOps.fit(image, (THUMBNAIL, THUMBNAIL), centering=(0.5, 0.4)))
 
-        with ThreadPoolExecutor(WORKERS) as pool, truncated_pictures(True):
-            bar = tqdm(self._pictures, "thumbnails", unit=" pictures")
-            return list(pool.map(small, bar))
+        return list(map_images(small, self._pictures, "thumbnails"))
 
 
 def as_uri(image: Any) -> str:

@@ -17,7 +17,7 @@ from tabulate import tabulate
 from lookalike.core.errors import UserError
 from lookalike.core.files import read_json, whole_file, write_json
 from lookalike.core.log import log
-from lookalike.data.images import read_known_picture, truncated_pictures
+from lookalike.data.images import read_known_picture
 from lookalike.verification.metrics import answered, calibrate, measure
 from lookalike.verification.scoring import MADE_BY
 from lookalike.viz.drawing import fitting_font
@@ -107,12 +107,11 @@ def error_entry(
     """Two pictures side by side, with the ends of their paths below, and the pair's score."""
     entry = Image.new("RGB", (2 * CELL + 4, CELL + 2 * LINE), "white")
     pen = ImageDraw.Draw(entry)
-    with truncated_pictures(True):
-        for left, path in ((0, a), (CELL + 4, b)):
-            image = read_known_picture(root / path, contents[path], CELL)
-            entry.paste(ImageOps.pad(image, (CELL, CELL), color="white"), (left, 0))
-            name = "/".join(Path(path).parts[-3:])
-            pen.text((left, CELL), name, fill="black", font=fitting_font(name, CELL, 11))
+    for left, path in ((0, a), (CELL + 4, b)):
+        image = read_known_picture(root / path, contents[path], CELL)
+        entry.paste(ImageOps.pad(image, (CELL, CELL), color="white"), (left, 0))
+        name = "/".join(Path(path).parts[-3:])
+        pen.text((left, CELL), name, fill="black", font=fitting_font(name, CELL, 11))
     pen.text((0, CELL + LINE - 4), f"{score:.3f}", fill="black", font=fitting_font("0", CELL, 12))
     return entry
 
