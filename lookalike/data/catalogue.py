@@ -1,4 +1,16 @@
-"""TODO lookalike.data.catalogue."""
+"""The catalogue of a data set: a table with one row per picture, checked and hashed.
+
+It is a pandas DataFrame of strings:
+
+    path       relative to the data set's folder, with forward slashes; identifies the picture
+    identity   whom or what it shows; empty in the test
+    domain     photo, caricature, ...; empty where unknown; `query` or `gallery` in the test
+    part       training, validation, query or gallery
+    content    hash of the file's bytes
+    problem    empty, or why the picture is damaged or cannot be read
+
+A data set is only read, never written. What is wrong with it is counted and named in the log.
+"""
 
 import logging
 import re
@@ -10,67 +22,55 @@ import pandas as pd
 from lookalike.core.errors import UserError
 from lookalike.core.files import files_below, whole_file
 from lookalike.core.log import report_each
-from lookalike.core.runs import Run
-from lookalike.data.images import (
-    TRAITS,
-    TRUNCATED,
-    Checked,
-    check_picture,
-    map_images,
-)
+from lookalike.data.images import TRAITS, TRUNCATED, Checked, check_picture, map_images
 from lookalike.data.layout import Layout, find_layout, named_as_picture, visible_folders
 
 COLUMNS = ["path", "identity", "domain", "part", "content", "problem"]
+LABELED = ("training", "validation")  # the parts with a folder per identity
+TEST = ("query", "gallery")
 
 
 def list_pictures(root: Path) -> pd.DataFrame:
-    """The catalogue's path, identity and part of every file in a data set, sorted by path.
+    """List the files of a data set without opening them, except doubtful ones among the queries.
+
+    Args:
+        root: Folder of the data set, or one up to three levels above it.
+
+    Returns:
+        The columns path, identity and part of its catalogue, sorted by path.
 
     Raises:
-        UserError: `root` is no competition, or a part of its test is empty.
+        UserError: `root` holds no competition, or a part of its test is empty.
     """
     layout = find_layout(root)
     if layout is None:
         raise UserError(f"{root}: holds no test/query/ and test/gallery/")
     rows = [row for part in Layout._fields for row in _list_part(root, layout, part)]
     catalogue = pd.DataFrame(rows, columns=["path", "identity", "part"], dtype=str)
-    for part in ("query", "gallery"):
+    for part in TEST:
         if not (catalogue.part == part).any():
             raise UserError(f"{getattr(layout, part)}: holds no pictures")
     return catalogue.sort_values("path", ignore_index=True)
 
 
 def _list_part(root: Path, layout: Layout, part: str) -> list[tuple[str, str, str]]:
+    """List path, identity and part of the files in one part of a data set."""
     folder: Path | None = getattr(layout, part)
     if folder is None:
         return []
-    classed = part in ("training", "validation")
     files = _usable_names(files_below(folder))
-    if part == "query":
-        # A broken picture keeps its place among the queries; what is no picture never had one.
-        clutter = [file for file in files if not named_as_picture(file)]
-        clutter = [file for file in clutter if check_picture(file).problem]
-        report_each("files among the queries are no pictures: left out", map(str, clutter))
-        files = sorted(set(files) - set(clutter))
-    if classed:
-        full = {file.relative_to(folder).parts[0] for file in files if file.parent != folder}
-        empty = [f.name for f in visible_folders(folder) if f.name not in full]
-        report_each(f"folders in {folder} hold no files", empty)
-        loose = [file for file in files if file.parent == folder]
-        report_each("files lie outside of an identity's folder: left out", map(str, loose))
-        files = [file for file in files if file.parent != folder]
-    return [
-        (
-            file.relative_to(root).as_posix(),
-            file.relative_to(folder).parts[0] if classed else "",
-            part,
-        )
-        for file in files
-    ]
+    if part in LABELED:
+        files = _in_class_folders(folder, files)
+        identities = [file.relative_to(folder).parts[0] for file in files]
+    else:
+        files = _without_clutter(files) if part == "query" else files
+        identities = [""] * len(files)
+    paths = [file.relative_to(root).as_posix() for file in files]
+    return [(path, identity, part) for path, identity in zip(paths, identities, strict=True)]
 
 
 def _usable_names(files: list[Path]) -> list[Path]:
-    """Leaves out names that are not UTF-8: neither a catalogue nor a submission can hold them."""
+    """Leave out names that are not UTF-8: neither a catalogue nor a submission can hold them."""
 
     def usable(path: Path) -> bool:
         try:
@@ -84,13 +84,53 @@ def _usable_names(files: list[Path]) -> list[Path]:
     return [file for file in files if usable(file)]
 
 
-def read_catalogue(root: Path, domain_pattern: str | None = None) -> pd.DataFrame:
-    """The whole catalogue of a data set: every file opened, hashed and checked.
+def _without_clutter(queries: list[Path]) -> list[Path]:
+    """Leave out what is no picture; a damaged picture stays, since its query has to be answered."""
+    doubtful = (file for file in queries if not named_as_picture(file))
+    clutter = {file for file in doubtful if check_picture(file).problem}
+    report_each("files among the queries are no pictures: left out", map(str, sorted(clutter)))
+    return [file for file in queries if file not in clutter]
 
-    domain_pattern: regular expression with a group named `domain`, searched in the path.
+
+def _in_class_folders(folder: Path, files: list[Path]) -> list[Path]:
+    """Leave out the files that lie in no identity's folder, and report the empty folders."""
+    full = {file.relative_to(folder).parts[0] for file in files if file.parent != folder}
+    empty = [sub.name for sub in visible_folders(folder) if sub.name not in full]
+    report_each(f"folders in {folder} hold no files", empty)
+    loose = [file for file in files if file.parent == folder]
+    report_each("files lie outside of an identity's folder: left out", map(str, loose))
+    return [file for file in files if file.parent != folder]
+
+
+def read_catalogue(root: Path, domain_pattern: str | None = None) -> pd.DataFrame:
+    r"""Read the whole catalogue of a data set: every file is opened, hashed and checked.
+
+    Damaged files, names and pictures of note (CMYK, transparent, rotated, ...) are counted and
+    named in the log.
+
+    Args:
+        root: Folder of the data set, with `test/query/`, `test/gallery/` and, where there are
+            labeled pictures, `training/<identity>/` and `validation/<identity>/`.
+        domain_pattern: Regular expression with a group named `domain`, searched in the path of
+            each labeled picture. Without one, their domains are unknown.
+
+    Returns:
+        One row per picture, sorted by path, with the columns path, identity, domain, part, content
+        and problem, all strings.
 
     Raises:
-        UserError: no competition there, a bad pattern, or repeated names in the test.
+        UserError: There is no competition, the pattern is no regular expression with such a group,
+            or two queries, or two gallery pictures, share a file name.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from lookalike.data.demo import draw_competition
+    >>> with TemporaryDirectory() as folder:
+    ...     draw_competition(Path(folder), seed=0, train_identities=1, test_identities=1)
+    ...     catalogue = read_catalogue(Path(folder), r"(?P<domain>[a-z]+)_\d+\.jpg$")
+    >>> catalogue.groupby("part").size().to_dict()
+    {'gallery': 10, 'query': 3, 'training': 10}
+    >>> sorted(set(catalogue.domain[catalogue.part == "training"]))
+    ['flat', 'line', 'photo', 'poster', 'texture']
     """
     catalogue = list_pictures(root)
     catalogue["domain"] = _domains(catalogue, domain_pattern)
@@ -103,19 +143,12 @@ def read_catalogue(root: Path, domain_pattern: str | None = None) -> pd.DataFram
 
 
 def _domains(catalogue: pd.DataFrame, pattern: str | None) -> pd.Series:
-    in_test = catalogue.part.isin(["query", "gallery"])
+    """Return each picture's domain; in the test that is its part."""
+    in_test = catalogue.part.isin(TEST)
     domains = catalogue.part.where(in_test, "")
     if pattern is None:
         return domains
-    try:
-        compiled = re.compile(pattern)
-    except re.error as error:
-        raise UserError(
-            f"--domain-pattern {pattern!r} is no regular expression: {error}"
-        ) from error
-    if "domain" not in compiled.groupindex:
-        raise UserError(f"--domain-pattern {pattern!r} has no group (?P<domain>...)")
-    found = catalogue.path[~in_test].map(compiled.search)
+    found = catalogue.path[~in_test].map(_compiled(pattern).search)
     report_each(
         "training pictures do not fit --domain-pattern: their domain is unknown",
         catalogue.path[~in_test][[match is None for match in found]],
@@ -124,9 +157,22 @@ def _domains(catalogue: pd.DataFrame, pattern: str | None) -> pd.Series:
     return domains
 
 
+def _compiled(pattern: str) -> re.Pattern[str]:
+    """Compile --domain-pattern, or explain what is wrong with it."""
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise UserError(
+            f"--domain-pattern {pattern!r} is no regular expression: {error}"
+        ) from error
+    if "domain" not in compiled.groupindex:
+        raise UserError(f"--domain-pattern {pattern!r} has no group (?P<domain>...)")
+    return compiled
+
+
 def _refuse_repeats(catalogue: pd.DataFrame) -> None:
-    """A submission holds bare names: in one folder of the test each may stand for one picture."""
-    for part in ("query", "gallery"):
+    """Raise where a file name, all that a submission holds, would stand for two pictures."""
+    for part in TEST:
         paths = catalogue.path[catalogue.part == part]
         repeated = paths[bare_names(paths).duplicated(keep=False).to_numpy()]
         if len(repeated):
@@ -135,7 +181,7 @@ def _refuse_repeats(catalogue: pd.DataFrame) -> None:
 
 
 def bare_names(paths: Iterable[str]) -> pd.Series:
-    """The file names that the leaderboard knows.
+    """Return the file names of paths, which is all that a leaderboard knows.
 
     >>> bare_names(["test/query/ada.jpg"]).tolist()
     ['ada.jpg']
@@ -144,16 +190,18 @@ def bare_names(paths: Iterable[str]) -> pd.Series:
 
 
 def _report_problems(catalogue: pd.DataFrame) -> None:
+    """Log the pictures that are damaged."""
     broken = ~readable(catalogue)
     truncated = catalogue.problem == TRUNCATED
     query = catalogue.part == "query"
     report_each("truncated pictures: used as far as they go", catalogue.path[truncated])
     named = catalogue.path + " (" + catalogue.problem + ")"
     report_each("files cannot be read as pictures: left out", named[broken & ~query])
-    report_each("queries cannot be read: their ten are a guess", named[broken & query])
+    report_each("queries cannot be read: their ranking is a guess", named[broken & query])
 
 
 def _report_traits(catalogue: pd.DataFrame) -> None:
+    """Log the pictures and identities of note."""
     for trait in TRAITS:
         names = catalogue.path[catalogue.traits.str.contains(trait, regex=False)]
         report_each(f"pictures are {trait}: read as upright RGB", names, logging.INFO)
@@ -164,40 +212,78 @@ def _report_traits(catalogue: pd.DataFrame) -> None:
 
 
 def readable(catalogue: pd.DataFrame) -> pd.Series:
-    """Which rows can be embedded: truncated pictures too, as far as they go."""
+    """Return which rows can be embedded; truncated pictures can, as far as they go.
+
+    >>> rows = pd.DataFrame({"problem": ["", "truncated", "unreadable: not a picture"]})
+    >>> readable(rows).tolist()
+    [True, True, False]
+    """
     return catalogue.problem.isin(["", TRUNCATED])
 
 
 def rows_of(catalogue: pd.DataFrame, paths: Iterable[str]) -> pd.DataFrame:
-    """The rows of these pictures, in their order."""
+    """Return the rows of some pictures, in the order of their paths as passed.
+
+    Args:
+        catalogue: What `read_catalogue` returns, or any rows of it.
+        paths: Paths as in its column `path`; also a {path: identity} part of a `Split`.
+
+    Returns:
+        One row per path, with all columns and a new index from 0.
+
+    Raises:
+        KeyError: A path is not in the catalogue.
+
+    >>> catalogue = pd.DataFrame({"path": ["a.jpg", "b.jpg"], "identity": ["ada", "bo"]})
+    >>> rows_of(catalogue, ["b.jpg", "a.jpg"]).identity.tolist()
+    ['bo', 'ada']
+    """
     return catalogue.set_index("path", drop=False).loc[list(paths)].reset_index(drop=True)
 
 
 def write_catalogue(path: Path, catalogue: pd.DataFrame) -> None:
-    """Writes a catalogue as CSV."""
+    """Write a catalogue as CSV, whole or not at all."""
     with whole_file(path) as beside:
         catalogue.to_csv(beside, index=False)
 
 
 def load_catalogue(path: Path) -> pd.DataFrame:
-    """Reads a catalogue back, every value as text.
+    """Read a catalogue's CSV file, every value as a string.
+
+    Args:
+        path: training.csv or test.csv of a run folder.
+
+    Returns:
+        The rows, with the columns of `read_catalogue`.
 
     Raises:
-        UserError: it is not there.
+        UserError: The file is missing.
     """
     if not path.is_file():
         raise UserError(f"{path} is missing: make it with --stage split")
     return pd.read_csv(path, dtype=str, keep_default_na=False)
 
 
-def count_pictures(run: Run) -> int:
-    """Number of files in the run's catalogue."""
-    return sum(len(load_catalogue(run.path(name))) for name in ("training.csv", "test.csv"))
+def load_full_catalogue(folder: Path) -> pd.DataFrame:
+    """Read both parts of a run folder's catalogue: training.csv, then test.csv.
+
+    Raises:
+        UserError: A file is missing.
+    """
+    parts = [load_catalogue(folder / name) for name in ("training.csv", "test.csv")]
+    return pd.concat(parts, ignore_index=True)
 
 
 def outside_pictures(paths: Sequence[Path]) -> pd.DataFrame:
-    """Rows like a catalogue's of pictures that belong to no data set: absolute `path`, `content`
-    and `problem`."""
+    """Check pictures that belong to no data set.
+
+    Args:
+        paths: The files.
+
+    Returns:
+        One row per file, in their order, with some of a catalogue's columns: `path`, which is
+        absolute, `content` and `problem`.
+    """
     checks = map_images(check_picture, paths, "checking")
     found = [
         (str(path.resolve()), check.content, check.problem)

@@ -1,5 +1,10 @@
-"""Divide the labelled pictures: training, held-out pictures, and a validation as a retrieval task."""
+"""Divide the labeled pictures of a data set into training, held-out pictures and validation.
 
+The validation is a retrieval task of its own: queries and a gallery, like the test. A split depends
+on the catalogue, the settings and the seed, and on nothing else.
+"""
+
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +16,10 @@ from lookalike.core.errors import UserError
 from lookalike.core.files import read_json, write_json
 from lookalike.core.log import log
 from lookalike.core.runs import Run
+from lookalike.core.settings import SplitSettings
 from lookalike.data.catalogue import (
+    LABELED,
+    TEST,
     load_catalogue,
     read_catalogue,
     readable,
@@ -21,30 +29,44 @@ from lookalike.data.catalogue import (
 from lookalike.data.layout import read_origin
 
 Pictures = dict[str, str]  # path -> identity
+Groups = dict[str, list[str]]  # identity -> paths
 
 
 class RetrievalTask(NamedTuple):
-    """Queries and gallery of labelled pictures, each {path: identity}."""
+    """A retrieval task on labeled pictures.
+
+    Attributes:
+        query: {path: identity} of the queries.
+        gallery: {path: identity} of the pictures to rank for each query.
+    """
 
     query: Pictures
     gallery: Pictures
 
     @property
     def answerable(self) -> bool:
-        """Whether any query has its identity in the gallery."""
+        """Whether any query has its identity in the gallery.
+
+        >>> RetrievalTask({"a.jpg": "ada"}, {"b.jpg": "bo"}).answerable
+        False
+        """
         return bool(set(self.query.values()) & set(self.gallery.values()))
 
 
 @dataclass(frozen=True)
 class Split:
-    """The labelled pictures of a data set, divided; each part is {path: identity}.
+    """The labeled pictures of a data set, divided into parts without a common picture.
+
+    Where the validation is a closed set, `holdout` is not a part of its own: it holds the pictures
+    of the validation.
 
     Attributes:
-        kind: folder, disjoint or stratified, see `SplitSettings`.
+        kind: `folder`, `disjoint` or `stratified`, see `SplitSettings`.
         closed_set: Whether all identities of the validation are trained on.
-        train: What is trained on.
-        holdout: Judges the training of a classifier: other pictures of the identities of `train`.
-        validation: A retrieval task of its own.
+        train: {path: identity} of the pictures to train on.
+        holdout: {path: identity} of other pictures of the identities in `train`, to evaluate a
+            classifier on.
+        validation: A retrieval task, to choose settings by.
     """
 
     kind: str
@@ -54,74 +76,108 @@ class Split:
     validation: RetrievalTask
 
     @property
-    def labelled(self) -> Pictures:
-        """All parts together."""
+    def labeled(self) -> Pictures:
+        """The pictures of all parts, {path: identity}."""
         return self.train | self.holdout | self.validation.query | self.validation.gallery
 
     def refitted(self) -> "Split":
-        """Return the split as it stands after a training on all labelled pictures (--refit)."""
-        return replace(self, train=self.labelled, holdout={}, validation=RetrievalTask({}, {}))
+        """Return the split that holds after a training on all labeled pictures (--refit)."""
+        return replace(self, train=self.labeled, holdout={}, validation=RetrievalTask({}, {}))
 
     def as_json(self) -> dict[str, Any]:
-        """Return the split as split.json holds it."""
+        """Return the table that split.json holds."""
         return {**vars(self), "validation": self.validation._asdict()}
 
 
 def make_split(catalogue: pd.DataFrame, kind: str, query_domain: str, seed: int) -> Split:
-    """Divides the labelled pictures of a catalogue.
+    """Divide the labeled pictures of a catalogue into training, held-out pictures and validation.
 
-    kind: auto, folder, disjoint or stratified (see config.SplitSettings).
+    Pictures that cannot be read are in no part.
+
+    Args:
+        catalogue: What `read_catalogue` returns; its columns path, identity, domain, part and
+            problem are used.
+        kind: `folder`: the validation is the data set's own `validation/`. `disjoint`: a fifth of
+            the identities, whole, which the training never sees. `stratified`: a fifth of each
+            identity's pictures. `auto`: `folder` where there is one, else `disjoint`.
+        query_domain: The domain of the validation's queries; all other pictures of the validation
+            are its gallery. Where domains are unknown, a fifth of each identity's pictures are
+            queries.
+        seed: Of the random choices.
+
+    Returns:
+        The split; all parts are empty where the data set has no labeled pictures.
 
     Raises:
-        UserError: kind `folder` without a validation folder, or no picture of the query domain.
+        UserError: `kind` is `folder` and there is no `validation/` with pictures, or no picture of
+            the validation has the query domain.
+
+    >>> catalogue = pd.DataFrame(
+    ...     {
+    ...         "path": [f"training/{name}/{i}.jpg" for name in "abcde" for i in range(10)],
+    ...         "identity": [name for name in "abcde" for _ in range(10)],
+    ...         "domain": ["photo", "drawing"] * 25,
+    ...         "part": "training",
+    ...         "problem": "",
+    ...     }
+    ... )
+    >>> split = make_split(catalogue, "disjoint", "photo", seed=0)
+    >>> len(split.train), len(split.holdout), *map(len, split.validation)
+    (32, 8, 5, 5)
+    >>> set(split.validation.query.values()) & set(split.train.values())
+    set()
     """
-    labelled = catalogue[catalogue.part.isin(["training", "validation"]) & readable(catalogue)]
-    training = _by_identity(labelled[labelled.part == "training"])
-    in_folder = _by_identity(labelled[labelled.part == "validation"])
+    labeled = catalogue[catalogue.part.isin(LABELED) & readable(catalogue)]
+    kind, train, validation = _divide(labeled, kind, seed)
+    closed = bool(validation) and set(validation) <= set(train)
+    holdout = validation
+    if not closed:
+        train, holdout = _hold_out(train, np.random.default_rng([seed, 2]))
+    domains = dict(zip(labeled.path, labeled.domain, strict=True))
+    task = retrieval_task(validation, domains, query_domain, seed)
+    return Split(kind, closed, _flatten(train), _flatten(holdout), task)
+
+
+def _divide(labeled: pd.DataFrame, kind: str, seed: int) -> tuple[str, Groups, Groups]:
+    """Return the kind that `auto` comes to, the training and the validation."""
+    in_folder = _by_identity(labeled[labeled.part == "validation"])
     if kind == "auto":
         kind = "folder" if in_folder else "disjoint"
     if kind == "folder":
         if not in_folder:
             raise UserError("--split folder: the data set has no validation/ with pictures")
-        train, validation = training, in_folder
-    else:
-        pooled = _by_identity(labelled)
-        divide = {"disjoint": _split_disjoint, "stratified": _hold_out}[kind]
-        train, validation = divide(pooled, np.random.default_rng([seed, 1]))
-    closed = bool(validation) and set(validation) <= set(train)
-    holdout = validation
-    if not closed:
-        train, holdout = _hold_out(train, np.random.default_rng([seed, 2]))
-    domains = dict(zip(labelled.path, labelled.domain, strict=True))
-    task = retrieval_task(validation, domains, query_domain, seed)
-    return Split(kind, closed, _flatten(train), _flatten(holdout), task)
+        return kind, _by_identity(labeled[labeled.part == "training"]), in_folder
+    divide: Callable[[Groups, np.random.Generator], tuple[Groups, Groups]]
+    divide = {"disjoint": _split_disjoint, "stratified": _hold_out}[kind]
+    return kind, *divide(_by_identity(labeled), np.random.default_rng([seed, 1]))
 
 
-Grouped = dict[str, list[str]]  # identity -> paths
+def group(pictures: Pictures) -> Groups:
+    """Group pictures by identity.
 
-
-def group(pictures: Pictures) -> Grouped:
-    """{path: identity} -> {identity: sorted paths}."""
-    groups: Grouped = {}
+    >>> group({"b.jpg": "ada", "a.jpg": "ada", "c.jpg": "bo"})
+    {'ada': ['a.jpg', 'b.jpg'], 'bo': ['c.jpg']}
+    """
+    groups: Groups = {}
     for path, identity in sorted(pictures.items()):
         groups.setdefault(identity, []).append(path)
     return groups
 
 
-def _by_identity(rows: pd.DataFrame) -> Grouped:
+def _by_identity(rows: pd.DataFrame) -> Groups:
     return group(dict(zip(rows.path, rows.identity, strict=True)))
 
 
-def _flatten(groups: Grouped) -> Pictures:
+def _flatten(groups: Groups) -> Pictures:
     return {path: identity for identity, paths in groups.items() for path in paths}
 
 
-def _shuffled(paths: list[str], rng: np.random.Generator) -> list[str]:
-    return [paths[i] for i in rng.permutation(len(paths))]
+def _shuffled(names: list[str], rng: np.random.Generator) -> list[str]:
+    return [names[i] for i in rng.permutation(len(names))]
 
 
-def _split_disjoint(groups: Grouped, rng: np.random.Generator) -> tuple[Grouped, Grouped]:
-    """A fifth of the identities, whole, for validation: people whom training never sees."""
+def _split_disjoint(groups: Groups, rng: np.random.Generator) -> tuple[Groups, Groups]:
+    """Set a fifth of the identities aside, whole, for validation."""
     names = sorted(groups)
     fifth = max(1, round(0.2 * len(names))) if len(names) > 1 else 0
     chosen = set(_shuffled(names, rng)[:fifth])
@@ -131,23 +187,37 @@ def _split_disjoint(groups: Grouped, rng: np.random.Generator) -> tuple[Grouped,
     )
 
 
-def _hold_out(groups: Grouped, rng: np.random.Generator) -> tuple[Grouped, Grouped]:
-    """A fifth of each identity's pictures; an identity with one picture keeps it."""
-    kept: Grouped = {}
-    held: Grouped = {}
+def _hold_out(groups: Groups, rng: np.random.Generator) -> tuple[Groups, Groups]:
+    """Set a fifth of each identity's pictures aside, none of an identity with one picture."""
+    remaining: Groups = {}
+    held_out: Groups = {}
     for name, paths in sorted(groups.items()):
         paths = _shuffled(paths, rng)
-        out = min(max(1, len(paths) // 5), len(paths) - 1)
-        kept[name] = sorted(paths[out:])
-        if out:
-            held[name] = sorted(paths[:out])
-    return kept, held
+        count = min(max(1, len(paths) // 5), len(paths) - 1)
+        remaining[name] = sorted(paths[count:])
+        if count:
+            held_out[name] = sorted(paths[:count])
+    return remaining, held_out
 
 
 def retrieval_task(
-    groups: Grouped, domains: dict[str, str], query_domain: str, seed: int
+    groups: Groups, domains: Mapping[str, str], query_domain: str, seed: int
 ) -> RetrievalTask:
-    """Queries and gallery: by domain where domains are known, else a fifth of each identity."""
+    """Divide labeled pictures into queries and a gallery.
+
+    Args:
+        groups: {identity: paths}.
+        domains: {path: domain}, an empty string where it is unknown.
+        query_domain: The queries' domain, where domains are known. Where they are not, a fifth of
+            each identity's pictures are queries, at least one.
+        seed: Of that random choice.
+
+    Returns:
+        The queries and the gallery.
+
+    Raises:
+        UserError: Domains are known, and no picture has the query domain.
+    """
     pictures = _flatten(groups)
     known = {domains[path] for path in pictures} - {""}
     if known and query_domain not in known:
@@ -165,29 +235,60 @@ def retrieval_task(
     )
 
 
+# ---- the stage, and what reads its files --------------------------------------------------------
+
+
 def run_split(run: Run) -> str:
-    """The stage: training.csv, test.csv (the catalogue in two parts) and split.json."""
-    catalogue = read_catalogue(run.data, domain_pattern(run))
+    """Run the stage: write training.csv and test.csv (the catalogue) and split.json.
+
+    Args:
+        run: The run; its data set is read.
+
+    Returns:
+        A line that says how many pictures each part has.
+
+    Raises:
+        UserError: The data set cannot be used, see `read_catalogue` and `make_split`.
+    """
     settings = run.settings.split
+    catalogue = read_catalogue(run.data, domain_pattern(settings, run.data))
     split = make_split(catalogue, settings.split, settings.query_domain, run.seed)
-    in_test = catalogue.part.isin(["query", "gallery"])
+    in_test = catalogue.part.isin(TEST)
     write_catalogue(run.path("test.csv"), catalogue[in_test])
     write_catalogue(run.path("training.csv"), catalogue[~in_test])
     write_json(run.path("split.json"), split.as_json())
-    return _describe(catalogue, split)
+    return _describe(len(catalogue), split)
 
 
-def domain_pattern(run: Run) -> str | None:
-    """--domain-pattern, or what the data set's own layout.json says."""
-    embeddings = run.settings.split.domain_pattern
-    return embeddings or (read_origin(run.data) or {}).get("domain_pattern")
+def domain_pattern(settings: SplitSettings, data: Path) -> str | None:
+    """Return --domain-pattern, else that of the data set's layout.json, else None."""
+    return settings.domain_pattern or (read_origin(data) or {}).get("domain_pattern")
+
+
+def _describe(pictures: int, split: Split) -> str:
+    """Say how many pictures each part has, and warn where none is for training."""
+    identities = len(set(split.train.values()))
+    if not identities:
+        log.warning("warning: no training pictures: the backbone is used untrained")
+        return f"{pictures} pictures, none for training"
+    query, gallery = map(len, split.validation)
+    return (
+        f"{split.kind}: {len(split.train)} pictures of {identities} identities for training, "
+        f"{len(split.holdout)} held out; validation {query} queries, {gallery} gallery pictures"
+    )
 
 
 def load_split(path: Path) -> Split:
     """Read a split.json.
 
+    Args:
+        path: The file, in a run folder.
+
+    Returns:
+        The split as it was made, whatever has been trained on since.
+
     Raises:
-        UserError: It is missing or damaged.
+        UserError: The file is missing or damaged.
     """
     table = read_json(path, "--stage split")
     try:
@@ -197,28 +298,23 @@ def load_split(path: Path) -> Split:
 
 
 def unseen_split(run: Run) -> Split:
-    """Return a run's split as what comes after its training has to see it.
+    """Read a run's split as it holds for what comes after the training.
 
-    With --refit every labelled picture has been trained on, and none is held out or left for the
+    With --refit every labeled picture has been trained on, and none is held out or left for the
     validation.
+
+    Raises:
+        UserError: split.json is missing or damaged.
     """
     split = load_split(run.path("split.json"))
     return split.refitted() if run.settings.train.all_seen else split
 
 
-def _describe(catalogue: pd.DataFrame, split: Split) -> str:
-    people = len(set(split.train.values()))
-    if not people:
-        log.warning("warning: no training pictures: the backbone is used untrained")
-        return f"{len(catalogue)} pictures, none for training"
-    query, gallery = map(len, split.validation)
-    return (
-        f"{split.kind}: {len(split.train)} pictures of {people} people for training, "
-        f"{len(split.holdout)} held out; validation {query} queries, {gallery} gallery pictures"
-    )
-
-
 def validation_rows(run: Run, part: str) -> pd.DataFrame:
-    """Catalogue rows of the validation's `query` or `gallery`."""
+    """Read the catalogue rows of the validation's `query` or `gallery`, see `unseen_split`.
+
+    Raises:
+        UserError: A file of the run is missing or damaged.
+    """
     paths: Pictures = getattr(unseen_split(run).validation, part)
     return rows_of(load_catalogue(run.path("training.csv")), paths)

@@ -28,7 +28,7 @@ from lookalike.core.log import log
 from lookalike.core.numeric import blocks, one_thread, unit
 from lookalike.core.runs import Pace, Run
 from lookalike.core.settings import EmbedSettings
-from lookalike.data.catalogue import count_pictures
+from lookalike.data.catalogue import load_full_catalogue
 from lookalike.faces.dataset import detect, way_to_find
 from lookalike.faces.detection import Detector, load_detector
 from lookalike.faces.geometry import Crop, Face, crop_kind
@@ -107,7 +107,7 @@ def flips(settings: EmbedSettings) -> bool:
 def extractor_for(run: Run, embedder: Embedder) -> FeatureExtractor:
     """How a run embeds its pictures with this embedder. Raises: see embedding_of."""
     extractor = make_extractor(
-        run.settings.embed, embedder, run.data, run.cache, count_pictures(run)
+        run.settings.embed, embedder, run.data, run.cache, len(load_full_catalogue(run.folder))
     )
     return replace(extractor, pace=run.session.pace)
 

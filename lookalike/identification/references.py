@@ -240,7 +240,7 @@ def calibrate(
     strangers = choose_strangers(split, seed)
     known = {p: name for p, name in split.train.items() if name not in strangers}
     genuine = {p: name for p, name in split.holdout.items() if name not in strangers}
-    impostors = [path for path, name in split.labelled.items() if name in strangers]
+    impostors = [path for path, name in split.labeled.items() if name in strangers]
     if not (known and genuine and impostors):
         return {"threshold": None}
 

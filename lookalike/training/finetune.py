@@ -76,7 +76,7 @@ def run_finetune(run: Run) -> str:
     embedder, judged = learn(run, split.train)
     kept = judged
     if run.settings.train.refit and judged.helps:
-        embedder, kept = learn(run, split.labelled, judged.best_epoch.epoch)
+        embedder, kept = learn(run, split.labeled, judged.best_epoch.epoch)
     processes.agree(0)  # nobody removes a checkpoint before all have read it
     return finish(run, embedder, judged, kept) if first else ""
 

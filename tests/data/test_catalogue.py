@@ -319,7 +319,7 @@ def test_broken_pictures_are_in_no_split(competition: Path) -> None:
     path = competition / "training" / "person_00" / "photo_0.jpg"
     path.write_bytes(b"broken")
     split = make_split(read_catalogue(competition), "stratified", "photo", seed=0)
-    assert path.relative_to(competition).as_posix() not in json.dumps(split)
+    assert path.relative_to(competition).as_posix() not in json.dumps(split.as_json())
 
 
 def test_a_split_that_cannot_be_made_says_why(competition: Path) -> None:

@@ -188,8 +188,8 @@ def test_a_refit_is_a_training_on_all_labelled_pictures(begin: Begin) -> None:
     again, everything = begin("again", epochs=1, refit=True), begin("everything", epochs=1)
     split = load_split(everything.path("split.json"))
     pictures = set(load_catalogue(everything.path("training.csv")).path)
-    assert set(split.train) < set(split.labelled) == pictures
-    write_json(everything.path("split.json"), {**split.as_json(), "train": split.labelled})
+    assert set(split.train) < set(split.labeled) == pictures
+    write_json(everything.path("split.json"), {**split.as_json(), "train": split.labeled})
     assert "done again on all labelled pictures" in run_finetune(again)
     run_finetune(everything)
     assert not again.path(REFIT).exists()
