@@ -51,7 +51,7 @@ def scores(rows: pd.DataFrame, embeddings: np.ndarray, labels: Labels) -> list[f
     for embedded in (plain, center(plain)):
         index, keys = build_index(embedded.gallery), list(rows.key[gallery])
         ranking = search(index, keys, embedded.queries, list(rows.key[query]))
-        found.append(score(as_mapping(ranking), labels)[0]["score"])
+        found.append(score(as_mapping(ranking), labels)["score"])
     return found
 
 

@@ -24,8 +24,8 @@ from typing import NamedTuple
 import requests
 from tabulate import tabulate
 
-from lookalike.evaluation.scoring import Labels, judge, means
-from lookalike.evaluation.submissions import Ranked
+from lookalike.evaluation.scoring import Labels, find_hits, mean_measures
+from lookalike.evaluation.submissions import Submission
 from lookalike.leaderboard.client import Outcome, Target, post
 
 ROOT = Path(__file__).parent.parent
@@ -47,13 +47,13 @@ def make_labels(people: int = 60, pictures: int = 15, queries: int = 300) -> Lab
     return Labels({f"q{i:04}.jpg": f"p{i % people}" for i in range(queries)}, gallery)
 
 
-def make_submission(labels: Labels, chance: random.Random) -> Ranked:
+def make_submission(labels: Labels, chance: random.Random) -> Submission:
     """A valid submission that finds a random share of the people."""
     names, skill = list(labels.gallery), chance.random()
     of: dict[str, list[str]] = {}
     for name, identity in labels.gallery.items():
         of.setdefault(identity, []).append(name)
-    ranked: Ranked = {}
+    ranked: Submission = {}
     for query, identity in labels.query.items():
         ten = chance.sample(names, 10)
         if chance.random() < skill and not set(ten) & set(of[identity]):
@@ -100,7 +100,7 @@ def load(teams: int, submissions: int, folder: Path, seed: int = 0) -> Load:
     chance = random.Random(seed)
     names = [f"team {i:02}" for i in range(teams)]
     work = {name: [make_submission(labels, chance) for _ in range(submissions)] for name in names}
-    scores = {n: [means(judge(ranked, labels))["score"] for ranked in work[n]] for n in names}
+    scores = {n: [mean_measures(find_hits(ranked, labels))["score"] for ranked in work[n]] for n in names}
     together = Barrier(teams)
 
     def send_all(name: str) -> list[Outcome]:

@@ -50,7 +50,7 @@ def scores_of(extractor: FeatureExtractor, seeds: int) -> list[float]:
         index = build_index(embeddings[gallery.index])
         found = search(index, list(gallery.path), embeddings[query.index], list(query.path))
         pairs = (dict(zip(part.path, part.identity, strict=True)) for part in (query, gallery))
-        scores.append(score(as_mapping(found), Labels(*pairs))[0]["score"])
+        scores.append(score(as_mapping(found), Labels(*pairs))["score"])
     return scores
 
 

@@ -18,7 +18,6 @@ import torch
 from benchmarks.embedding import BACKBONE, list_pictures
 from benchmarks.rows import Given, Row, in_turns
 from lookalike.evaluation.scoring import Labels, read_labels, score
-from lookalike.evaluation.submissions import read_submission
 from lookalike.models.backbones import TIMM_NAMES
 from lookalike.models.embedder import load_embedder
 
@@ -108,7 +107,7 @@ def whole_way(arguments: Given) -> list[Row]:
 
 
 def _score(path: Path, labels: Labels) -> str:
-    block, _ = score(read_submission(path), labels)
+    block = score(path, labels)
     low, high = block["ci95"]["score"]
     return f"{block['score']:.1f} ({low:.1f} to {high:.1f})"
 

@@ -1,23 +1,11 @@
-"""The scorer: a submission and labels -> Recall@k, mAP, score, with 95 % intervals.
+"""The program evaluate.py, `lookalike evaluate`: scores a submission and prints its measures.
 
-    python evaluate.py runs/demo/submission.json
-    python evaluate.py submission.csv --labels labels.json --json
-
-For a query q with N_q relevant gallery pictures and the ranked list that was handed in:
-
-    recall@k     1 if any of the first k is relevant, else 0 (what others call hit rate, success@k)
-    score        600 recall@1 + 300 recall@5 + 100 recall@10: 0 to 1000
-    map          1/N_q * the sum of precision@i over the ranks i of the hits in the list
-    map@k        the same over the first k, with min(N_q, k) for N_q
-    map@k_hits   the same over the first k, with the number of hits among them for N_q: the report's
-                 figures, and those of some libraries; it calls a lucky single hit perfect
-
-and the mean over queries. A query without a relevant picture in the gallery is left out; a query
-that the submission lacks counts as 0. Intervals come from a bootstrap over identities.
+python evaluate.py runs/demo/submission.json
+python evaluate.py submission.csv --labels labels.json --json
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,14 +17,20 @@ from tabulate import tabulate
 from lookalike.core.errors import UserError
 from lookalike.core.log import exit_code, log_to
 from lookalike.core.options import parse
-from lookalike.evaluation.metrics import measure
-from lookalike.evaluation.scoring import Judged, read_labels, score
+from lookalike.evaluation.metrics import measure_queries
+from lookalike.evaluation.scoring import (
+    QueryHits,
+    find_hits,
+    read_labels,
+    summarize,
+    warn_incomplete,
+)
 from lookalike.evaluation.submissions import read_submission
 
 
 @dataclass
-class Program:
-    """Settings of this file as a program."""
+class EvaluateOptions:
+    """The command line of this program."""
 
     submission: tyro.conf.Positional[Path]
     """Submission: JSON in any known form, or CSV."""
@@ -52,55 +46,69 @@ class Program:
     """Query and gallery are one folder: a picture's own name is left out."""
 
 
-def show(block: Mapping[str, Any]) -> str:
-    """A block as a table of measures with their intervals."""
-    form: Callable[[str], str] = lambda name: ".1f" if name == "score" else ".4f"  # noqa: E731
-    rows = [
-        (name, format(block[name], form(name)), *(format(end, form(name)) for end in ends))
-        for name, ends in block["ci95"].items()
-    ]
+def measures_table(block: Mapping[str, Any]) -> str:
+    """Return a block of measures as a table with their intervals and the counts below.
+
+    Args:
+        block: What `score` returns.
+    """
+    rows = []
+    for name, ends in block["ci95"].items():
+        form = ".1f" if name == "score" else ".4f"
+        rows.append((name, *(format(value, form) for value in (block[name], *ends))))
     counts = f"{block['queries']} queries, {block['missing']} missing, {block['left_out']} left out"
-    heads = ["measure", "value", "95 % from", "to"]
-    return tabulate(rows, heads, disable_numparse=True) + f"\n{counts}"
+    headers = ["measure", "value", "95 % from", "to"]
+    return tabulate(rows, headers, disable_numparse=True) + f"\n{counts}"
 
 
-def show_queries(judged: Judged, count: int = 10) -> str:
-    """The worst and best queries: by first hit, then by average precision."""
-    precision = measure(judged.hits, judged.relevant)["map"]
-    first = np.where(judged.hits.any(1), judged.hits.argmax(1) + 1, judged.hits.shape[1] + 1)
+def queries_table(found: QueryHits, count: int = 10) -> str:
+    """Return the worst and the best queries as a table, by first hit, then by average precision.
+
+    Args:
+        found: The queries.
+        count: How many of the worst, and of the best.
+    """
+    precision = measure_queries(found.hits, found.relevant)["map"]
+    first = np.where(found.hits.any(1), found.hits.argmax(1) + 1, found.hits.shape[1] + 1)
     order = np.lexsort((-precision, first))
     best = order[:count]
     worst = order[count:][::-1][:count]
     rows = [
         (
             title,
-            judged.queries[i],
-            judged.identities[i],
-            int(first[i]) if judged.hits[i].any() else "none",
-            f"{int(judged.hits[i].sum())} of {judged.relevant[i]}",
+            found.queries[i],
+            found.identities[i],
+            int(first[i]) if found.hits[i].any() else "none",
+            f"{int(found.hits[i].sum())} of {found.relevant[i]}",
             f"{precision[i]:.4f}",
         )
         for title, chosen in (("worst", worst), ("best", best))
         for i in chosen
     ]
-    heads = ["", "query", "identity", "first hit at", "hits", "average precision"]
-    return tabulate(rows, heads, disable_numparse=True)
+    headers = ["", "query", "identity", "first hit at", "hits", "average precision"]
+    return tabulate(rows, headers, disable_numparse=True)
 
 
-def main(arguments: Iterable[str]) -> int:
-    """Scores one submission; returns the exit code."""
-    program = parse(list(arguments), "evaluate.py", Program, "Scores a submission.")
+def print_score(options: EvaluateOptions) -> None:
+    """Score a submission and print its measures.
+
+    Raises:
+        UserError: An option or a file cannot be used, or the submission has defects.
+    """
+    if options.k < 1:
+        raise UserError(f"--k {options.k}: must be at least 1")
+    labels = read_labels(options.labels or options.submission.with_name("labels.json"))
+    submission = read_submission(options.submission)
+    found = find_hits(submission, labels, options.k, options.leave_one_out)
+    warn_incomplete(found, options.k)
+    block = summarize(found, (options.k,))
+    print(json.dumps(block) if options.json else measures_table(block))
+    if options.per_query and not options.json:
+        print(f"\n{queries_table(found)}")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Score the submission that a command line names; return the exit code."""
+    options = parse(arguments, "evaluate.py", EvaluateOptions, "Score a submission.")
     log_to(None)
-    return exit_code(lambda: score_file(program))
-
-
-def score_file(program: Program) -> None:
-    """Scores what the program was given and prints it."""
-    if program.k < 1:
-        raise UserError(f"--k {program.k}: must be at least 1")
-    labels = read_labels(program.labels or program.submission.with_name("labels.json"))
-    ranked = read_submission(program.submission)
-    block, judged = score(ranked, labels, program.k, program.leave_one_out)
-    print(json.dumps(block) if program.json else show(block))
-    if program.per_query and not program.json:
-        print(f"\n{show_queries(judged)}")
+    return exit_code(lambda: print_score(options))

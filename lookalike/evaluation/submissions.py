@@ -1,27 +1,58 @@
-"""TODO lookalike.evaluation.submissions."""
+"""Reads a submission in any form found in the wild, and writes it in three of them.
+
+    submission = read_submission(Path("submission.csv"))     # {query: [gallery names, best first]}
+    write_submission(submission, "submission.json")
+
+`matching` holds the rules that a submission has to keep.
+"""
 
 import csv
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+import numpy as np
 
 from lookalike.core.errors import UserError
 from lookalike.core.files import whole_file, write_json
 
-Ranked = dict[str, list[str]]  # query -> gallery names, best first
-TOP = 10  # names that a leaderboard takes for a query
+Submission = dict[str, list[str]]  # query -> gallery names, best first
+TOP = 10  # gallery names that a leaderboard takes for a query
+QUERY_KEYS = ("filename", "query")
+NAMES_KEYS = ("gallery_images", "samples", "neighbors")
 
 
-def read_submission(path: Path) -> Ranked:
-    """A submission in any form found in the wild, as {query: [gallery names]}.
+class RankedArrays(Protocol):
+    """Rankings as arrays, as `retrieval.index.Ranking` holds them."""
 
-    Forms: {query: [names]}; {"groupname": ..., "images": {query: [names]}}; a list of
+    @property
+    def queries(self) -> Sequence[str]:
+        """The Q queries."""
+
+    @property
+    def gallery(self) -> np.ndarray:
+        """(Q, k) array of gallery names, best first."""
+
+
+# ---- reading ------------------------------------------------------------------------------------
+
+
+def read_submission(path: Path) -> Submission:
+    """Read a submission in any known form.
+
+    The forms: {query: [names]}; {"groupname": ..., "images": {query: [names]}}; a list of
     {"filename": query, "gallery_images": [names]}, of {"filename", "samples"} or of {"query",
     "neighbors"}; CSV with the columns id,images (names separated by spaces).
 
+    Args:
+        path: The file; a name that ends in .csv is read as CSV, any other as JSON.
+
+    Returns:
+        {query: [gallery names, best first]}, with the names as they are written.
+
     Raises:
-        UserError: no such file, none of these forms, or a query that stands there twice.
+        UserError: There is no such file, it has none of these forms, or a query appears twice.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -30,38 +61,52 @@ def read_submission(path: Path) -> Ranked:
     return parse_submission(text, str(path), path.suffix.lower() == ".csv")
 
 
-def parse_submission(text: str, source: str, as_csv: bool = False) -> Ranked:
-    """The text of a submission in any of the forms of `read_submission`.
+def parse_submission(text: str, source: str, as_csv: bool = False) -> Submission:
+    r"""Parse the text of a submission in any form that `read_submission` knows.
 
-    source: what to call it in errors.
+    Args:
+        text: What the file holds.
+        source: What to call it in errors, such as its path.
+        as_csv: Whether it is CSV, not JSON.
+
+    Returns:
+        {query: [gallery names, best first]}.
 
     Raises:
-        UserError: none of the forms, or a query that stands there twice.
+        UserError: It has none of the forms, or a query appears twice.
+
+    Example:
+        >>> parse_submission("id,images\nq.jpg,a.jpg b.jpg", "s.csv", as_csv=True)
+        {'q.jpg': ['a.jpg', 'b.jpg']}
+        >>> parse_submission('[{"query": "q.jpg", "neighbors": ["a.jpg"]}]', "s.json")
+        {'q.jpg': ['a.jpg']}
     """
     pairs = _pairs_of_csv(source, text) if as_csv else _pairs_of_json(source, text)
-    ranked: Ranked = {}
+    submission: Submission = {}
     for query, names in pairs:
-        if query in ranked:
-            raise UserError(f"{source}: query {query!r} stands there twice")
+        if query in submission:
+            raise UserError(f"{source}: query {query!r} appears twice")
         if not isinstance(names, list) or set(map(type, names)) - {str}:
             raise UserError(f"{source}: query {query!r} has no list of gallery names")
-        ranked[query] = names
-    return ranked
+        submission[query] = names
+    return submission
 
 
-def write_csv(path: Path, ranked: Ranked) -> None:
-    """Writes Kaggle's form, id,images, whole or not at all.
+def as_submission(source: str | Path | Mapping[str, Sequence[str]] | RankedArrays) -> Submission:
+    """Return a submission from the path of a file, a mapping or a ranking.
 
     Raises:
-        UserError: a gallery name with a space, which this form cannot hold.
+        UserError: The file cannot be read as a submission.
+
+    Example:
+        >>> as_submission({"q.jpg": ("a.jpg", "b.jpg")})
+        {'q.jpg': ['a.jpg', 'b.jpg']}
     """
-    spaced = [name for names in ranked.values() for name in names if " " in name]
-    if spaced:
-        raise UserError(f"{spaced[0]!r}: the CSV form separates names by spaces; use another form")
-    with whole_file(path) as beside, beside.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["id", "images"])
-        writer.writerows([query, " ".join(names)] for query, names in ranked.items())
+    if isinstance(source, str | Path):
+        return read_submission(Path(source))
+    if isinstance(source, Mapping):
+        return {query: list(names) for query, names in source.items()}
+    return dict(zip(source.queries, source.gallery.tolist(), strict=True))
 
 
 def _pairs_of_csv(source: str, text: str) -> list[tuple[str, list[str]]]:
@@ -77,9 +122,6 @@ def _pairs_of_csv(source: str, text: str) -> list[tuple[str, list[str]]]:
     return [(query, names.split()) for query, names in rows]
 
 
-QUERY_KEYS, NAMES_KEYS = ("filename", "query"), ("gallery_images", "samples", "neighbors")
-
-
 def _pairs_of_json(source: str, text: str) -> list[tuple[str, Any]]:
     try:
         # A JSON object may repeat a key, and Python would silently keep the last: keep pairs.
@@ -87,8 +129,7 @@ def _pairs_of_json(source: str, text: str) -> list[tuple[str, Any]]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{source}: not valid JSON ({error})") from error
     if isinstance(content, _Object):
-        table = dict(content)
-        images = table.get("images")
+        images = dict(content).get("images")
         return list(images) if isinstance(images, _Object) else list(content)
     if isinstance(content, list):
         return [_pair_of_entry(source, i, entry) for i, entry in enumerate(content)]
@@ -111,64 +152,76 @@ def _pair_of_entry(source: str, i: int, entry: Any) -> tuple[str, Any]:
     return query, names
 
 
-def refusals(ranked: Ranked, queries: Collection[str], gallery: Collection[str]) -> list[str]:
-    """What a leaderboard refuses, a line a kind of defect; empty where there is none.
-
-    Every query of the test must be there, with ten names (all, of a smaller gallery), each of a
-    gallery picture and none repeated; and all names must be bare.
-
-    >>> refusals({"q.jpg": ["test/a.jpg"]}, ["q.jpg"], ["a.jpg"])
-    ["gallery names with a folder in front (1): 'test/a.jpg'"]
-    """
-    known, pictures = set(queries), set(gallery)
-    wanted = min(TOP, len(pictures))
-    strangers = [query for query in ranked if query not in known]
-    misnamed = [query for query in strangers if _bare(query) in known]
-    there = ranked.keys() | {_bare(query) for query in misnamed}
-    others = {name: None for names in ranked.values() for name in names if name not in pictures}
-    kinds: dict[str, list[str]] = {
-        "queries that are missing": [query for query in queries if query not in there],
-        "query names with a folder in front": misnamed,
-        "queries that the test does not have": [q for q in strangers if _bare(q) not in known],
-        f"queries without exactly {wanted} gallery names": [
-            query for query, names in ranked.items() if len(names) != wanted
-        ],
-        "queries that name a picture more than once": [
-            query for query, names in ranked.items() if len(set(names)) < len(names)
-        ],
-        "gallery names with a folder in front": [n for n in others if _bare(n) in pictures],
-        "names that the gallery does not have": [n for n in others if _bare(n) not in pictures],
-    }
-    return [f"{kind} ({len(names)}): {_first_few(names)}" for kind, names in kinds.items() if names]
+# ---- writing ------------------------------------------------------------------------------------
 
 
-def _first_few(names: Sequence[str], count: int = 10) -> str:
-    """Names as an error may quote them: they come from outside, any length and any character."""
-    more = f" and {len(names) - count} more" if len(names) > count else ""
-    return ", ".join(repr(name[:100]) for name in names[:count]) + more
+def write_submission(
+    submission: Mapping[str, Sequence[str]] | RankedArrays,
+    path: str | Path,
+    format: str = "mapping",
+) -> Path:
+    r"""Write a submission to a file, whole or not at all.
 
+    Args:
+        submission: {query: [gallery names, best first]}, or a ranking.
+        path: The file to write.
+        format: `mapping`, {query: [names]}; `list`, a list of {"filename": query,
+            "gallery_images": [names]}; or `csv`, Kaggle's columns id,images.
 
-def _bare(name: str) -> str:
-    return name.replace("\\", "/").rpartition("/")[2]
-
-
-def write_submission(folder: Path, mapping: dict[str, list[str]], form: str) -> Path:
-    """Writes a submission into a run folder and returns its path.
-
-    form: `mapping` and `list` are submission.json; `csv` is submission.csv beside the mapping.
+    Returns:
+        The path of the file.
 
     Raises:
-        UserError: a name with a space, which the CSV form cannot hold.
+        UserError: The format is unknown, or CSV cannot hold a name since there is a space in it.
+
+    Example:
+        >>> path = write_submission({"q.jpg": ["a.jpg", "b.jpg"]}, "/tmp/submission.csv", "csv")
+        >>> path.read_text()
+        'id,images\nq.jpg,a.jpg b.jpg\n'
+    """
+    path, lists = Path(path), as_submission(submission)
+    if format == "csv":
+        _write_csv(path, lists)
+    elif format == "list":
+        write_json(path, [{"filename": q, "gallery_images": names} for q, names in lists.items()])
+    elif format == "mapping":
+        write_json(path, lists)
+    else:
+        raise UserError(f"format {format!r}: must be mapping, list or csv")
+    return path
+
+
+def write_run_submission(submission: Submission, folder: Path, format: str) -> Path:
+    """Write the submission of a run folder and remove what belongs to an earlier one.
+
+    Args:
+        submission: {query: [gallery names, best first]}.
+        folder: The run folder.
+        format: `mapping` and `list` give submission.json; `csv` gives submission.csv, and the
+            mapping as submission.json beside it.
+
+    Returns:
+        The path of the file in the chosen format.
+
+    Raises:
+        UserError: CSV cannot hold a name since there is a space in it.
     """
     path, table = folder / "submission.json", folder / "submission.csv"
-    # Neither old scores nor an old form may stand beside a new submission.
-    if form == "csv":
-        write_csv(table, mapping)
+    if format == "csv":
+        write_submission(submission, table, "csv")
     else:
         table.unlink(missing_ok=True)
+    # Earlier scores would be taken for those of the new submission.
     (folder / "metrics.json").unlink(missing_ok=True)
-    if form == "list":
-        write_json(path, [{"filename": q, "gallery_images": names} for q, names in mapping.items()])
-    else:
-        write_json(path, mapping)
-    return table if form == "csv" else path
+    write_submission(submission, path, "mapping" if format == "csv" else format)
+    return table if format == "csv" else path
+
+
+def _write_csv(path: Path, submission: Submission) -> None:
+    spaced = [name for names in submission.values() for name in names if " " in name]
+    if spaced:
+        raise UserError(f"{spaced[0]!r}: the CSV form separates names by spaces; use another form")
+    with whole_file(path) as beside, beside.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["id", "images"])
+        writer.writerows([query, " ".join(names)] for query, names in submission.items())

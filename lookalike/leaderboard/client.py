@@ -25,7 +25,7 @@ from lookalike.core.errors import UserError
 from lookalike.core.log import log
 from lookalike.core.options import without_secrets
 from lookalike.core.settings import SubmitSettings
-from lookalike.evaluation.submissions import Ranked, read_submission, write_csv
+from lookalike.evaluation.submissions import Submission, read_submission, write_submission
 
 CONNECT_SECONDS = 10.0
 PAUSES = (1.0, 2.0, 4.0, 8.0)  # seconds between attempts
@@ -162,7 +162,7 @@ def understand(code: int, text: str, elsewhere: str = "") -> Outcome:
 # ---- by HTTP ------------------------------------------------------------------------------------
 
 
-def post(where: Target, ranked: Ranked, timeout: float) -> Outcome:
+def post(where: Target, ranked: Submission, timeout: float) -> Outcome:
     """Sends a submission, again after a pause where it cannot have counted and the error may pass.
 
     timeout: seconds to wait for the reply.
@@ -178,7 +178,7 @@ def post(where: Target, ranked: Ranked, timeout: float) -> Outcome:
     return outcome
 
 
-def attempt(where: Target, ranked: Ranked, timeout: float) -> tuple[Outcome, float | None]:
+def attempt(where: Target, ranked: Submission, timeout: float) -> tuple[Outcome, float | None]:
     """One attempt: what came of it, and seconds to wait before another (None: no other)."""
     body: dict[str, Any] = {"groupname": where.group, "images": ranked}
     try:
@@ -232,7 +232,7 @@ def never_left(error: Exception) -> bool:
 # ---- to Kaggle ----------------------------------------------------------------------------------
 
 
-def send_to_kaggle(where: Target, path: Path, ranked: Ranked) -> Outcome:
+def send_to_kaggle(where: Target, path: Path, ranked: Submission) -> Outcome:
     """Writes a submission as Kaggle's CSV beside its file, reads that back, and uploads it.
 
     Raises:
@@ -240,7 +240,7 @@ def send_to_kaggle(where: Target, path: Path, ranked: Ranked) -> Outcome:
     """
     api = kaggle_api()
     table = path.with_name(f"{path.stem}.kaggle.csv")
-    write_csv(table, ranked)
+    write_submission(ranked, table, "csv")
     if read_submission(table) != ranked:
         raise UserError(f"{table} does not hold what {path} holds: nothing is sent")
     try:

@@ -12,7 +12,7 @@ from tabulate import tabulate
 
 from lookalike.core.errors import UserError
 from lookalike.core.files import file_hash, whole_file
-from lookalike.evaluation.submissions import Ranked
+from lookalike.evaluation.submissions import Submission
 from lookalike.leaderboard.client import Outcome, Target, number, plain
 
 
@@ -23,7 +23,7 @@ class Parcel(NamedTuple):
     """
 
     path: Path
-    ranked: Ranked
+    ranked: Submission
     run: str
     settings: str
     forecast: float | None

@@ -33,8 +33,9 @@ from werkzeug.exceptions import BadRequest, HTTPException, TooManyRequests, Unpr
 from lookalike.core.errors import UserError
 from lookalike.core.files import file_hash
 from lookalike.core.log import log
-from lookalike.evaluation.scoring import Labels, judge, means, read_labels
-from lookalike.evaluation.submissions import Ranked, parse_submission, refusals
+from lookalike.evaluation.matching import match, refusals
+from lookalike.evaluation.scoring import Labels, find_hits, hits_of_match, mean_measures, read_labels
+from lookalike.evaluation.submissions import Submission, parse_submission
 
 LONGEST_NAME = 64
 MINUTE = 60.0
@@ -165,7 +166,7 @@ class RateLimit:
 # ---- the protocol -------------------------------------------------------------------------------
 
 
-def read_post(body: bytes) -> tuple[str, Ranked]:
+def read_post(body: bytes) -> tuple[str, Submission]:
     """The group's name and the submission in the body of a request.
 
     Raises:
@@ -194,7 +195,7 @@ def make_app(labels: Labels, results: Results, settings: ServeSettings) -> Flask
     Raises:
         UserError: labels under which nothing can be scored.
     """
-    judge({}, labels)
+    find_hits({}, labels)
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = int(settings.largest * 1e6)
     limit = RateLimit(settings.rate)
@@ -205,9 +206,10 @@ def make_app(labels: Labels, results: Results, settings: ServeSettings) -> Flask
         if seconds := limit.wait(group):
             reason = f"{group} has sent {settings.rate} times within a minute"
             raise TooManyRequests(reason, retry_after=int(seconds) + 1)
-        if reasons := refusals(ranked, labels.query, labels.gallery):
+        matched = match(ranked, labels.query, labels.gallery)
+        if reasons := refusals(matched):
             raise UnprocessableEntity("; ".join(reasons))
-        measured = means(judge(ranked, labels))
+        measured = mean_measures(hits_of_match(matched, labels))
         results.add(group, measured["score"], measured["recall@1"])
         log.info("%s: %.1f", group, measured["score"])
         return jsonify(accuracy=measured["score"])

@@ -26,7 +26,8 @@ from lookalike.core.runs import Run
 from lookalike.core.settings import SubmitSettings
 from lookalike.data.catalogue import bare_names, list_pictures, load_catalogue
 from lookalike.evaluation.scoring import read_labels
-from lookalike.evaluation.submissions import read_submission, refusals
+from lookalike.evaluation.matching import match, refusals
+from lookalike.evaluation.submissions import read_submission
 from lookalike.leaderboard.client import (
     Outcome,
     Target,
@@ -57,7 +58,7 @@ def pack(path: Path, run: Path | None, names: tuple[Sequence[str], Sequence[str]
         UserError: it cannot be read, or would be refused: all that is wrong, in one list.
     """
     ranked = read_submission(path)
-    if wrong := refusals(ranked, *names):
+    if wrong := refusals(match(ranked, *names)):
         raise UserError("\n".join([f"{path} would be refused; nothing is sent:", *wrong]))
     if run is None:
         return Parcel(path, ranked, "", "", None)

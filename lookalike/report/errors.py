@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from lookalike.evaluation.metrics import interval, measure
+from lookalike.evaluation.metrics import bootstrap_interval, measure_queries
 from lookalike.report.panels import Part
 
 BINS = (1, 2, 4, 8, 16, 32, 64)  # least numbers of relevant gallery pictures of each group
@@ -44,7 +44,7 @@ def score_by(part: Part, groups: Mapping[str, str]) -> pd.DataFrame:
     judged = part.judged
     if judged is None:
         return pd.DataFrame(columns=["group", "queries", "score", "low", "high", "recall@1"])
-    values = measure(judged.hits, judged.relevant)
+    values = measure_queries(judged.hits, judged.relevant)
     of_query = np.array([groups.get(query, "") for query in judged.queries])
     rows = []
     for group in dict.fromkeys(groups.values()):
@@ -52,7 +52,7 @@ def score_by(part: Part, groups: Mapping[str, str]) -> pd.DataFrame:
         if not len(chosen) or not group:
             continue
         scores = values["score"][chosen]
-        low, high = interval(scores[:, None], [judged.identities[i] for i in chosen])[:, 0]
+        low, high = bootstrap_interval(scores[:, None], [judged.identities[i] for i in chosen])[:, 0]
         first = values["recall@1"][chosen].mean()
         rows.append((group, len(chosen), scores.mean(), low, high, first))
     return pd.DataFrame(rows, columns=["group", "queries", "score", "low", "high", "recall@1"])

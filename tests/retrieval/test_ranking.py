@@ -1,14 +1,12 @@
 """Rankings are exact, ties go by key, and submissions have the promised forms."""
 
-import csv
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lookalike.core.errors import UserError
-from lookalike.evaluation.submissions import TOP, read_submission, write_submission
+from lookalike.evaluation.submissions import TOP
 from lookalike.retrieval.index import as_mapping, build_index, load_index, save_index, search
 
 
@@ -58,24 +56,6 @@ def test_an_index_fits_its_keys_and_its_model(tmp_path: Path) -> None:
     path.write_bytes(b"broken")
     with pytest.raises(UserError, match="--stage index makes it anew"):
         load_index(path, {"m.csv": "1"})
-
-
-MAPPING = {"q1.jpg": ["a.jpg", "b.jpg"], "q2.jpg": ["c.jpg", "a.jpg"]}
-
-
-def test_the_forms_hold_the_same(tmp_path: Path) -> None:
-    assert write_submission(tmp_path, MAPPING, "mapping").name == "submission.json"
-    assert json.loads((tmp_path / "submission.json").read_text()) == MAPPING
-    write_submission(tmp_path, MAPPING, "list")
-    entries = json.loads((tmp_path / "submission.json").read_text())
-    assert entries[0] == {"filename": "q1.jpg", "gallery_images": ["a.jpg", "b.jpg"]}
-    path = write_submission(tmp_path, MAPPING, "csv")
-    rows = list(csv.reader(path.open()))
-    assert rows == [["id", "images"], ["q1.jpg", "a.jpg b.jpg"], ["q2.jpg", "c.jpg a.jpg"]]
-    for name in ("submission.json", "submission.csv"):
-        assert read_submission(tmp_path / name) == MAPPING
-    with pytest.raises(UserError, match=r"'a b\.jpg': the CSV form"):
-        write_submission(tmp_path, {"q": ["a b.jpg"]}, "csv")
 
 
 def test_a_ranking_as_a_mapping() -> None:

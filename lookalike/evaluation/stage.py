@@ -1,0 +1,77 @@
+"""The stage `evaluate`: scores the test, where its labels are known, and the validation."""
+
+from pathlib import Path
+from typing import Any
+
+from lookalike.core.errors import UserError
+from lookalike.core.files import file_hash, read_json, write_json
+from lookalike.core.log import log
+from lookalike.core.runs import Run
+from lookalike.data.layout import find_layout
+from lookalike.evaluation.scoring import Labels, read_labels, score
+
+
+def labels_path(run: Run) -> Path | None:
+    """Return the labels of the run's test: --labels, else labels.json in the data set, else None.
+
+    Raises:
+        UserError: There is neither a data set nor --labels.
+    """
+    if run.settings.evaluate.labels is not None:
+        return run.settings.evaluate.labels
+    layout = find_layout(run.data)
+    if layout is None:
+        raise UserError(f"{run.data}: no data set there, and no --labels: nothing to score against")
+    return layout.labels if layout.labels.is_file() else None
+
+
+def labels_state(run: Run) -> str:
+    """Return a text that changes when the labels of the run's test do."""
+    path = labels_path(run)
+    return f"{path} {file_hash(path)}" if path else ""
+
+
+def run_evaluate(run: Run) -> str:
+    """Write metrics.json from submission.json, validation.json and their labels.
+
+    Args:
+        run: The run whose stages before this one are done.
+
+    Returns:
+        One line with the scores.
+
+    Raises:
+        UserError: A file is missing or broken, or the submission has defects.
+    """
+    metrics: dict[str, Any] = {}
+    path = labels_path(run)
+    if path is not None:
+        labels = read_labels(path)
+        metrics["test"] = score(run.path("submission.json"), labels)
+        write_json(run.path("labels.json"), labels._asdict())
+    else:
+        run.path("labels.json").unlink(missing_ok=True)
+        log.info("the test's labels are not known (--labels): only the validation is scored")
+    validation = _score_validation(run)
+    if validation is not None:
+        metrics["validation"] = validation
+    scores = [f"{name} {block['score']:.1f}" for name, block in metrics.items()]
+    if run.path("forecast.json").is_file():
+        metrics["forecast"] = read_json(run.path("forecast.json"), "--stage forecast")
+    write_json(run.path("metrics.json"), metrics)
+    return "score: " + (", ".join(scores) or "nothing to score against")
+
+
+def _score_validation(run: Run) -> dict[str, Any] | None:
+    """Score validation.json; None where the run has no validation to score."""
+    from lookalike.data.splits import unseen_split  # pandas: --help does without it
+
+    if run.settings.train.all_seen:
+        log.info("the validation was trained on (--refit): its score is in history.csv")
+    task = unseen_split(run).validation
+    if task.answerable:
+        log.info("validation:")
+        return score(run.path("validation.json"), Labels(*task))
+    if task.query:
+        log.warning("warning: no validation query has its identity in the gallery: not scored")
+    return None

@@ -1,0 +1,129 @@
+"""Every form of a submission is read as the same, and written forms are read back."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from lookalike.core.errors import UserError
+from lookalike.evaluation.matching import match
+from lookalike.evaluation.submissions import (
+    Submission,
+    as_submission,
+    read_submission,
+    write_run_submission,
+    write_submission,
+)
+
+SUBMISSION: Submission = {"q1.jpg": ["a.jpg", "b.jpg"], "q2.jpg": ["c.jpg", "a.jpg"]}
+FORMS: dict[str, Any] = {
+    "mapping.json": SUBMISSION,
+    "groupname.json": {"groupname": "us", "images": SUBMISSION},
+    "gallery_images.json": [{"filename": q, "gallery_images": g} for q, g in SUBMISSION.items()],
+    "samples.json": [{"filename": q, "samples": g} for q, g in SUBMISSION.items()],
+    "neighbors.json": [{"query": q, "neighbors": g} for q, g in SUBMISSION.items()],
+    "folders.json": {
+        f"test/query/{q}": [f"test\\gallery\\{n}" for n in g] for q, g in SUBMISSION.items()
+    },
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_every_json_form_is_the_same_submission(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(json.dumps(FORMS[name]))
+    submission = read_submission(tmp_path / name)
+    assert match(submission, list(SUBMISSION), ["a.jpg", "b.jpg", "c.jpg"]).submission == SUBMISSION
+
+
+def test_the_csv_form_is_the_same_submission(tmp_path: Path) -> None:
+    rows = [f"{query},{' '.join(names)}" for query, names in SUBMISSION.items()]
+    (tmp_path / "s.csv").write_text("\ufeff" + "\n".join(["id,images", *rows]), encoding="utf-8")
+    assert read_submission(tmp_path / "s.csv") == SUBMISSION
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("s.json", '{"q1.jpg": ["a1.jpg"', "not valid JSON"),
+        ("s.json", "3", "must hold"),
+        ("s.json", '{"q1.jpg": "a1.jpg"}', "'q1.jpg' has no list"),
+        ("s.json", '{"q1.jpg": [1]}', "'q1.jpg' has no list"),
+        ("s.json", '{"q1.jpg": ["a1.jpg"], "q1.jpg": []}', "'q1.jpg' appears twice"),
+        ("s.json", '[{"filename": "q1.jpg"}]', "entry 0 must have one of"),
+        ("s.json", '[{"query": "q", "neighbors": []}, 7]', "entry 1 must have one of"),
+        ("s.csv", "query,names\n1,2\n", "columns id,images"),
+        ("s.csv", "", "no CSV"),
+        ("s.csv", "id,images\nq1.jpg,a,b\n", "row 2: 3 columns"),
+        ("s.json", "[" * 100_000, "not valid JSON"),
+        ("s.csv", "id,images\nq1.jpg,a\nq1.jpg,b\n", "'q1.jpg' appears twice"),
+    ],
+)
+def test_a_file_of_no_known_form_is_refused(
+    name: str, text: str, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError) as error:
+        read_submission(tmp_path / name)
+    assert message in str(error.value) and name in str(error.value)
+
+
+class Arrays(NamedTuple):
+    """Rankings as arrays."""
+
+    queries: list[str]
+    gallery: np.ndarray
+
+
+ARRAYS = Arrays(["q1.jpg", "q2.jpg"], np.array([["a.jpg", "b.jpg"], ["c.jpg", "a.jpg"]]))
+
+
+@pytest.mark.parametrize("format", ["mapping", "list", "csv"])
+@pytest.mark.parametrize("source", [SUBMISSION, ARRAYS])
+def test_what_is_written_is_read_back(source: Any, format: str, tmp_path: Path) -> None:
+    path = tmp_path / "new" / ("s.csv" if format == "csv" else "s.json")
+    assert write_submission(source, path, format) == path
+    assert read_submission(path) == as_submission(source) == as_submission(path) == SUBMISSION
+
+
+def test_the_formats_are_the_promised_ones(tmp_path: Path) -> None:
+    path = write_submission(SUBMISSION, str(tmp_path / "s.json"), "list")
+    entries = json.loads(path.read_text())
+    assert entries[0] == {"filename": "q1.jpg", "gallery_images": ["a.jpg", "b.jpg"]}
+    rows = list(csv.reader(write_submission(SUBMISSION, tmp_path / "s.csv", "csv").open()))
+    assert rows == [["id", "images"], ["q1.jpg", "a.jpg b.jpg"], ["q2.jpg", "c.jpg a.jpg"]]
+
+
+@pytest.mark.parametrize(
+    ("submission", "format", "message"),
+    [
+        ({"q": ["a b.jpg"]}, "csv", r"'a b\.jpg': the CSV form"),
+        (SUBMISSION, "xml", "must be mapping, list or csv"),
+    ],
+)
+def test_what_cannot_be_written_leaves_no_file(
+    submission: Submission, format: str, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        write_submission(submission, tmp_path / "s", format)
+    assert not list(tmp_path.iterdir())
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_run_folder_holds_one_submission_and_no_scores_of_another(tmp_path: Path) -> None:
+    write: Callable[[str], Path] = lambda format: write_run_submission(  # noqa: E731
+        SUBMISSION, tmp_path, format
+    )
+    (tmp_path / "metrics.json").write_text("{}")
+    assert write("csv") == tmp_path / "submission.csv"
+    assert names_in(tmp_path) == ["submission.csv", "submission.json"]
+    assert json.loads((tmp_path / "submission.json").read_text()) == SUBMISSION
+    assert write("list") == tmp_path / "submission.json"
+    assert names_in(tmp_path) == ["submission.json"]
+    assert read_submission(tmp_path / "submission.json") == SUBMISSION
