@@ -1,10 +1,10 @@
-"""Gets an archive onto the disk and unpacks it safely; archives and servers are not trusted.
+"""Download an archive and unpack it safely; neither archives nor servers are trusted.
 
     archive = fetch("https://example.org/competition.zip", Path("data/.downloads"))
     unpack(archive, Path("data/competition"))
 
-A download that broke off goes on where it ended, if the server still has the same file. A folder
-is unpacked whole or not at all: it is made beside its place and moved there at the end.
+An interrupted download continues where it ended, if the server still has the same file. A folder
+is unpacked whole or not at all: into a temporary folder, which is moved at the end.
 """
 
 import bz2
@@ -30,7 +30,6 @@ from typing import IO, Any, NoReturn, Self
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
-import gdown
 import requests
 from tqdm import tqdm
 from urllib3.exceptions import HTTPError
@@ -49,18 +48,33 @@ MAGICS = {b"PK\3\4": zipfile, b"PK\5\6": zipfile, b"\x1f\x8b": gzip, b"BZh": bz2
 LINK = "a link, a device or a pipe"
 # What the standard library raises on damaged archives, besides OSErrors without a number.
 DAMAGE = (
-    *(zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, struct.error),
-    *(ValueError, OverflowError, RuntimeError, MemoryError),
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    EOFError,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    ValueError,
+    OverflowError,
+    RuntimeError,
+    MemoryError,
 )
 
 
 def fetch(source: str, folder: Path) -> Path:
-    """Returns the path of the archive `source`; a http(s):// URL is downloaded into `folder`.
+    """Return the path of an archive, downloading it where it is a URL.
 
-    What was downloaded whole from the same URL before is not downloaded again.
+    Args:
+        source: A path, or a file://, http:// or https:// URL.
+        folder: Where downloads go. An archive that was downloaded whole from the same URL before is
+            not downloaded again.
+
+    Returns:
+        The path of the archive.
 
     Raises:
-        UserError: there is no such file, the server refuses it or keeps failing, or the disk does.
+        UserError: There is no such file, the server refuses it or keeps failing, or the disk is
+            full.
     """
     path = local_path(source)
     if path is None:
@@ -71,7 +85,11 @@ def fetch(source: str, folder: Path) -> Path:
 
 
 def local_path(source: str) -> Path | None:
-    """The path that a path or a file:// URL names; None for a http(s):// URL."""
+    """Return the path that a path or a file:// URL names; None for a http(s):// URL.
+
+    >>> local_path("file:///data/faces.zip"), local_path("https://example.org/faces.zip")
+    (PosixPath('/data/faces.zip'), None)
+    """
     if source.lower().startswith(("http://", "https://")):
         return None
     is_url = source.lower().startswith("file://")
@@ -79,11 +97,20 @@ def local_path(source: str) -> Path | None:
 
 
 def fetch_drive(drive_id: str, folder: Path) -> Path:
-    """Returns the path of a Google Drive file in `folder`, downloading it unless it is there.
+    """Return the path of a file from Google Drive, downloading it unless it is there.
+
+    Args:
+        drive_id: The file's id, which follows /d/ in its link.
+        folder: Where downloads go.
+
+    Returns:
+        The path of the file.
 
     Raises:
-        UserError: Drive does not give the file; says how to get it by hand.
+        UserError: Google Drive refuses the file; the error says how to download it by hand.
     """
+    import gdown  # slow to import, and seldom needed
+
     if not re.fullmatch(r"[\w-]+", drive_id, re.ASCII):
         raise UserError(f"{drive_id!r} is no Google Drive id: take what follows /d/ in the link")
     path, part = folder / f"{drive_id}.archive", folder / f"{drive_id}.archive.part"
@@ -95,12 +122,13 @@ def fetch_drive(drive_id: str, folder: Path) -> Path:
         return part.replace(path)
     except Exception as error:  # gdown lets through whatever breaks inside it
         raise UserError(
-            f"Google Drive did not give the file ({' '.join(str(error).split()):.200}): open "
+            f"Google Drive refused the file ({' '.join(str(error).split()):.200}): open "
             f"https://drive.google.com/file/d/{drive_id}/view, {BY_HAND}"
         ) from error
 
 
 def _download(url: str, folder: Path) -> Path:
+    """Return the path of a URL's content, downloading it with retries unless it is there."""
     path = folder / _safe_name(url)
     part, memo = (path.with_name(path.name + suffix) for suffix in (".part", ".json"))
     link = hashlib.sha256(url.encode(errors="replace")).hexdigest()  # a URL can hold secrets
@@ -124,9 +152,10 @@ def _download(url: str, folder: Path) -> Path:
 
 
 def _try(url: str, link: str, part: Path, memo: Path) -> str:
-    """Downloads to `part`, going on where it ended if the server's file is that of the memo.
+    """Download to `part`, from where it ended if the server's file is that of the memo.
 
-    Returns "", or a failure that may pass.
+    Returns:
+        An empty string, or a failure that a retry may pass.
     """
     headers, rest = {"Accept-Encoding": "identity"}, ""  # offsets count the bytes on the wire
     known, offset = _recall(memo), part.stat().st_size if part.exists() else 0
@@ -151,12 +180,13 @@ def _try(url: str, link: str, part: Path, memo: Path) -> str:
 
 
 def _mark(response: requests.Response) -> str:
-    """What tells one version of a file from another; a weak ETag does not, to the byte."""
+    """Return what tells one version of a file from another; a weak ETag does not, to the byte."""
     etag = response.headers.get("ETag", "W/")
     return response.headers.get("Last-Modified", "") if etag.startswith("W/") else etag
 
 
 def _receive(response: requests.Response, part: Path, length: int | None) -> str:
+    """Append a response to a file; return an empty string, or what is wrong with its length."""
     with part.open("ab") as file:
         bar = tqdm(desc=part.stem, initial=file.tell(), total=length, unit="B", unit_scale=True)
         # Raw: a server that calls a .tar.gz "encoded" would get it decoded, and its length wrong.
@@ -167,6 +197,7 @@ def _receive(response: requests.Response, part: Path, length: int | None) -> str
 
 
 def _recall(memo: Path) -> dict[str, Any]:
+    """Read what was noted about a download."""
     try:
         return dict(json.loads(memo.read_text()))
     except (OSError, ValueError, TypeError):  # none, or cut short by a kill
@@ -174,11 +205,12 @@ def _recall(memo: Path) -> dict[str, Any]:
 
 
 def _shown(url: str) -> str:
-    """The URL without what may be secret: a password, a signature."""
+    """Return a URL without what may be secret: a password, a signature."""
     return re.sub(r"//[^/]*@", "//", re.sub(r"(?s)[?#].*", "", url))
 
 
 def _safe_name(url: str) -> str:
+    """Return a file name for a URL's content."""
     last = unquote(_shown(url)).rsplit("/", maxsplit=1)[-1]
     return re.sub(r"[^\w.-]+", "_", last, flags=re.ASCII)[-100:].lstrip(".-") or "download"
 
@@ -186,15 +218,21 @@ def _safe_name(url: str) -> str:
 def unpack(
     archive: Path, target: Path, max_bytes: int = 64 << 30, max_files: int = 5_000_000
 ) -> None:
-    """Unpacks a zip or tar (plain, gz, bz2 or xz; told by its content) into the folder `target`.
+    """Unpack a zip or tar (plain, gz, bz2 or xz, by its content) into a folder.
 
-    If `target` exists, it is replaced as a whole at the end. On any error it stays as it was and
-    nothing is left behind. `__MACOSX/`, `.DS_Store` and `Thumbs.db` are left out.
+    `__MACOSX/`, `.DS_Store` and `Thumbs.db` are left out.
+
+    Args:
+        archive: The archive; its suffix does not matter.
+        target: The folder. If it exists, it is replaced as a whole at the end. On any error it
+            stays as it was and nothing is left behind.
+        max_bytes: The most that may be unpacked.
+        max_files: The most files and folders.
 
     Raises:
-        UserError: the archive is unsafe (a name that leaves the folder, a link, a device, two
+        UserError: The archive is unsafe (a name that leaves the folder, a link, a device, two
             members with one name), encrypted, a decompression bomb, damaged or no archive, or
-            exceeds `max_bytes`, `max_files` (files and folders) or the disk.
+            exceeds a limit or the disk.
     """
     target = target.resolve()
     if target.is_file() or archive.resolve().is_relative_to(target):
@@ -220,12 +258,13 @@ def unpack(
 
 
 def _tidy(target: Path) -> None:
-    """Removes what this run or one that was killed has left beside `target`."""
+    """Remove what this process, or one that was killed, has left beside `target`."""
     for left in target.parent.glob(f".{escape(target.name)}.unpacking-*"):
         shutil.rmtree(left, ignore_errors=True)
 
 
 def _explain(error: BaseException, work: "_Unpacking") -> str:
+    """Say what failed, at which member, and what to do."""
     where = f" at member {work.member!r:.200}" if work.member else ""
     if isinstance(error, OSError) and error.errno:
         place = f"{work.archive}{where} to {work.root.parent}"
@@ -235,7 +274,7 @@ def _explain(error: BaseException, work: "_Unpacking") -> str:
 
 
 def _opener(archive: Path) -> ModuleType:
-    """The module that opens the archive, by its first bytes; UserError if there is none."""
+    """Return the module that opens an archive, by its first bytes; UserError if there is none."""
     with archive.open("rb") as file:
         head = file.read(512)
     for magic, module in MAGICS.items():
@@ -253,21 +292,47 @@ def _opener(archive: Path) -> ModuleType:
 
 @dataclass
 class _Unpacking:
-    """Admits the members of an archive one by one and writes them below `root`."""
+    """Admits the members of an archive one by one and writes them below `root`.
+
+    Attributes:
+        archive: The archive.
+        root: The folder to unpack into.
+        max_bytes: The most that may be unpacked.
+        max_files: The most files and folders.
+        bar: The progress bar, in bytes.
+        member: Name of the current member.
+        declared: Bytes of the members that were admitted.
+        written: Bytes that were unpacked.
+        is_folder: {path without upper case: whether it is a folder} of what was admitted.
+        made: The folders that were made.
+    """
 
     archive: Path
     root: Path
     max_bytes: int
     max_files: int
     bar: tqdm
-    member: str = ""  # the one at hand
-    declared: int = 0  # bytes
+    member: str = ""
+    declared: int = 0
     written: int = 0
-    is_folder: dict[str, bool] = field(default_factory=dict)  # by path without upper case
-    made: set[Path] = field(default_factory=set)  # folders
+    is_folder: dict[str, bool] = field(default_factory=dict)
+    made: set[Path] = field(default_factory=set)
 
     def admit(self, name: str, kind: str, size: int, packed: int) -> Path | None:
-        """Where a file goes, None for clutter and for a folder, which is made; else UserError."""
+        """Check a member before anything of it is written, and make it where it is a folder.
+
+        Args:
+            name: Its name in the archive.
+            kind: `file`, `folder`, or what it is that is refused.
+            size: The bytes that it declares.
+            packed: The bytes that it takes in the archive.
+
+        Returns:
+            Where a file goes, or None for clutter and for a folder.
+
+        Raises:
+            UserError: The member is refused.
+        """
         self.member = name
         if fault := _fault(name, kind, size):
             self.refuse(fault)
@@ -275,18 +340,23 @@ class _Unpacking:
         if "__MACOSX" in parts or {".DS_Store", "Thumbs.db"} & set(parts[-1:]):
             return None
         for depth in range(1, len(parts) + 1):
-            path, is_folder = "/".join(parts[:depth]).casefold(), depth < len(parts)
+            name, is_folder = "/".join(parts[:depth]).casefold(), depth < len(parts)
             is_folder = is_folder or kind == "folder"
-            if self.is_folder.setdefault(path, is_folder) != is_folder:
+            if self.is_folder.setdefault(name, is_folder) != is_folder:
                 self.refuse("is a file in one place and a folder in another")
         self.check_limits(0 if kind == "folder" else size, packed)
-        place = self.root.joinpath(*parts)
+        path = self.root.joinpath(*parts)
         if kind == "folder":
-            self.make_folder(place)
+            self.make_folder(path)
             return None
-        return place
+        return path
 
     def check_limits(self, size: int, packed: int) -> None:
+        """Count a member, and refuse it where a limit is exceeded or its packing is unbelievable.
+
+        Raises:
+            UserError: The member is refused.
+        """
         self.declared += size
         free, packed_all = shutil.disk_usage(self.root).free, self.archive.stat().st_size
         bomb = "bytes are believable for its packed size (a decompression bomb)"
@@ -301,7 +371,11 @@ class _Unpacking:
                 self.refuse(f"asks for {count:,} where {limit:,} {what}")
 
     def write(self, path: Path, size: int, stream: IO[bytes]) -> None:
-        """Writes an admitted file, not a byte more than the size that was checked."""
+        """Write an admitted file, not a byte more than the size that was checked.
+
+        Raises:
+            UserError: The file exists, or has another size.
+        """
         self.member = path.relative_to(self.root).as_posix()
         self.make_folder(path.parent)
         left = size
@@ -316,7 +390,7 @@ class _Unpacking:
         self.written += size
 
     def make_folder(self, path: Path) -> None:
-        """Makes a folder with those above it."""
+        """Make a folder with those above it."""
         # One by one, not parents=True: if another run cleared `root` away, this has to fail.
         if path != self.root and path not in self.made:
             self.make_folder(path.parent)
@@ -324,6 +398,7 @@ class _Unpacking:
             self.made.add(path)
 
     def refuse(self, fault: str) -> NoReturn:
+        """Raise UserError, which names the current member."""
         raise UserError(
             f"{self.archive}: member {self.member!r:.200} {fault}; nothing was unpacked: get the "
             "archive from its official source, or unpack it by hand and name the folder with --data"
@@ -331,6 +406,7 @@ class _Unpacking:
 
 
 def _fault(name: str, kind: str, size: int) -> str:
+    """Say what is wrong with a member by its header; return an empty string for nothing."""
     parts = name.split("/")
     is_windows = "\\" in name or any(re.match("[A-Za-z]:", part) for part in parts)
     faults = {
@@ -348,15 +424,15 @@ def _fault(name: str, kind: str, size: int) -> str:
 
 def _unpack_zip(work: _Unpacking) -> None:
     with zipfile.ZipFile(work.archive) as zipped:
-        infos, indices = zipped.infolist(), []
+        infos, paths = zipped.infolist(), []
         for info in infos:  # all of them, before anything is written
             name = info.orig_filename  # with what comes after a NUL
-            indices.append(work.admit(name, _zip_kind(info), info.file_size, info.compress_size))
+            paths.append(work.admit(name, _zip_kind(info), info.file_size, info.compress_size))
         work.bar.reset(work.declared)
-        for info, place in zip(infos, indices, strict=True):
-            if place:
+        for info, path in zip(infos, paths, strict=True):
+            if path:
                 with zipped.open(info) as stream:
-                    work.write(place, info.file_size, stream)
+                    work.write(path, info.file_size, stream)
 
 
 def _zip_kind(info: zipfile.ZipInfo) -> str:
@@ -380,10 +456,10 @@ def _unpack_tar(work: _Unpacking, opener: ModuleType) -> None:
     ):
         for info in iter(tar.next, None):
             kind = "folder" if info.isdir() else "file" if info.isfile() else LINK
-            place = work.admit(info.name, kind, info.size, info.size)
+            path = work.admit(info.name, kind, info.size, info.size)
             tarfile.data_filter(info, str(work.root))  # a second opinion
-            if place and (content := tar.extractfile(info)):
-                work.write(place, info.size, content)
+            if path and (content := tar.extractfile(info)):
+                work.write(path, info.size, content)
             tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep them all
         work.member = ""
         padding = 0
@@ -394,10 +470,15 @@ def _unpack_tar(work: _Unpacking, opener: ModuleType) -> None:
 
 
 class _StrictHeader(tarfile.TarInfo):
-    """Reports a damaged header, which tarfile would silently take for the end."""
+    """A tar header that raises where it is damaged; tarfile would take it for the end."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """Read a header.
+
+        Raises:
+            tarfile.ReadError: It is damaged, or announces too long an extra header.
+        """
         try:
             header = super().frombuf(buf, encoding, errors)
         except tarfile.HeaderError as error:

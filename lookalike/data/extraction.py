@@ -1,4 +1,4 @@
-"""Gets a competition into data/<name>/: training/<identity>/, test/query/, test/gallery/.
+"""Lay a competition out in data/<name>/: training/<identity>/, test/query/, test/gallery/.
 
     python data_extraction.py --source demo                                # drawn by code
     python data_extraction.py --source competition --data data/celebrities  # Google Drive
@@ -7,13 +7,13 @@
     python data_extraction.py --source lfw                                 # scikit-learn's cache
     python data_extraction.py --source imdb --metadata imdb.mat --source-path imdb
 
-A layout is made in a folder of its own and moved into place when all of it is there. `layout.json`
-in it says what it was made from: the same command finds it and does nothing.
+A layout is made in a temporary folder and moved into place when it is complete. Its `layout.json`
+says what it was made from: the same command finds it and does nothing.
 """
 
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,47 +28,68 @@ from lookalike.data import archives, demo, imdb
 from lookalike.data.layout import DATA, class_folders, find_layout, read_origin, visible_folders
 from lookalike.data.protocols import lay_out_classes
 
-# Where a picture of the demo's training says which domain it is from.
+# The domain pattern of the demo's training pictures.
 DEMO_DOMAINS = r"(?P<domain>[a-z]+)_\d+\.jpg$"
 
 
-def choose_data(data: Path | None, extract: ExtractSettings) -> Path:
-    """The data set's folder: the one named, the one that --source makes, the only one in data/,
-    or the built-in demo; in that last case `extract.source` is set to it.
+def choose_data(data: Path | None, extract: ExtractSettings) -> tuple[Path, ExtractSettings]:
+    """Choose the data set's folder where none is named.
+
+    It is the one that --source makes, the only one in data/, or the built-in demo.
+
+    Args:
+        data: The folder that was named, which is then chosen.
+        extract: Where the data set comes from.
+
+    Returns:
+        The folder, and the settings of extract; their source is `demo` where nothing else is there.
 
     Raises:
         UserError: data/ holds several data sets and none was named.
     """
     if data is not None:
-        return data
+        return data, extract
     if extract.source is None:
         found = [f for f in visible_folders(DATA) if find_layout(f)] if DATA.is_dir() else []
         if len(found) == 1:
-            return found[0]
+            return found[0], extract
         if found:
             names = " or ".join(f"--data {folder}" for folder in found)
             raise UserError(f"{DATA}/ holds several data sets: choose one with {names}")
-        extract.source = "demo"
+        log.info("no data set named and none in data/: the built-in demo competition is used")
+        extract = replace(extract, source="demo")
+    return DATA / _name_of_source(extract), extract
+
+
+def _name_of_source(extract: ExtractSettings) -> str:
+    """Return the name of the data set that a source becomes."""
     if extract.source in ("folder", "archive"):
-        return DATA / Path(_source_path(extract)).resolve().name.split(".")[0]
+        return Path(_source_path(extract)).resolve().name.split(".")[0]
     if extract.source == "imdb":
-        return DATA / imdb.metadata_file(extract).stem
-    return DATA / {"competition": "celebrities"}.get(extract.source, extract.source)
+        return imdb.metadata_file(extract).stem
+    return "celebrities" if extract.source == "competition" else str(extract.source)
 
 
 def run_extract(run: Run) -> str | None:
-    """The stage: see `extract`."""
+    """Run the stage: lay out the run's data set, see `extract`."""
     return extract(run.data, run.settings.extract, run.seed, run.settings.general.force)
 
 
 def extract(data: Path, settings: ExtractSettings, seed: int, force: bool = False) -> str | None:
-    """Lays a competition out in `data`, unless it lies there already, made from the same.
+    """Lay a competition out in a folder, unless it is there already, made from the same.
 
-    Returns a line that says what was made, None where nothing was to do.
+    Args:
+        data: The data set's folder.
+        settings: The source, and how it is divided. Without a source, the folder has to be there.
+        seed: Of the demo, and of the division of class folders.
+        force: Whether to make the layout anew even if it is there.
+
+    Returns:
+        A line that says what was made, or None where there was nothing to do.
 
     Raises:
-        UserError: the source cannot be had or is no competition, or `data` is a folder that this
-            program did not make.
+        UserError: The source is missing, cannot be downloaded or is no competition, or `data` is a
+            folder that was not made by this function.
     """
     if settings.source is None:
         if not data.is_dir() or find_layout(data) is None:
@@ -77,27 +98,28 @@ def extract(data: Path, settings: ExtractSettings, seed: int, force: bool = Fals
                 "Name its folder with --data, or make one with --source"
             )
         return None
-    wanted = origin(settings, seed)
+    new = origin(settings, seed)
     named, data = data, data.resolve()
     with only_process(data.parent / f".{data.name}.lock", f"{named}"):
-        made_from = read_origin(data)
-        if made_from == wanted and not force:
+        old = read_origin(data)
+        if old == new and not force:
             return None
-        if made_from is None and data.exists() and (data.is_file() or any(data.iterdir())):
-            raise UserError(f"{data} holds what --source did not make: choose another --data")
-        _make_in_place(data, settings, seed, wanted)
+        if old is None and data.exists() and (data.is_file() or any(data.iterdir())):
+            raise UserError(f"{data} was not made by --source: choose another --data")
+        _make_in_place(data, settings, seed, new)
     return f"laid out {named} from {settings.source}"
 
 
-def _make_in_place(data: Path, settings: ExtractSettings, seed: int, wanted: Any) -> None:
-    """Makes the layout beside its place and moves it there: a kill leaves the old, the new or
-    none, never a part."""
+def _make_in_place(
+    data: Path, settings: ExtractSettings, seed: int, new_origin: dict[str, Any]
+) -> None:
+    """Make the layout in a temporary folder and move it: a kill leaves the old, the new or none."""
     partial, old = (data.parent / f".{data.name}.{state}" for state in ("partial", "old"))
     for leftover in (partial, old):
         shutil.rmtree(leftover, ignore_errors=True)
     try:
         downloaded = lay_out(partial, settings, seed)
-        write_json(partial / "layout.json", wanted)
+        write_json(partial / "layout.json", new_origin)
         if data.exists():
             data.rename(old)
         partial.rename(data)
@@ -109,29 +131,33 @@ def _make_in_place(data: Path, settings: ExtractSettings, seed: int, wanted: Any
 
 
 def _delete_download(archive: Path) -> None:
-    """Deletes a downloaded archive and what the downloader noted about it."""
+    """Delete a downloaded archive and what the downloader noted about it."""
     for path in (archive, archive.with_name(archive.name + ".json")):
         path.unlink(missing_ok=True)
 
 
 def origin(settings: ExtractSettings, seed: int) -> dict[str, Any]:
-    """Everything that a layout depends on, as it is kept in its layout.json."""
-    made_from: dict[str, Any] = {"source": settings.source}
+    """Return everything that a layout depends on, as its layout.json holds it.
+
+    Raises:
+        UserError: A setting that the source needs is missing.
+    """
+    table: dict[str, Any] = {"source": settings.source}
     if settings.source == "competition":
-        return made_from | {"drive_id": settings.drive_id}
+        return table | {"drive_id": settings.drive_id}
     if settings.source == "archive":
-        return made_from | _state_of_file(_source_path(settings))
+        return table | _state_of_file(_source_path(settings))
     if settings.source == "demo":
-        return made_from | {"seed": seed, "domain_pattern": DEMO_DOMAINS}
-    made_from |= {"protocol": settings.protocol, "seed": seed}
-    made_from["most"] = [settings.train_per_person, settings.test_per_person]
+        return table | {"seed": seed, "domain_pattern": DEMO_DOMAINS}
+    table |= {"protocol": settings.protocol, "seed": seed}
+    table["most"] = [settings.train_per_person, settings.test_per_person]
     if settings.source == "imdb":
         metadata = _state_of_file(str(imdb.metadata_file(settings)))
-        made_from |= {"metadata": metadata, "filters": imdb.filter_settings(settings)}
+        table |= {"metadata": metadata, "filters": imdb.filter_settings(settings)}
     if settings.source in ("folder", "imdb"):
         root = Path(_source_path(settings)).resolve()
-        return made_from | {"source_path": str(root), "files": listing(root)}
-    return made_from | {"lfw_home": str(settings.lfw_home) if settings.lfw_home else None}
+        return table | {"source_path": str(root), "files": listing(root)}
+    return table | {"lfw_home": str(settings.lfw_home) if settings.lfw_home else None}
 
 
 def _source_path(settings: ExtractSettings) -> str:
@@ -141,7 +167,7 @@ def _source_path(settings: ExtractSettings) -> str:
 
 
 def _state_of_file(source: str) -> dict[str, Any]:
-    """A local archive counts as another one when its size or time has changed."""
+    """Return what tells one version of a local file from another: its size and time."""
     path = archives.local_path(source)
     if path is None or not path.is_file():
         return {"source_path": source}
@@ -150,7 +176,21 @@ def _state_of_file(source: str) -> dict[str, Any]:
 
 
 def lay_out(target: Path, settings: ExtractSettings, seed: int) -> Path | None:
-    """Fills the folder `target` from the source; returns an archive that it downloaded, if any."""
+    """Fill a folder from the source.
+
+    Args:
+        target: The folder.
+        settings: The source, and how it is divided.
+        seed: Of the demo, and of the division of class folders.
+
+    Returns:
+        The archive that was downloaded, if any.
+
+    Raises:
+        UserError: The source is missing, cannot be downloaded or is no competition.
+    """
+    if settings.source in ("competition", "archive"):
+        return _fetch_and_lay_out(target, settings)
     if settings.source == "demo":
         demo.draw_competition(target, seed)
     elif settings.source == "folder":
@@ -158,36 +198,42 @@ def lay_out(target: Path, settings: ExtractSettings, seed: int) -> Path | None:
         lay_out_classes(root, class_folders(root), target, settings, seed)
     elif settings.source == "lfw":
         root = lfw_folder(settings.lfw_home)
-        people = class_folders(root, at_least=20)
-        lay_out_classes(root, people, target, settings, seed)
+        lay_out_classes(root, class_folders(root, at_least=20), target, settings, seed)
     elif settings.source == "imdb":
         root = Path(_source_path(settings))
         pictures = imdb.choose_pictures(root, settings)
-        people = imdb.by_identity(pictures)
-        copies = lay_out_classes(root, people, target, settings, seed, flat=True)
+        classes = imdb.by_identity(pictures)
+        copies = lay_out_classes(root, classes, target, settings, seed, flat=True)
         imdb.write_table(target, pictures, root, copies)
-    else:
-        downloads = target.parent / ".downloads"
-        if settings.source == "competition":
-            archive = archives.fetch_drive(settings.drive_id, downloads)
-        else:
-            archive = archives.fetch(_source_path(settings), downloads)
-        downloaded = archive if archive.is_relative_to(downloads) else None
-        try:
-            lay_out_archive(archive, target)
-        except UserError:
-            if downloaded is not None:
-                _delete_download(downloaded)  # what is damaged is fetched anew next time
-            raise
-        return downloaded
     return None
 
 
+def _fetch_and_lay_out(target: Path, settings: ExtractSettings) -> Path | None:
+    """Fill a folder from an archive; return the archive if it was downloaded."""
+    downloads = target.parent / ".downloads"
+    if settings.source == "competition":
+        archive = archives.fetch_drive(settings.drive_id, downloads)
+    else:
+        archive = archives.fetch(_source_path(settings), downloads)
+    downloaded = archive if archive.is_relative_to(downloads) else None
+    try:
+        lay_out_archive(archive, target)
+    except UserError:
+        if downloaded is not None:
+            _delete_download(downloaded)  # a damaged one is downloaded anew next time
+        raise
+    return downloaded
+
+
 def lay_out_archive(archive: Path, target: Path) -> None:
-    """Unpacks an archive and moves the competition found in it to `target`.
+    """Unpack an archive and move the competition in it to a folder.
+
+    Args:
+        archive: A zip or tar file.
+        target: The folder that the parts of the competition are moved to.
 
     Raises:
-        UserError: the archive is refused (see archives.unpack) or holds no competition.
+        UserError: The archive is refused, see `archives.unpack`, or holds no competition.
     """
     unpacked = target / "unpacked"
     archives.unpack(archive, unpacked)
@@ -212,11 +258,14 @@ def lay_out_archive(archive: Path, target: Path) -> None:
 
 
 def lfw_folder(home: Path | None) -> Path:
-    """The folder of Labeled Faces in the Wild: `home` or what lies in it, else scikit-learn's
-    cache, which downloads the set once.
+    """Return the folder of Labeled Faces in the Wild.
+
+    Args:
+        home: The folder, or one that holds it. Default: scikit-learn's cache, which downloads the
+            data set once.
 
     Raises:
-        UserError: it is neither there nor can be downloaded.
+        UserError: It is neither there nor can be downloaded.
     """
     if home is not None:
         inside = [home / "lfw_home" / "lfw_funneled", home / "lfw_funneled", home / "lfw"]
@@ -234,8 +283,8 @@ def lfw_folder(home: Path | None) -> Path:
 
 
 @dataclass
-class Program:
-    """Settings of this file as a program."""
+class ExtractCommand:
+    """Options of data_extraction.py, which is also `lookalike extract`."""
 
     extract: ExtractSettings = field(default_factory=ExtractSettings)
     data: Path | None = None
@@ -247,16 +296,22 @@ class Program:
 
 
 def main(arguments: Iterable[str]) -> int:
-    """Lays one competition out; returns the exit code."""
-    program = parse(
-        list(arguments), "data_extraction.py", Program, "Gets a competition into data/."
-    )
+    """Lay a competition out.
+
+    Args:
+        arguments: The command line, without the program's name.
+
+    Returns:
+        The exit code: 0, 1 for a mistake or bad input, 130 for Ctrl-C.
+    """
+    about = "Lay a competition out in data/."
+    program = parse(list(arguments), "data_extraction.py", ExtractCommand, about)
     log_to(None)
 
     def work() -> None:
         check_extract(program.extract)
-        data = choose_data(program.data, program.extract)
-        made = extract(data, program.extract, program.seed, program.force)
+        data, settings = choose_data(program.data, program.extract)
+        made = extract(data, settings, program.seed, program.force)
         log.info("%s", made or f"{data} is in place, made from the same: nothing to do")
 
     return exit_code(work)

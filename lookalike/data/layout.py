@@ -1,4 +1,8 @@
-"""TODO lookalike.data.layout."""
+"""Find the parts of a competition on the disk, and the pictures in class folders.
+
+A competition is a folder with `test/query/`, `test/gallery/` and, where there are labeled pictures,
+`training/<identity>/` and `validation/<identity>/`.
+"""
 
 import json
 from pathlib import Path
@@ -10,14 +14,21 @@ from lookalike.core.errors import UserError
 from lookalike.core.files import files_below
 from lookalike.core.log import report_each
 
-DATA = Path("data")
+DATA = Path("data")  # the folder of data sets
 Classes = dict[str, list[Path]]  # identity -> pictures, as paths inside its folder
 # What is opened as a picture. Pillow knows more, and starts another program for some (EPS).
 PICTURE_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 
 
 class Layout(NamedTuple):
-    """Where the parts of a competition lie; training and validation may be missing."""
+    """The folders of a competition's parts.
+
+    Attributes:
+        query: The test's queries.
+        gallery: The test's gallery.
+        training: Folder with a folder per identity, if there is one.
+        validation: Folder with a folder per identity, if there is one.
+    """
 
     query: Path
     gallery: Path
@@ -26,15 +37,20 @@ class Layout(NamedTuple):
 
     @property
     def labels(self) -> Path:
-        """Where the labels of the test lie, if they are known."""
+        """The file with the labels of the test; it exists where they are known."""
         return self.query.parent.parent / "labels.json"
 
 
 def find_layout(root: Path, depth: int = 3) -> Layout | None:
-    """Looks for test/query and test/gallery in `root` and up to `depth` folders below it.
+    """Find the competition in a folder or below it.
 
-    Training pictures may lie in `training` or `train`, validation in `validation` or `val`.
-    None where there is no such folder.
+    Args:
+        root: Where to look for `test/query/` and `test/gallery/`; it may be missing.
+        depth: How many folders below `root` to look at too. The nearest competition wins.
+
+    Returns:
+        Its parts, or None where there is none. Training pictures may lie in `training` or `train`,
+        validation pictures in `validation` or `val`.
     """
     level = [root]
     for _ in range(depth + 1):
@@ -53,37 +69,47 @@ def _first_folder(parent: Path, *names: str) -> Path | None:
 
 
 def visible_folders(folder: Path) -> list[Path]:
-    """The folders in `folder`, sorted, without hidden ones."""
+    """Return the folders in a folder, sorted, without hidden ones."""
     return sorted(f for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
 
 
 def read_origin(data: Path) -> dict[str, Any] | None:
-    """What `data` was made from; None where this program did not make it."""
+    """Read the layout.json of a data set: what `lookalike extract` made it from.
+
+    Returns:
+        The table, or None where there is none, as in a folder that was not made by this package.
+    """
     try:
-        made_from = json.loads((data / "layout.json").read_text(encoding="utf-8"))
+        origin = json.loads((data / "layout.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return made_from if isinstance(made_from, dict) and "source" in made_from else None
+    return origin if isinstance(origin, dict) and "source" in origin else None
 
 
 def class_folders(root: Path, at_least: int = 1) -> Classes:
-    """The pictures of a folder with a folder per identity: {identity: paths inside its folder}.
+    """List the pictures of a folder that holds a folder per identity.
 
-    Files without a picture's suffix and identities with fewer than `at_least` pictures are left
-    out; the files are reported, and so are folders without pictures.
+    Files without a picture's suffix are left out and reported, and so are folders without pictures.
+
+    Args:
+        root: The folder that holds them.
+        at_least: Identities with fewer pictures are left out.
+
+    Returns:
+        {identity: paths of its pictures inside its folder}.
 
     Raises:
-        UserError: there is no such folder, or it holds no class folder with pictures.
+        UserError: There is no such folder, or it holds no class folder with pictures.
     """
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; it should hold a folder of pictures per identity")
     classes: Classes = {}
-    strangers = []
+    others = []
     for folder in visible_folders(root):
         files = files_below(folder)
         classes[folder.name] = [f.relative_to(folder) for f in files if named_as_picture(f)]
-        strangers += [str(f) for f in files if not named_as_picture(f)]
-    report_each("files are no pictures and are left out", strangers)
+        others += [str(f) for f in files if not named_as_picture(f)]
+    report_each("files are no pictures and are left out", others)
     report_each("folders hold no pictures", (name for name, found in classes.items() if not found))
     classes = {name: found for name, found in classes.items() if len(found) >= at_least}
     if not classes:
@@ -92,7 +118,7 @@ def class_folders(root: Path, at_least: int = 1) -> Classes:
 
 
 def named_as_picture(path: Path) -> bool:
-    """Whether a file's name ends as a picture's does.
+    """Return whether a file's name ends as a picture's does.
 
     >>> named_as_picture(Path("a.JPG")), named_as_picture(Path("Thumbs.db"))
     (True, False)

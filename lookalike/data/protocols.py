@@ -1,8 +1,8 @@
-"""TODO lookalike.data.protocols."""
+"""Divide class folders into training, validation and a test, and copy them into that layout."""
 
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,44 +13,72 @@ from lookalike.core.files import write_json
 from lookalike.core.settings import ExtractSettings
 from lookalike.data.layout import Classes
 
-Placed = dict[str, list[tuple[str, Path]]]  # part of the layout -> (identity, picture) pairs
-Most = tuple[int | None, int | None]  # pictures of a person in training, in the test; None: all
+Parts = dict[str, list[tuple[str, Path]]]  # folder of the layout -> (identity, picture) pairs
+Limits = tuple[int | None, int | None]  # pictures per identity in training, in the test; None: all
+Labels = dict[str, dict[str, str]]  # query or gallery -> {file name: identity}
 
 
 def lay_out_classes(
-    root: Path, classes: Classes, target: Path, how: ExtractSettings, seed: int, flat: bool = False
+    root: Path,
+    classes: Classes,
+    target: Path,
+    settings: ExtractSettings,
+    seed: int,
+    flat: bool = False,
 ) -> dict[Path, Path]:
-    """Copies pictures below `root` into a competition's layout, with its test's labels.
+    """Copy class folders into a competition's layout, with the labels of its test.
 
-    flat: the paths start in `root` itself, not in a folder of the identity in it.
-    Returns {place: picture}.
+    Args:
+        root: The folder that holds the class folders.
+        classes: {identity: paths of its pictures inside its folder}.
+        target: The folder to make the layout in.
+        settings: `protocol` says how pictures are divided; `train_per_person` and
+            `test_per_person` limit them.
+        seed: Of the division.
+        flat: Whether the paths start in `root` itself, not in a folder of the identity in it.
+
+    Returns:
+        {copy: original} of all pictures that were copied.
+
+    Raises:
+        UserError: Two pictures would get one name, or there are too few for a test.
     """
-    share = {"report": report_protocol, "disjoint": disjoint_protocol}[how.protocol]
-    rng, most = np.random.default_rng(seed), (how.train_per_person, how.test_per_person)
-    repeats = repeated_names(classes)
-    labels: dict[str, dict[str, str]] = {"query": {}, "gallery": {}}
-    copies: dict[Path, Path] = {}
-    for part, pairs in share(classes, rng, most).items():
-        for identity, picture in pairs:
-            place = target / part / identity / picture
-            if part.startswith("test/"):
-                name = bare_name(identity, picture, repeats)
-                labels[part.removeprefix("test/")][name] = identity
-                place = target / part / name
-            if place in copies:
-                raise UserError(
-                    f"{identity}/{picture} and {copies[place]}: both become {place.name}"
-                )
-            copies[place] = root / ("" if flat else identity) / picture
+    divide: Callable[[Classes, np.random.Generator, Limits], Parts]
+    divide = {"report": report_protocol, "disjoint": disjoint_protocol}[settings.protocol]
+    limits = (settings.train_per_person, settings.test_per_person)
+    parts = divide(classes, np.random.default_rng(seed), limits)
+    originals, labels = _name_copies(parts, repeated_names(classes))
     if not labels["query"] or not labels["gallery"]:
         raise UserError(f"{root}: too few pictures for a test with queries and a gallery")
+    copies = {
+        target / place: root / ("" if flat else identity) / picture
+        for place, (identity, picture) in originals.items()
+    }
     copy_all(copies)
     write_json(target / "labels.json", labels)
     return copies
 
 
+def _name_copies(parts: Parts, repeats: set[str]) -> tuple[dict[Path, tuple[str, Path]], Labels]:
+    """Return {path in the layout: (identity, picture)} and the labels of the test."""
+    originals: dict[Path, tuple[str, Path]] = {}
+    labels: Labels = {"query": {}, "gallery": {}}
+    for part, pictures in parts.items():
+        for identity, picture in pictures:
+            place = Path(part, identity, picture)
+            if part.startswith("test/"):
+                name = bare_name(identity, picture, repeats)
+                labels[part.removeprefix("test/")][name] = identity
+                place = Path(part, name)
+            if place in originals:
+                other = Path(*originals[place])
+                raise UserError(f"{identity}/{picture} and {other}: both become {place.name}")
+            originals[place] = identity, picture
+    return originals, labels
+
+
 def repeated_names(classes: Classes) -> set[str]:
-    """Bare file names that more than one picture has.
+    """Return the file names that more than one picture has.
 
     >>> sorted(repeated_names({"ada": [Path("1.jpg")], "bo": [Path("1.jpg"), Path("2.jpg")]}))
     ['1.jpg']
@@ -60,7 +88,7 @@ def repeated_names(classes: Classes) -> set[str]:
 
 
 def bare_name(identity: str, picture: Path, repeats: set[str]) -> str:
-    """The name in the test's flat folders: the picture's own unless several pictures share it.
+    """Return a picture's name in the test's flat folders: its own, unless others share it.
 
     >>> bare_name("ada", Path("profile/1.jpg"), {"1.jpg"})
     'ada__profile__1.jpg'
@@ -68,59 +96,81 @@ def bare_name(identity: str, picture: Path, repeats: set[str]) -> str:
     return "__".join((identity, *picture.parts)) if picture.name in repeats else picture.name
 
 
-def report_protocol(classes: Classes, rng: np.random.Generator, most: Most) -> Placed:
-    """The report's shares of each identity's n pictures: n/2 training, n/5 validation, rest test.
+def report_protocol(classes: Classes, rng: np.random.Generator, limits: Limits) -> Parts:
+    """Divide each identity's pictures as the baseline report does; all identities are in each part.
 
-    All identities are in every part (a closed set). Of the m test pictures, max(1, m/5) are
-    queries and the others gallery; every share is rounded down, then cut to `most`, where
-    validation may have as many as training.
+    Of n pictures, n/2 are for training, n/5 for validation and the others for the test; of its m
+    pictures, max(1, m/5) are queries and the others gallery. All shares are rounded down.
+
+    Args:
+        classes: {identity: its pictures}.
+        rng: Of the division.
+        limits: The most pictures of an identity in training, and also in validation, and in the
+            test.
+
+    Returns:
+        The (identity, picture) pairs of training, validation, test/query and test/gallery.
 
     >>> classes = {"ada": [Path(str(i)) for i in range(20)]}
-    >>> placed = report_protocol(classes, np.random.default_rng(0), (None, 5))
-    >>> {part: len(pairs) for part, pairs in placed.items()}
+    >>> parts = report_protocol(classes, np.random.default_rng(0), (None, 5))
+    >>> {part: len(pictures) for part, pictures in parts.items()}
     {'training': 10, 'validation': 4, 'test/query': 1, 'test/gallery': 4}
     """
-    placed: Placed = {"training": [], "validation": [], "test/query": [], "test/gallery": []}
+    parts: Parts = {"training": [], "validation": [], "test/query": [], "test/gallery": []}
     for identity, pictures in sorted(classes.items()):
-        pairs = [(identity, pictures[i]) for i in rng.permutation(len(pictures))]
+        pairs = _shuffled(identity, pictures, rng)
         training, validation = len(pairs) // 2, len(pairs) // 5
-        placed["training"] += pairs[:training][: most[0]]
-        placed["validation"] += pairs[training : training + validation][: most[0]]
-        _share_test(placed, pairs[training + validation :][: most[1]])
-    return placed
+        parts["training"] += pairs[:training][: limits[0]]
+        parts["validation"] += pairs[training : training + validation][: limits[0]]
+        _divide_test(parts, pairs[training + validation :][: limits[1]])
+    return parts
 
 
-def disjoint_protocol(classes: Classes, rng: np.random.Generator, most: Most) -> Placed:
-    """30 % of the identities, whole, into the test, the others into training.
+def disjoint_protocol(classes: Classes, rng: np.random.Generator, limits: Limits) -> Parts:
+    """Divide the identities: 30 % of them, whole, are the test, the others training.
 
-    Of the m pictures of a test identity, max(1, m/5) are queries and the others gallery; what
-    training or the test gets of an identity is cut to `most`.
+    Of the m pictures of a test identity, max(1, m/5) are queries and the others gallery.
+
+    Args:
+        classes: {identity: its pictures}.
+        rng: Of the division.
+        limits: The most pictures of an identity in training, and in the test.
+
+    Returns:
+        The (identity, picture) pairs of training, test/query and test/gallery.
 
     >>> classes = {name: [Path(name + str(i)) for i in range(10)] for name in "abcdefghij"}
-    >>> placed = disjoint_protocol(classes, np.random.default_rng(0), (None, None))
-    >>> {part: len(pairs) for part, pairs in placed.items()}
+    >>> parts = disjoint_protocol(classes, np.random.default_rng(0), (None, None))
+    >>> {part: len(pictures) for part, pictures in parts.items()}
     {'training': 70, 'test/query': 6, 'test/gallery': 24}
     """
-    placed: Placed = {"training": [], "test/query": [], "test/gallery": []}
+    parts: Parts = {"training": [], "test/query": [], "test/gallery": []}
     names = sorted(classes)
     test = set(rng.permutation(names)[: max(1, round(0.3 * len(names)))].tolist())
     for identity in names:
-        pairs = [(identity, classes[identity][i]) for i in rng.permutation(len(classes[identity]))]
+        pairs = _shuffled(identity, classes[identity], rng)
         if identity in test:
-            _share_test(placed, pairs[: most[1]])
+            _divide_test(parts, pairs[: limits[1]])
         else:
-            placed["training"] += pairs[: most[0]]
-    return placed
+            parts["training"] += pairs[: limits[0]]
+    return parts
 
 
-def _share_test(placed: Placed, pairs: list[tuple[str, Path]]) -> None:
+def _shuffled(
+    identity: str, pictures: list[Path], rng: np.random.Generator
+) -> list[tuple[str, Path]]:
+    return [(identity, pictures[i]) for i in rng.permutation(len(pictures))]
+
+
+def _divide_test(parts: Parts, pairs: list[tuple[str, Path]]) -> None:
+    """Add an identity's pictures to the queries and the gallery of the test."""
     queries = max(1, len(pairs) // 5)
-    placed["test/query"] += pairs[:queries]
-    placed["test/gallery"] += pairs[queries:]
+    parts["test/query"] += pairs[:queries]
+    parts["test/gallery"] += pairs[queries:]
 
 
 def copy_all(copies: Mapping[Path, Path]) -> None:
-    """Copies files, {place: picture}, making the folders they need."""
+    """Copy files, {copy: original}, and make the folders they need."""
     for folder in {place.parent for place in copies}:
         folder.mkdir(parents=True, exist_ok=True)
     for place, picture in tqdm(copies.items(), "copying", unit=" pictures"):
