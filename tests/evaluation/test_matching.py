@@ -98,5 +98,5 @@ def test_many_refusals_are_counted_and_a_small_gallery_is_named_whole() -> None:
 
 def test_one_long_list_does_not_make_every_row_as_long() -> None:
     submission: Submission = {f"{i}": [] for i in range(1000)}
-    matched = match(submission | {"q1.jpg": ["x"] * 100_000}, QUERIES, GALLERY)
+    matched = match(submission | {"q1.jpg": ["x.jpg"] * 100_000}, QUERIES, GALLERY)
     assert matched.indices.shape == (1002, 4)
