@@ -18,14 +18,12 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from lookalike.core.log import log
-from lookalike.core.options import parse_settings
-from lookalike.core.runs import Run
+from lookalike.core.runs import Run, open_run
 from lookalike.core.settings import RetrieveSettings
 from lookalike.data.catalogue import load_catalogue, readable
 from lookalike.data.splits import load_split
 from lookalike.evaluation.scoring import Labels, read_labels, score
-from lookalike.features.extractor import embed, load_extractor
-from lookalike.pipeline import locate
+from lookalike.features.extractor import embed, trained_extractor
 from lookalike.retrieval.index import as_mapping, ranking_of
 from lookalike.retrieval.postprocess import Embeddings, apply, score_all
 from lookalike.retrieval.ranking import seen_embeddings
@@ -60,7 +58,7 @@ class Task:
     """A retrieval task of a run, embedded once: queries, gallery and what may be learnt from."""
 
     def __init__(self, run: Run, name: str, labels: Labels) -> None:
-        self.labels, extractor = labels, load_extractor(run)
+        self.labels, extractor = labels, trained_extractor(run)
         test = name == "gallery"
         rows = load_catalogue(run.path("test.csv" if test else "training.csv"))
         rows = rows[readable(rows)]
@@ -81,7 +79,7 @@ class Task:
         names = [name for name, kept in zip(queries, keep, strict=True) if kept]
         ranking = ranking_of(score_all(arguments, settings), gallery, names)
         labels = Labels({name: self.labels.query[name] for name in names}, self.labels.gallery)
-        return float(score(as_mapping(ranking), labels)[0]["score"])
+        return float(score(as_mapping(ranking), labels)["score"])
 
     def one_each(self, seed: int) -> np.ndarray:
         """Which queries to keep: one a person, drawn by the seed."""
@@ -108,7 +106,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--labels", type=Path, help="labels of the test")
     arguments = parser.parse_args()
-    run = locate(parse_settings(["--run", str(arguments.run)], arguments.run / "config.json"))
+    run = open_run(arguments.run)
     log.setLevel("ERROR")
     tasks = {
         "validation": Task(

@@ -1,40 +1,44 @@
-"""From an archive to a scored submission on the leaderboard: the stages, each restartable alone.
+"""The pipeline: from an archive to a scored submission, in stages that can be restarted alone.
 
     python main.py --stage all
     python main.py --stage all --data data/celebrities --run runs/b0 --backbone efficientnet_b0
     python main.py --stage retrieve evaluate --run runs/b0
 
-A stage whose inputs have not changed does nothing; --force redoes it. A run that was killed goes
-on, by the same command, from what is whole.
+A stage whose inputs have not changed does nothing; --force redoes it. After a kill the same command
+continues from the files that are complete.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from pkgutil import resolve_name
+from typing import Any
 
 from tabulate import tabulate
 
+from lookalike.core.checks import check
+from lookalike.core.config import from_table, read_config, settings_of
 from lookalike.core.errors import UserError
 from lookalike.core.files import file_hash, listing, only_process, read_json, write_json
 from lookalike.core.log import exit_code, log, log_to
 from lookalike.core.options import announce, parse_settings
-from lookalike.core.runs import Run, Stage, way_so_far
+from lookalike.core.runs import BEFORE_REPORT, Run, Stage
 from lookalike.core.settings import (
-    CHANGED,
-    STAGES,
+    OBJECTIVE_SETTINGS,
     EmbedSettings,
+    ExtractSettings,
     RetrieveSettings,
     Settings,
     TrainSettings,
     benchmark_summary,
-    judging_steps,
-    with_choice,
+    plain,
+    validation_steps,
 )
 from lookalike.data.extraction import choose_data
-from lookalike.evaluation.scoring import labels_state, read_labels
-from lookalike.leaderboard.client import required_target, target
+from lookalike.evaluation.scoring import read_labels
+from lookalike.evaluation.stage import labels_state
+from lookalike.leaderboard.client import configured_target, required_target
 from lookalike.retrieval.ensemble import adopt, inherited, members_state
 
 
@@ -46,18 +50,14 @@ def stage_work(name: str) -> Callable[[Run], str | None]:
     Args:
         name: Module and function, as `pkgutil.resolve_name` takes them.
     """
-
-    def work(run: Run) -> str | None:
-        result: str | None = resolve_name(name)(run)
-        return result
-
-    return work
+    return lambda run: resolve_name(name)(run)
 
 
-# What makes an embedding of a picture: all stages that embed depend on it.
+# Settings that an embedding depends on: all stages that embed depend on them.
 EMBEDDING = tuple(field.name for field in fields(EmbedSettings))
-# What a ranking depends on; of an ensemble's runs only what they hold counts, not where they lie.
+# Settings that a ranking depends on; of an ensemble's runs their content counts, not their paths.
 RANKING = tuple(field.name for field in fields(RetrieveSettings) if field.name != "ensemble")
+EXTRACTION = tuple(field.name for field in fields(ExtractSettings) if field.name != "keep_archive")
 LEARNING = tuple(field.name for field in fields(TrainSettings) if field.name != "log_to")
 TRAINING = ("training.csv", "split.json")
 INDEX = ("gallery.faiss", "gallery.json", "validation_gallery.faiss", "validation_gallery.json")
@@ -66,10 +66,7 @@ STAGE_LIST = (
     Stage(
         "extract",
         stage_work("lookalike.data.extraction:run_extract"),
-        settings=(
-            *("source", "source_path", "protocol", "drive_id", "lfw_home", "metadata"),
-            *("min_pictures", "min_size", "one_face", "train_per_person", "test_per_person"),
-        ),
+        settings=EXTRACTION,
         files=(),
         outputs=(),
         always=True,
@@ -85,7 +82,14 @@ STAGE_LIST = (
     Stage(
         "auto",
         stage_work("lookalike.retrieval.selection:run_auto"),
-        settings=(*EMBEDDING, *RANKING, "auto_backbones", *CHANGED, "query_domain", "seed"),
+        settings=(
+            *EMBEDDING,
+            *RANKING,
+            "auto_backbones",
+            *OBJECTIVE_SETTINGS,
+            "query_domain",
+            "seed",
+        ),
         files=TRAINING,
         outputs=("auto.json", "auto.csv"),
     ),
@@ -102,7 +106,7 @@ STAGE_LIST = (
         settings=(*EMBEDDING, *LEARNING, "seed"),
         files=TRAINING,
         outputs=("model.safetensors", "history.csv", "training.png"),
-        watch=lambda run: judged_by(run.settings),
+        watch=lambda run: training_validation(run.settings),
     ),
     Stage(
         "index",
@@ -122,13 +126,13 @@ STAGE_LIST = (
     Stage(
         "forecast",
         stage_work("lookalike.retrieval.forecast:run_forecast"),
-        settings=(*EMBEDDING, *RANKING, *CHANGED, "query_domain", "seed"),
+        settings=(*EMBEDDING, *RANKING, *OBJECTIVE_SETTINGS, "query_domain", "seed"),
         files=("model.safetensors", "test.csv", *TRAINING),
         outputs=("forecast.json",),
     ),
     Stage(
         "evaluate",
-        stage_work("lookalike.evaluation.scoring:run_evaluate"),
+        stage_work("lookalike.evaluation.stage:run_evaluate"),
         settings=("labels",),
         files=("submission.json", "validation.json", "split.json", "forecast.json"),
         outputs=("metrics.json", "labels.json"),
@@ -139,17 +143,30 @@ STAGE_LIST = (
         stage_work("lookalike.report.page:run_report"),
         settings=(
             *EMBEDDING,
-            *("report_queries", "projection", "points", "perplexity", "iterations", "benchmark"),
+            "report_queries",
+            "projection",
+            "points",
+            "perplexity",
+            "iterations",
+            "benchmark",
             "seed",
         ),
         files=(
-            *("metrics.json", "ranking.json", "labels.json", "history.csv", "faces.csv"),
-            *("model.safetensors", "test.csv", *TRAINING),
+            "metrics.json",
+            "ranking.json",
+            "labels.json",
+            "history.csv",
+            "faces.csv",
+            "model.safetensors",
+            "test.csv",
+            *TRAINING,
         ),
         outputs=("report.html",),
-        watch=lambda run: f"{way_so_far(run)} {file_hash(benchmark_summary(run.settings.report))}",
+        watch=lambda run: (
+            f"{run.results(BEFORE_REPORT)} {file_hash(benchmark_summary(run.settings.report))}"
+        ),
     ),
-    # The history of what was sent knows whether there is anything to do.
+    # Its own history of submissions says whether there is anything to send.
     Stage(
         "submit",
         stage_work("lookalike.leaderboard.submit:run_submit"),
@@ -160,16 +177,34 @@ STAGE_LIST = (
     ),
 )
 
+# Stages that an ensemble leaves to its members.
+BY_MEMBERS = ("extract", "split", "auto", "crop", "train", "index", "forecast", "report")
 
-def judged_by(settings: Settings) -> str:
-    """The steps of the ranking, where a ranking judges the training."""
-    return "" if settings.train.is_linear_probe else str(judging_steps(settings.retrieve))
+
+def training_validation(settings: Settings) -> str:
+    """Return the ranking steps that training is validated by; empty for a linear probe."""
+    return "" if settings.train.is_linear_probe else str(validation_steps(settings.retrieve))
+
+
+# ---- settings and folders -----------------------------------------------------------------------
 
 
 def prepare(arguments: Sequence[str]) -> Run:
-    """The run that a command line asks for."""
-    settings = read_settings(arguments)
-    # What is wrong shows now, not after an hour's work.
+    """Return the run of a command line, checked as `checked_run` does.
+
+    Raises:
+        UserError: See `checked_run`.
+        SystemExit: 2 on an unknown option or a bad value, 0 on --help.
+    """
+    return checked_run(read_settings(arguments))
+
+
+def checked_run(settings: Settings) -> Run:
+    """Return the run of the settings, checked as far as possible before any work.
+
+    Raises:
+        UserError: A setting, label file, leaderboard or folder that cannot be used.
+    """
     if not settings.train.is_linear_probe:
         resolve_name("lookalike.training.losses:parse_objective")(settings.train.objective)
     if settings.evaluate.labels is not None:
@@ -177,32 +212,68 @@ def prepare(arguments: Sequence[str]) -> Run:
     if "submit" in settings.general.stage:
         required_target(settings.submit)
     elif "all" in settings.general.stage:
-        target(settings.submit)
+        configured_target(settings.submit)
     run = locate(settings)
-    keep_apart(run)
+    require_separate_folders(run)
     return run
 
 
 def read_settings(arguments: Sequence[str]) -> Settings:
-    """The settings that a command line asks for. A single stage goes on with the run's own; an
-    ensemble is on the data of its first member."""
-    settings = parse_settings(arguments)
-    shared = inherited(settings)
-    if shared:
-        settings = parse_settings(arguments, inherited=shared)
-    if "all" not in settings.general.stage:
-        remembered = (settings.general.run or locate(settings).folder) / "config.json"
+    """Return the settings of a command line.
+
+    A single stage goes on with the settings of its run; an ensemble inherits the data of its first
+    member.
+    """
+    return parse_settings(arguments, settings_to_inherit)
+
+
+def settings_to_inherit(named: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that a run takes from its ensemble's members and its own config.json.
+
+    Args:
+        named: What the command line and --config say of stages, runs and data, by name.
+    """
+    table = inherited([Path(folder) for folder in named.get("ensemble", ())])
+    if "all" not in named.get("stage", ("all",)):
+        remembered = run_folder({**table, **named}) / "config.json"
         if remembered.is_file():
-            settings = parse_settings(arguments, remembered, shared)
-    return settings
+            table |= read_config(remembered)
+    return table
 
 
-def keep_apart(run: Run) -> None:
-    """Raises UserError where a data set, which is only read, and what is written share a place."""
+def run_folder(named: Mapping[str, Any]) -> Path:
+    """Return the run folder that settings by name lead to."""
+    if named.get("run"):
+        return Path(named["run"])
+    data = Path(named["data"]) if named.get("data") else None
+    return default_folder(choose_data(data, from_table(ExtractSettings, named))[0])
+
+
+def default_folder(data: Path) -> Path:
+    """Return the run folder of a data set where --run names none."""
+    return Path("runs") / data.resolve().name
+
+
+def locate(settings: Settings) -> Run:
+    """Return the run of the settings, with the data set's folder and its own filled in."""
+    data, extract = choose_data(settings.general.data, settings.extract)
+    folder = settings.general.run or default_folder(data)
+    return Run(folder, data, replace(settings, extract=extract))
+
+
+def require_separate_folders(run: Run) -> None:
+    """Check that nothing is written into a data set, which is only read, or into a source.
+
+    Raises:
+        UserError: One folder lies in another.
+    """
     data, folder, cache = (path.resolve() for path in (run.data, run.folder, run.cache))
     source = Path(run.settings.extract.source_path or "").resolve()
-    pairs = [("--run", folder, "--data", data), ("--data", data, "--run", folder)]
-    pairs += [("--cache", cache, "--data", data)]
+    pairs = [
+        ("--run", folder, "--data", data),
+        ("--data", data, "--run", folder),
+        ("--cache", cache, "--data", data),
+    ]
     if run.settings.extract.source in ("folder", "imdb"):
         pairs += [
             ("--data", data, "--source-path", source),
@@ -212,128 +283,162 @@ def keep_apart(run: Run) -> None:
     pairs += [("--run", folder, "--ensemble", member.resolve()) for member in ensemble]
     for name, inner, other, outer in pairs:
         if inner.is_relative_to(outer):
-            raise UserError(f"{name} {inner} lies in {other} {outer}: choose a place of its own")
+            raise UserError(f"{name} {inner} lies in {other} {outer}: choose a separate folder")
 
 
-def locate(settings: Settings) -> Run:
-    """Fills in the data set's folder and the run's."""
-    source = settings.extract.source
-    data = choose_data(settings.general.data, settings.extract)
-    if settings.extract.source != source:
-        log.info("no data set named and none in data/: the built-in demo competition is used")
-    folder = settings.general.run or Path("runs") / data.resolve().name
-    return Run(folder, data, settings)
+# ---- stages -------------------------------------------------------------------------------------
 
 
-# Stages that an ensemble leaves to its members.
-BY_MEMBERS = ("extract", "split", "auto", "crop", "train", "index", "forecast", "report")
+def run_stages(run: Run) -> Run:
+    """Run the stages of --stage in their order, and log a summary.
 
+    The submission is sent after the summary: a leaderboard that does not answer hides no result.
 
-def do_stages(run: Run) -> Run:
-    """Does the stages that were asked for, in the order of the way, and shows what came of it.
-
-    Returns the run, with the settings that the stage auto has chosen.
-
-    The submission is sent after that: a leaderboard that does not answer hides no result.
+    Returns:
+        The run, with the settings that the stage auto has chosen.
     """
-    settings = run.settings.general.stage
-    *stages, submit = STAGE_LIST
     ensemble = bool(run.settings.retrieve.ensemble)
-    if ensemble and ("retrieve" in settings or "all" in settings):
+    if ensemble and is_wanted("retrieve", run.settings):
         adopt(run)
+    *stages, submit = STAGE_LIST
     for stage in stages:
-        if stage.name == "report":  # it shows how long the others took
-            keep_timing(run)
-        if not wanted(stage.name, run.settings):
+        if not is_wanted(stage.name, run.settings):
             continue
         if ensemble and stage.name in BY_MEMBERS:
             log.info("%s: not needed, the runs of the --ensemble have done it", stage.name)
         else:
             run.do(stage)
         if stage.name == "auto":
-            run = chosen_by_auto(run)
+            run = with_auto_choice(run)
+    write_timing(run)
     log.info("\n%s", summary(run))
-    if "submit" in settings or ("all" in settings and target(run.settings.submit)):
-        run.do(submit)
-    elif "all" in settings:
-        log.info("submit: not sent, since no leaderboard is named (--url and --group, or --kaggle)")
+    send(run, submit)
     return run
 
 
-def wanted(stage: str, settings: Settings) -> bool:
-    """Whether a stage is stages for; `all` means auto only where --auto says so."""
+def is_wanted(stage: str, settings: Settings) -> bool:
+    """Return whether --stage names a stage; `all` includes auto only with --auto."""
     stages = settings.general.stage
     return stage in stages or ("all" in stages and (stage != "auto" or settings.general.auto))
 
 
-def chosen_by_auto(run: Run) -> Run:
-    """The run with the settings that the stage auto has written, where it has."""
+def with_auto_choice(run: Run) -> Run:
+    """Return the run with the settings that the stage auto has written, if it has."""
     path = run.path("auto.json")
     if not path.is_file():
         return run
-    run = replace(run, settings=with_choice(run.settings, read_json(path, "--stage auto")))
-    log.info("auto has chosen: %s", announce(run.settings).splitlines()[0])
-    run.remember_settings()
+    settings = from_table(Settings, run.settings.flat() | read_config(path))
+    log.info("auto has chosen: %s", announce(settings).splitlines()[0])
+    run = replace(run, settings=settings)
+    run.save_settings()
     return run
 
 
-def keep_timing(run: Run) -> None:
-    """Puts the seconds of each stage's last real run into metrics.json."""
-    stamps = run.stamps()
-    if "evaluate" in stamps and run.path("metrics.json").is_file():
-        seconds = {name: stamp["seconds"] for name, stamp in way_so_far(run).items()}
-        metrics = read_json(run.path("metrics.json"), "--stage evaluate")
-        write_json(run.path("metrics.json"), metrics | {"timing": seconds})
-        evaluated = next(stage for stage in STAGE_LIST if stage.name == "evaluate")
-        run.stamp("evaluate", stamps["evaluate"] | {"outputs": run.outputs(evaluated)})
+def send(run: Run, submit: Stage) -> None:
+    """Run the stage submit where it is asked for, or where `all` finds a leaderboard configured."""
+    stages = run.settings.general.stage
+    if "submit" in stages or ("all" in stages and target(run.settings.submit)):
+        run.do(submit)
+    elif "all" in stages:
+        log.info("submit: not sent, since no leaderboard is named (--url and --group, or --kaggle)")
 
 
-SHOWN = ("pictures_per_second", "made")
+# ---- results ------------------------------------------------------------------------------------
+
+
+def write_timing(run: Run) -> None:
+    """Write timing.json: the seconds that each stage took when it last did something."""
+    timing = {name: result["seconds"] for name, result in run.results().items()}
+    write_json(run.path("timing.json"), timing)
+
+
+MEASURES = ("score", "recall@1", "recall@5", "recall@10", "map", "map@10", "map@10_hits")
 
 
 def summary(run: Run) -> str:
-    """What was made, where, how long it took, and the scores with their intervals."""
-    stamps = run.stamps()
-    rows = [
-        (name, f"{stamps[name]['seconds']:.1f}", *map(stamps[name].get, SHOWN))
-        for name in STAGES
-        if name in stamps
-    ]
-    made = tabulate(rows, ["stage", "seconds", "pictures/s", "made"], disable_numparse=True)
+    """Return the stages' results, with their times, and the scores with their intervals."""
     metrics = {}
     if run.path("metrics.json").is_file():
         metrics = read_json(run.path("metrics.json"), "--stage evaluate")
-    names = ("score", "recall@1", "recall@5", "recall@10", "map", "map@10", "map@10_hits")
-    scores = [
+    return f"{stage_table(run)}\n\n{score_table(metrics)}\n\nall results in {run.folder}/"
+
+
+def stage_table(run: Run) -> str:
+    """Return a table of the stages that the run has done."""
+    rows = [
+        (name, f"{result['seconds']:.1f}", result["pictures_per_second"], result["made"])
+        for name, result in run.results().items()
+    ]
+    return tabulate(rows, ["stage", "seconds", "pictures/s", "result"], disable_numparse=True)
+
+
+def score_table(metrics: Mapping[str, Any]) -> str:
+    """Return a table of the scores in metrics.json, and the forecast."""
+    rows = [
         (
             part,
-            *(format(block[name], ".1f" if name == "score" else ".3f") for name in names),
-            "{:.1f} to {:.1f}".format(*block["ci95"]["score"]),
+            *(
+                format(metrics[part][name], ".1f" if name == "score" else ".3f")
+                for name in MEASURES
+            ),
+            "{:.1f} to {:.1f}".format(*metrics[part]["ci95"]["score"]),
         )
-        for part, block in metrics.items()
-        if part in ("test", "validation")
+        for part in ("test", "validation")
+        if part in metrics
     ]
-    heads = ["", *names, "95 % of score"]
-    judged = tabulate(scores, heads, disable_numparse=True) if scores else "nothing scored"
+    heads = ["", *MEASURES, "95 % of score"]
+    table = tabulate(rows, heads, disable_numparse=True) if rows else "nothing scored"
     if "forecast" in metrics:
         low, high = metrics["forecast"]["ci95"]["score"]
-        judged += (
-            f"\nforecast of the test: {metrics['forecast']['score']:.1f} ({low:.1f} to {high:.1f})"
-        )
-    return f"{made}\n\n{judged}\n\nall of it in {run.folder}/"
+        score = metrics["forecast"]["score"]
+        table += f"\nforecast of the test: {score:.1f} ({low:.1f} to {high:.1f})"
+    return table
+
+
+# ---- the command --------------------------------------------------------------------------------
 
 
 def work(arguments: Sequence[str]) -> None:
-    """Does what a command line asks for."""
-    run = prepare(arguments)
+    """Run what a command line asks for, in this process."""
+    execute(prepare(arguments))
+
+
+def run_pipeline(**settings: Any) -> Run:
+    """Run the pipeline from Python, as main.py does from the command line.
+
+    Args:
+        **settings: Settings by name, see `lookalike.core.settings`: `data="data/demo"`,
+            `stage=("retrieve", "evaluate")`, `backbone="sface"`.
+
+    Returns:
+        The run: its folder holds the results.
+
+    Raises:
+        UserError: An unknown setting, one that cannot be used, or a stage that failed.
+    """
+    table = {name: plain(value) for name, value in settings.items()}
+    settings_of(table)
+    result = from_table(Settings, settings_to_inherit(table) | table)
+    check(result)
+    return execute(checked_run(result))
+
+
+def execute(run: Run) -> Run:
+    """Run the stages in the run's folder, which no other process may use meanwhile.
+
+    Returns:
+        The run, with the settings that the stage auto has chosen.
+    """
     log_to(run.folder)
     log.info("run %s on %s\n%s", run.folder, run.data, announce(run.settings))
     with only_process(run.path(".lock"), str(run.folder)):
-        run.sweep()
+        run.remove_partial_files()
         if "all" in run.settings.general.stage:
-            run.remember_settings()
+            run.save_settings()
         # Settings of a single stage count for the run once they have worked.
-        do_stages(run).remember_settings()
+        run = run_stages(run)
+        run.save_settings()
+    return run
 
 
 def work_together(arguments: Sequence[str]) -> None:
@@ -357,7 +462,11 @@ def work_together(arguments: Sequence[str]) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the stages; returns the exit code: 0, 1 for a mistake or bad input, 130 for Ctrl-C."""
+    """Run the stages of a command line.
+
+    Returns:
+        The exit code: 0, 1 for a mistake or bad input, 130 for Ctrl-C.
+    """
     log_to(None)
-    several = int(os.environ.get("WORLD_SIZE", 1)) > 1
-    return exit_code(lambda: (work_together if several else work)(arguments))
+    distributed = int(os.environ.get("WORLD_SIZE", 1)) > 1
+    return exit_code(lambda: (work_together if distributed else work)(arguments))

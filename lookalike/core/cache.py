@@ -1,4 +1,4 @@
-"""The cache of features: what a backbone made of a picture's content, kept for every later run.
+"""The embedding cache: a backbone's features of a picture's content, for every later run.
 
     lookalike cache list
     lookalike cache prune --keep 5 --unused 30     # at most 5 GB, used within the last 30 days
@@ -37,7 +37,7 @@ FIRST_BYTES = np.array([bytes([byte]) for byte in range(256)], KEY)
 
 
 def keys_of(contents: Iterable[str]) -> np.ndarray:
-    """Content hashes, 32 hexadecimal digits each, as an (N,) array of keys.
+    """Return content hashes, 32 hexadecimal digits each, as an (N,) array of keys.
 
     >>> keys_of(["00" * 15 + "ff"]).tobytes()[-1]
     255
@@ -57,7 +57,14 @@ class FeatureCache:
     """
 
     def __init__(self, root: Path, name: str, about: Mapping[str, Any], dim: int) -> None:
-        """Opens the folder of the rows that were made as `about` says."""
+        """Open the folder of the rows of one kind.
+
+        Args:
+            root: Folder of the cache.
+            name: Name of the backbone, the first part of the folder's name.
+            about: All that the rows depend on besides the picture; its hash is the second part.
+            dim: Numbers of a row.
+        """
         digest = hashlib.blake2b(json.dumps(about, sort_keys=True).encode(), digest_size=8)
         self.folder = root / f"{name.replace('/', '_').replace(':', '_')}-{digest.hexdigest()}"
         self.dim = dim
@@ -71,8 +78,7 @@ class FeatureCache:
         self.refresh()
 
     def refresh(self) -> None:
-        """Takes up the shards that other runs have finished since, and lets go of those that have
-        become part of a larger one."""
+        """Find the shards that other runs have finished, and forget those that were merged."""
         there = self._names("keys") & self._names("rows")
         self._sizes = {shard: n for shard, n in self._sizes.items() if shard in there}
         for shard in sorted(there - self._sizes.keys()):
@@ -88,7 +94,7 @@ class FeatureCache:
                 self._sizes[shard] = len(keys)
 
     def missing(self, keys: np.ndarray) -> np.ndarray:
-        """Positions of the keys that have no row, ascending, the first of equal ones."""
+        """Return the positions of keys that have no row, ascending, the first of equal ones."""
         known = np.zeros(len(keys), bool)
         for indices, _, _ in self._find(keys):
             known[indices] = True
@@ -97,10 +103,10 @@ class FeatureCache:
         return indices[np.sort(first)]
 
     def rows(self, keys: np.ndarray) -> np.ndarray:
-        """(len(keys), dim) float32, in the order of the keys.
+        """Return the rows of keys: (len(keys), dim) float32, in their order.
 
         Raises:
-            KeyError: a key has no row.
+            KeyError: A key has no row.
         """
         out = np.empty((len(keys), self.dim), np.float32)
         for _ in range(2):
@@ -114,14 +120,14 @@ class FeatureCache:
         raise KeyError(f"{self.folder}: {np.count_nonzero(~known)} keys have no row")
 
     def add(self, keys: np.ndarray, rows: np.ndarray) -> None:
-        """Takes new rows; they are on the disk after every 1,024 and after `flush`."""
+        """Add rows; they are on the disk after every 1,024 and after `flush`."""
         self._new_keys.append(keys)
         self._new_rows.append(np.asarray(rows, np.float32))
         if sum(map(len, self._new_keys)) >= ROWS_PER_SHARD:
             self.flush()
 
     def flush(self) -> None:
-        """Writes the rows taken since the last time as a shard."""
+        """Write the rows that were added since the last time as a shard."""
         if not self._new_keys:
             return
         keys, rows = np.concatenate(self._new_keys), np.concatenate(self._new_rows)
@@ -132,7 +138,7 @@ class FeatureCache:
         self.merge()
 
     def merge(self) -> None:
-        """Makes one shard of eight of like size, again and again; another run may be at it."""
+        """Merge eight shards of like size into one, repeatedly, unless another run is at it."""
         try:
             with FileLock(self.folder / ".merge.lock", timeout=0):
                 while crowd := self._crowd():
@@ -144,7 +150,7 @@ class FeatureCache:
     # ---- shards ---------------------------------------------------------------------------------
 
     def _find(self, keys: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """(positions among the keys, a shard's rows, positions among those) for every shard."""
+        """Return (positions among the keys, a shard's rows, positions among those) by shard."""
         while True:
             try:
                 return [self._find_in(shard, keys) for shard in self._sizes]
@@ -159,7 +165,7 @@ class FeatureCache:
         return indices, rows, positions[indices]
 
     def _crowd(self) -> list[str]:
-        """Shards of like size, where there are eight or more."""
+        """Return shards of like size, where there are eight or more."""
         levels = {
             shard: int(logarithm(max(n, ROWS_PER_SHARD) / ROWS_PER_SHARD, FANOUT))
             for shard, n in self._sizes.items()
@@ -170,8 +176,10 @@ class FeatureCache:
         return []
 
     def _merge(self, shards: Sequence[str]) -> None:
-        """Writes the rows of several shards as one, a 256th of the keys after another, and takes
-        the several away. A key that two of them have stays twice, which does no harm."""
+        """Write the rows of several shards as one, a 256th of the keys at a time; drop the others.
+
+        A key that two of them have stays twice, which does no harm.
+        """
         name, count = uuid.uuid4().hex[:12], sum(self._sizes[shard] for shard in shards)
         old = [(self._keys(shard), self._rows(shard)) for shard in shards]
         cuts = [np.append(np.searchsorted(keys, FIRST_BYTES), len(keys)) for keys, _ in old]

@@ -1,96 +1,143 @@
-"""TODO lookalike.core.checks."""
+"""Checks of settings: bounds of single values, which their fields declare, and rules among several.
 
-import math
-from typing import Any
+Bounds stand on the field, `lr: Annotated[float, Interval(gt=0, le=1000)]`; `check_bounds` enforces
+them for the settings of any command.
+"""
+
+from collections.abc import Iterator
+from dataclasses import is_dataclass
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+from annotated_types import Interval
 
 from lookalike.core.errors import UserError
-from lookalike.core.settings import (
-    ExtractSettings,
-    ReportSettings,
-    RetrieveSettings,
-    Settings,
-    TrainSettings,
-)
+from lookalike.core.settings import ExtractSettings, RetrieveSettings, Settings, TrainSettings
 
 
 def check(settings: Settings) -> None:
-    """Raises UserError for a value that has the right type but no meaning."""
+    """Check all settings of a run.
+
+    Raises:
+        UserError: A value is out of bounds, or settings do not go together.
+    """
+    check_bounds(settings)
     check_extract(settings.extract)
-    check_report(settings.report)
-    if not 0 <= settings.embed.crop_margin <= 5:
-        raise UserError(f"--crop-margin {settings.embed.crop_margin}: must be from 0 to 5")
-    check_least(settings.embed, image_size=8)
-    _check_scales(settings.embed.scales)
-    _check_cosines(settings.retrieve)
+    check_scales(settings.embed.scales)
     _check_ensemble(settings.retrieve)
-    check_training(settings.train)
+    _check_training(settings.train)
     if not settings.general.stage:
         raise UserError("--stage: name at least one, or all")
-    if not 0 < settings.submit.timeout <= 3600:
-        raise UserError(f"--timeout {settings.submit.timeout}: must be above 0 and at most 3600")
-    if settings.general.seed < 0:
-        raise UserError(f"--seed {settings.general.seed}: must not be negative")
+
+
+def check_bounds(settings: Any) -> None:
+    """Check the numbers of a settings dataclass, and of the groups in it, against their bounds.
+
+    None is allowed where the type allows it; of a tuple every element is checked; not-a-number is
+    out of all bounds.
+
+    Raises:
+        UserError: A number is out of the bounds that its field's type declares.
+
+    >>> from lookalike.core.settings import TrainSettings
+    >>> check_bounds(TrainSettings(epochs=-1))
+    Traceback (most recent call last):
+    lookalike.core.errors.UserError: --epochs -1: must be at least 0
+    """
+    for name, kind in get_type_hints(type(settings), include_extras=True).items():
+        value = getattr(settings, name)
+        if is_dataclass(value):
+            check_bounds(value)
+            continue
+        values = value if isinstance(value, tuple) else (value,)
+        numbers = [v for v in values if isinstance(v, int | float)]
+        for bound in _bounds(kind):
+            for number in numbers:
+                if not _within(number, bound):
+                    raise UserError(f"{option(name)} {number}: must be {_in_words(bound)}")
+
+
+def _bounds(kind: Any) -> Iterator[Interval]:
+    """Yield the intervals that annotate a type, or a part of it."""
+    if get_origin(kind) is Annotated:
+        yield from (note for note in kind.__metadata__ if isinstance(note, Interval))
+    for part in get_args(kind):
+        yield from _bounds(part)
+
+
+def _within(number: float, bound: Interval) -> bool:
+    """Return whether a number lies in an interval; not-a-number lies in none."""
+    return (
+        (bound.ge is None or number >= bound.ge)  # type: ignore[operator]
+        and (bound.gt is None or number > bound.gt)  # type: ignore[operator]
+        and (bound.le is None or number <= bound.le)  # type: ignore[operator]
+        and (bound.lt is None or number < bound.lt)  # type: ignore[operator]
+    )
+
+
+def _in_words(bound: Interval) -> str:
+    """Return an interval in words.
+
+    >>> _in_words(Interval(gt=0, le=5))
+    'above 0 and at most 5'
+    """
+    words = {"at least": bound.ge, "above": bound.gt, "at most": bound.le, "below": bound.lt}
+    return " and ".join(f"{word} {end}" for word, end in words.items() if end is not None)
+
+
+def option(name: str) -> str:
+    """Return the command-line option of a setting.
+
+    >>> option("embed_dim")
+    '--embed-dim'
+    """
+    return "--" + name.replace("_", "-")
 
 
 def check_extract(extract: ExtractSettings) -> None:
-    """The same for the settings of one stage, which is also a program of its own."""
+    """Check what goes together in the settings of extract.
+
+    Raises:
+        UserError: An option that only counts with a --source, without one.
+    """
     if extract.source_path is not None and extract.source is None:
         raise UserError("--source-path is used with --source archive, folder or imdb: add it")
     if extract.metadata is not None and extract.source is None:
         raise UserError("--metadata is used with --source imdb: add it")
-    # A test of one picture would have a query and no gallery.
-    check_least(extract, min_pictures=1, min_size=1, train_per_person=1, test_per_person=2)
 
 
-def check_training(train: TrainSettings) -> None:
-    """The same for the settings of training."""
-    check_least(train, epochs=0, batch_size=1, train_views=0, patience=1, embed_dim=1, projector=1)
-    check_least(train, samples_per_class=2, accumulate=1, memory_size=0, train_image_size=8)
-    if train.unfreeze != "all":
-        check_least(train, unfreeze=0)
-    above = {"lr": 1000, "logit_scale": 1000, "temperature": 100, "backbone_lr_scale": 100}
-    for name, most in {
-        **above,
-        "layer_decay": 1,
-        "clip_grad_norm": math.inf,
-        "max_minutes": 1e6,
-    }.items():
-        value = getattr(train, name)
-        if value is not None and not 0 < value <= most:
-            raise UserError(f"{_option(name)} {value}: must be above 0 and at most {most}")
-    for name, most in {
-        "warmup": 1,
-        "weight_decay": 10,
-        "ema": 0.99999,
-        "class_margin": 1.5,
-    }.items():
-        value = getattr(train, name)
-        if value is not None and not 0 <= value <= most:
-            raise UserError(f"{_option(name)} {value}: must be from 0 to {most}")
-    if train.margin is not None and not 0 <= train.margin <= 2:
-        raise UserError(f"--margin {train.margin}: must be from 0 to 2")
-    _check_what_goes_together(train)
+def check_scales(scales: tuple[float, ...]) -> None:
+    """Check that --scales holds one or more different numbers.
+
+    Raises:
+        UserError: None, or a repeated one.
+    """
+    if not scales or len(set(scales)) < len(scales):
+        named = " ".join(map(str, scales)) or "nothing"
+        raise UserError(f"--scales {named}: one or more different numbers from 0.1 to 10")
 
 
-def _check_what_goes_together(train: TrainSettings) -> None:
-    if train.memory_size and train.memory_size < train.batch_size:
-        raise UserError(
-            f"--memory-size {train.memory_size}: must hold a whole batch; raise it to {train.batch_size}"
-        )
-    if train.memory_size and train.sampler in ("triplets", "pairs"):
-        raise UserError(
-            f"--memory-size goes with --sampler pk or shuffled, not with {train.sampler}"
-        )
-    for name, why in {"refit": "is not judged by retrieval", "projector": "has none"}.items():
+def _check_ensemble(settings: RetrieveSettings) -> None:
+    """Check the number of an ensemble's runs and of their weights."""
+    runs, weights = len(settings.ensemble), settings.ensemble_weights
+    if runs == 1:
+        raise UserError("--ensemble: name at least two runs")
+    if runs and weights and len(weights) != runs:
+        raise UserError(f"--ensemble-weights: {len(weights)} for {runs} runs; name one for each")
+
+
+def _check_training(train: TrainSettings) -> None:
+    """Check what goes together in the settings of training."""
+    _check_memory(train)
+    for name, why in {"refit": "is not validated by retrieval", "projector": "has none"}.items():
         if getattr(train, name) and train.is_linear_probe:
             raise UserError(
-                f"{_option(name)}: the report's head, cross_entropy on a frozen backbone, {why}; "
+                f"{option(name)}: a linear probe, cross_entropy on a frozen backbone, {why}; "
                 "name another --objective, or blocks of the backbone (--unfreeze 2)"
             )
     if train.train_image_size and train.unfreeze != "all":
         raise UserError(
             f"--train-image-size {train.train_image_size}: only where nothing is frozen; add "
-            "--unfreeze all, or take it off by --train-image-size None"
+            "--unfreeze all, or remove it with --train-image-size None"
         )
     if train.unfreeze == 0 and train.embed_dim is None and train.changes_embedding:
         raise UserError(
@@ -99,39 +146,15 @@ def _check_what_goes_together(train: TrainSettings) -> None:
         )
 
 
-def _option(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
-def _check_scales(scales: tuple[float, ...]) -> None:
-    if not scales or len(set(scales)) < len(scales) or not all(0.1 <= s <= 10 for s in scales):
-        named = " ".join(map(str, scales)) or "nothing"
-        raise UserError(f"--scales {named}: one or more different numbers from 0.1 to 10")
-
-
-def _check_cosines(settings: RetrieveSettings) -> None:
-    for name in ("query_neighbors", "gallery_neighbors", "expand", "gallery_clusters"):
-        value = getattr(settings, name)
-        if value is not None and not 0 < value <= 1:
-            raise UserError(f"{_option(name)} {value}: a cosine above 0 and up to 1")
-    check_least(settings, whiten=1)
-
-
-def check_report(report: ReportSettings) -> None:
-    """The same for the settings of the report, which is also a program of its own."""
-    check_least(report, report_queries=1, points=1, iterations=250)
-    if not 1 < report.perplexity <= 10_000:
-        raise UserError(f"--perplexity {report.perplexity}: must be above 1 and at most 10000")
-
-
-def _check_ensemble(settings: RetrieveSettings) -> None:
-    runs, weights = len(settings.ensemble), settings.ensemble_weights
-    if runs == 1:
-        raise UserError("--ensemble: name at least two runs")
-    if runs and weights and len(weights) != runs:
-        raise UserError(f"--ensemble-weights: {len(weights)} for {runs} runs; name one for each")
-    if not all(0 < weight < math.inf for weight in weights):
-        raise UserError(f"--ensemble-weights {' '.join(map(str, weights))}: must be above 0")
+def _check_memory(train: TrainSettings) -> None:
+    """Check that a cross-batch memory holds a batch, and that the sampler can use one."""
+    memory, batch = train.memory_size, train.batch_size
+    if memory and memory < batch:
+        raise UserError(f"--memory-size {memory}: must hold a whole batch; raise it to {batch}")
+    if memory and train.sampler in ("triplets", "pairs"):
+        raise UserError(
+            f"--memory-size goes with --sampler pk or shuffled, not with {train.sampler}"
+        )
 
 
 def check_least(group: Any, **least: int) -> None:
@@ -139,4 +162,9 @@ def check_least(group: Any, **least: int) -> None:
     for name, low in least.items():
         value = getattr(group, name)
         if value is not None and value < low:
-            raise UserError(f"{_option(name)} {value}: must be at least {low}")
+            raise UserError(f"{option(name)} {value}: must be at least {low}")
+
+
+def check_report(report: Any) -> None:
+    """The same for the settings of the report, which is also a program of its own."""
+    check_bounds(report)

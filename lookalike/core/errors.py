@@ -1,4 +1,4 @@
-"""TODO lookalike.core.errors."""
+"""The one error that the toolkit expects: a mistake that its user can act on."""
 
 
 class UserError(Exception):

@@ -1,4 +1,4 @@
-"""TODO lookalike.core.files."""
+"""Files: written completely or not at all, hashed, listed, and locked by one process at a time."""
 
 import hashlib
 import json
@@ -13,8 +13,8 @@ from filelock import FileLock, Timeout
 from lookalike.core.errors import UserError
 
 
-def kept_record(path: Path) -> dict[str, Any]:
-    """What an earlier command wrote; empty where there is nothing, or nothing of use."""
+def saved_record(path: Path) -> dict[str, Any]:
+    """Return the JSON object that an earlier command wrote; empty if there is none to read."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -24,7 +24,12 @@ def kept_record(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, moved over it at the end: the file is whole or not there.
+    """Yield a temporary path that is moved over `path` at the end.
+
+    The file is written completely or, after an error, left as it was.
+
+    Args:
+        path: The file to write; its folder is made.
 
     >>> with whole_file(Path("/tmp/example.txt")) as beside:
     ...     _ = beside.write_text("all of it")
@@ -41,21 +46,25 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file, whole or not at all."""
+    """Write a text file, completely or not at all."""
     with whole_file(path) as beside:
         beside.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON file, whole or not at all; the same value gives the same bytes."""
+    """Write a JSON file, completely or not at all; the same value gives the same bytes."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path, made_by: str) -> Any:
-    """What a JSON file holds.
+    """Return what a JSON file holds.
+
+    Args:
+        path: The file.
+        made_by: The command that writes it, for the error message.
 
     Raises:
-        UserError: it is missing or broken; `made_by` says what would make it.
+        UserError: It is missing or broken.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -66,7 +75,7 @@ def read_json(path: Path, made_by: str) -> Any:
 
 
 def file_hash(path: Path) -> str | None:
-    """SHA-256 of a file in hexadecimal, None where there is no such file."""
+    """Return the SHA-256 of a file in hexadecimal; None where there is no such file."""
     if not path.is_file():
         return None
     with path.open("rb") as stream:
@@ -74,9 +83,10 @@ def file_hash(path: Path) -> str | None:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """All files below a folder, sorted, through linked folders too; links to nothing as well.
+    """Return all files below a folder, sorted.
 
-    Files and folders whose names start with a dot are left out.
+    Linked folders are followed, and broken links included. Files and folders whose names start with
+    a dot are left out.
     """
     found: list[Path] = []
     seen: set[Path] = set()
@@ -90,7 +100,7 @@ def files_below(folder: Path) -> list[Path]:
 
 
 def listing(folder: Path) -> str:
-    """A hash of the names, sizes and times of all files below a folder: it changes when they do."""
+    """Return a hash of the names, sizes and modification times of all files below a folder."""
     digest = hashlib.sha256()
     for path in files_below(folder):
         if path.exists():
@@ -102,10 +112,14 @@ def listing(folder: Path) -> str:
 
 @contextmanager
 def only_process(lock: Path, what: str) -> Iterator[None]:
-    """Holds a lock that the system releases even when the process is killed.
+    """Hold a lock file, which the system releases even when the process is killed.
+
+    Args:
+        lock: The lock file.
+        what: What it protects, for the error message.
 
     Raises:
-        UserError: another process holds it.
+        UserError: Another process holds it.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -1,4 +1,4 @@
-"""TODO lookalike.core.log."""
+"""The log: on standard error and in the run folder; errors as sentences and exit codes."""
 
 import logging
 import sys
@@ -11,7 +11,7 @@ log = logging.getLogger("toolkit")
 
 
 def log_to(folder: Path | None) -> None:
-    """Sends the log to standard error and, with times, to `folder`/log.txt."""
+    """Send the log to standard error and, with times, to `folder`/log.txt."""
     log.handlers.clear()
     log.setLevel(logging.DEBUG)
     screen = logging.StreamHandler(sys.stderr)
@@ -20,16 +20,20 @@ def log_to(folder: Path | None) -> None:
     log.addHandler(screen)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-        book = logging.FileHandler(folder / "log.txt", encoding="utf-8")
-        book.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        log.addHandler(book)
+        file = logging.FileHandler(folder / "log.txt", encoding="utf-8")
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        log.addHandler(file)
 
 
 NAMED_ON_SCREEN = 10
 
 
 def exit_code(work: Callable[[], None]) -> int:
-    """Does a program's work: 0, or 1 for a mistake or bad input, 130 for Ctrl-C, said in words."""
+    """Run the work of a command and log its error, if any, as a sentence.
+
+    Returns:
+        0, or 1 for a mistake or bad input, 130 for Ctrl-C.
+    """
     try:
         work()
     except UserError as error:
@@ -40,15 +44,18 @@ def exit_code(work: Callable[[], None]) -> int:
         log.error("error: %s", error)
         return 1
     except KeyboardInterrupt:
-        log.error("stopped: the same command goes on from here")
+        log.error("stopped: the same command continues from here")
         return 130
     return 0
 
 
 def report_each(what: str, names: Iterable[str], level: int = logging.WARNING) -> None:
-    """Logs a count and every name; beyond ten, names go only to the log file.
+    """Log a count and every name; beyond ten, names go only to the log file.
 
-    what: says it for the count, e.g. "pictures cannot be read and are left out".
+    Args:
+        what: What is true of them, e.g. "pictures cannot be read and are left out".
+        names: The names; nothing is logged if there are none.
+        level: WARNING or INFO of `logging`.
     """
     names = list(names)
     if not names:

@@ -1,16 +1,15 @@
-"""TODO lookalike.core.numeric."""
+"""Small numerical helpers: blocks of rows, rows of unit length, reproducible torch code."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-import torch
 
-BLOCK = 8192  # rows that are worked on at once
+BLOCK = 8192  # rows that are processed at once
 
 
 def blocks(count: int, size: int = BLOCK) -> Iterator[slice]:
-    """The numbers from 0 to `count` in slices of at most `size`.
+    """Return the numbers from 0 to `count` in slices of at most `size`.
 
     >>> list(blocks(5, 3))
     [slice(0, 3, None), slice(3, 5, None)]
@@ -18,9 +17,20 @@ def blocks(count: int, size: int = BLOCK) -> Iterator[slice]:
     return (slice(start, min(start + size, count)) for start in range(0, count, size))
 
 
+def unit(rows: np.ndarray) -> np.ndarray:
+    """Return (N, D) rows scaled to length 1, float32; a row of zeros stays one."""
+    length = np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return (rows / length).astype(np.float32)
+
+
+# Torch takes seconds to import, and modules that need only the functions above need none of it.
+
+
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Has PyTorch draw from this seed, and leaves its own generators as they were."""
+    """Let torch draw from a seed; afterwards its generators are as they were."""
+    import torch
+
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         yield
@@ -28,17 +38,16 @@ def seeded(seed: int) -> Iterator[None]:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Has PyTorch work with one thread. A sum that several share depends on how they share it; what
-    comes after the backbone is cheap, and must be the same bytes for the same seed."""
+    """Let torch compute in one thread.
+
+    A sum that several threads share depends on how they share it. What follows the backbone is
+    cheap, and must give the same bytes for the same seed.
+    """
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def unit(rows: np.ndarray) -> np.ndarray:
-    """(N, D) rows brought to length 1, float32; a row of zeros stays one."""
-    length = np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    return (rows / length).astype(np.float32)

@@ -1,138 +1,146 @@
-"""TODO lookalike.core.options."""
+"""The command line: one parser for every command, and the layers of settings under it.
 
-import difflib
-import json
-import tomllib
-from collections.abc import Mapping, Sequence
+From the weakest to the strongest: defaults, what a run inherits (from an ensemble's members, or its
+own config.json), the file of --config, the command line.
+"""
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import urlsplit
 
 import tyro
 
-from lookalike.core.checks import _option, check
-from lookalike.core.errors import UserError
-from lookalike.core.settings import NOT_REMEMBERED, Settings
+from lookalike.core.checks import check
+from lookalike.core.config import from_table, read_config
+from lookalike.core.log import log
+from lookalike.core.settings import NOT_REMEMBERED, RENAMED, STAGES, Settings, SourceName
+
+Table = dict[str, Any]
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """The flat table of settings in a JSON or TOML file.
+def parse(
+    arguments: Sequence[str], program: str, cls: Any, description: str = "", default: Any = None
+) -> Any:
+    """Parse a command line into a dataclass, or into one of a union of them (subcommands).
 
-    Raises:
-        UserError: no such file, not a table, or an unknown name (the nearest known one is named).
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-        table = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON or TOML ({error})") from error
-    if not isinstance(table, dict):
-        raise UserError(f"{path}: must hold a table of settings, like {{'seed': 1}}")
-    known = {name: value for name, value in Settings().flat().items() if name != "config"}
-    for name in table:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-            raise UserError(f"{path}: unknown setting '{name}'; did you mean '{near}'?")
-        if not _fits(table[name], known[name]):
-            raise UserError(f"{path}: {name} cannot be {table[name]!r}; see main.py --help")
-    return table
+    The names of groups inside the dataclass are not part of the options' names.
 
-
-def _fits(value: Any, default: Any) -> bool:
-    """Whether a file may hold this for a setting; the command line's parser checks the rest."""
-    if isinstance(default, bool) or isinstance(value, bool):
-        return isinstance(default, bool) and isinstance(value, bool)
-    if isinstance(default, list):
-        return isinstance(value, list)
-    return value is None or isinstance(value, str | int | float)
-
-
-def as_arguments(table: Mapping[str, Any]) -> list[str]:
-    """A table of settings as the words of a command line, so that one parser checks both.
-
-    >>> as_arguments({"lr": 0.1, "force": True, "stage": ["split", "train"], "embed_dim": None})
-    ['--lr=0.1', '--force', '--stage', 'split', 'train', '--embed-dim=None']
-    """
-    words: list[str] = []
-    for name, value in table.items():
-        option = _option(name)
-        if isinstance(value, bool):
-            words += [option] if value else []
-        elif isinstance(value, list | tuple):
-            words += [option, *map(str, value)]
-        else:
-            words += [f"{option}={value}"]
-    return words
-
-
-def parse(arguments: Sequence[str], program: str, cls: Any, description: str = "") -> Any:
-    """Reads a command line into dataclass `cls`, or into one of a union of them (subcommands).
-
-    Groups inside a dataclass do not show in the options' names.
+    Args:
+        arguments: The words behind the program's name.
+        program: Name shown in the usage line.
+        cls: The dataclass.
+        description: First line of the help page.
+        default: Settings loaded from files. Each flag then has an opposite (`--no-center`), so that
+            what was loaded can be switched off.
 
     Raises:
         SystemExit: 2 on an unknown option (the nearest is named) or a bad value, 0 on --help.
     """
-    flat = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
-    return tyro.cli(cls, args=list(arguments), prog=program, description=description, config=flat)
+    config: list[Any] = [tyro.conf.OmitArgPrefixes]
+    loaded = {} if default is None else {"default": default}
+    if not loaded:
+        config.append(tyro.conf.FlagCreatePairsOff)
+    words = with_current_options(arguments)
+    return tyro.cli(cls, args=words, prog=program, description=description, config=config, **loaded)
 
 
 def parse_settings(
-    arguments: Sequence[str],
-    remembered: Path | None = None,
-    inherited: Mapping[str, Any] | None = None,
+    arguments: Sequence[str], inherit: Callable[[Table], Mapping[str, Any]] | None = None
 ) -> Settings:
-    """Settings from defaults, `inherited`, `remembered`, --config and the command line, later ones
-    winning.
+    """Return the settings of a run.
 
-    remembered: the config.json of a run that goes on. inherited: a table as such a file holds.
+    Args:
+        arguments: The command line of main.py.
+        inherit: Given what the command line and --config say of runs and data (see `first_look`),
+            returns a table of settings that both override.
 
     Raises:
-        UserError: a config file that cannot be used, or a value outside its range.
-        SystemExit: see `parse`.
+        UserError: A config file that cannot be used, or a value out of bounds.
+        SystemExit: See `parse`.
     """
     what = "From an archive to a scored submission."
-    settings: Settings = parse(arguments, "main.py", Settings, what)
-    files = [path for path in (remembered, settings.general.config) if path is not None]
-    tables = [inherited or {}, *map(read_config, files)]
-    if any(tables):
-        words = [word for table in tables for word in as_arguments(table)]
-        settings = parse([*words, *arguments], "main.py", Settings, what)
+    table: Table = {}
+    if not {"-h", "--help"} & set(arguments):
+        named = first_look(arguments)
+        config = read_config(Path(named.pop("config"))) if "config" in named else {}
+        table = {**(inherit(config | named) if inherit else {}), **config}
+    settings: Settings = parse(
+        arguments, "main.py", Settings, what, default=from_table(Settings, table)
+    )
     check(settings)
     return settings
 
 
+def first_look(arguments: Sequence[str]) -> Table:
+    """Return the options that say where settings are read from: stages, run and data.
+
+    All others are left to the parser proper.
+
+    >>> first_look(["--stage", "split", "train", "--run=runs/a", "--lr", "1"])
+    {'stage': ['split', 'train'], 'run': 'runs/a'}
+    """
+    parser = argparse.ArgumentParser(
+        "main.py", "main.py [options]; --help lists them", add_help=False, allow_abbrev=False
+    )
+    parser.add_argument("--stage", nargs="*", choices=("all", *STAGES))
+    parser.add_argument("--ensemble", nargs="*")
+    parser.add_argument("--source", nargs="?", choices=(*get_args(SourceName), "None"))
+    for name in ("config", "run", "data", "source-path", "metadata"):
+        parser.add_argument(f"--{name}", nargs="?")
+    found, _ = parser.parse_known_args(with_current_options(arguments, quiet=True))
+    return {name: value for name, value in vars(found).items() if value not in (None, "None")}
+
+
+def with_current_options(arguments: Sequence[str], quiet: bool = False) -> list[str]:
+    """Return a command line with the present names of options that were renamed.
+
+    Args:
+        arguments: The command line.
+        quiet: Log nothing of it.
+
+    >>> with_current_options(["--side=64", "--per_person", "2"], quiet=True)
+    ['--image-size=64', '--samples-per-class', '2']
+    """
+    words = []
+    for word in arguments:
+        name, equals, value = word.partition("=")
+        key = name.removeprefix("--").replace("-", "_") if name.startswith("--") else ""
+        if key:
+            now = "--" + RENAMED.get(key, key).replace("_", "-")
+            if key in RENAMED and not quiet:
+                log.warning("warning: %s is now called %s", name, now)
+            word = now + equals + value
+        words.append(word)
+    return words
+
+
 def without_secrets(url: str) -> str:
-    """A URL as it may be shown and kept: no user name, password or query string.
+    """Return a URL as it may be shown and saved: no user name, password or query string.
 
     >>> without_secrets("https://me:secret@example.org:8000/retrieval/?token=1")
     'https://example.org:8000/retrieval/'
     """
     try:
-        scheme, place, path, *_ = urlsplit(url)
+        scheme, host, path, *_ = urlsplit(url)
     except ValueError:
-        place = ""
-    return f"{scheme}://{place.rpartition('@')[2]}{path}" if place else "(not a URL)"
+        host = ""
+    return f"{scheme}://{host.rpartition('@')[2]}{path}" if host else "(not a URL)"
 
 
 def announce(settings: Settings) -> str:
-    """One line per origin: what was set, and which defaults fill the rest."""
-    default, embeddings = Settings().flat(), settings.flat()
-    if embeddings["url"]:
-        embeddings["url"] = without_secrets(embeddings["url"])
-    chosen = {k: v for k, v in embeddings.items() if v != default[k]}
-    filled = {k: v for k, v in embeddings.items() if v == default[k] and k not in NOT_REMEMBERED}
-
-    def show(table: Mapping[str, Any]) -> str:
-        return (
-            ", ".join(f"{k}={_words(v)}" for k, v in table.items() if v not in (None, []))
-            or "nothing"
-        )
-
-    return f"settings: {show(chosen)}\ndefaults: {show(filled)}"
+    """Return two lines: the settings that differ from the defaults, and the defaults."""
+    default, values = Settings().flat(), settings.flat()
+    if values["url"]:
+        values["url"] = without_secrets(values["url"])
+    chosen = {k: v for k, v in values.items() if v != default[k]}
+    unchanged = {k: v for k, v in values.items() if v == default[k] and k not in NOT_REMEMBERED}
+    return f"settings: {_in_words(chosen)}\ndefaults: {_in_words(unchanged)}"
 
 
-def _words(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+def _in_words(table: Mapping[str, Any]) -> str:
+    """Return name=value for all that is set."""
+    shown = {k: v for k, v in table.items() if v not in (None, [])}
+    lists = {k: " ".join(map(str, v)) for k, v in shown.items() if isinstance(v, list)}
+    return ", ".join(f"{k}={v}" for k, v in (shown | lists).items()) or "nothing"

@@ -1,28 +1,37 @@
-"""The run folder: whole files only, what each stage was made from, the log, one process at a time.
+"""The run folder: its settings, its files, and what each stage was made from.
 
-`runs/<name>/` holds all that a run made. Every file is written beside its place and moved over it,
-so that a killed run leaves whole files; `stages.json` remembers the inputs and outputs of each
-stage by hash, so that the next run redoes just what is missing or was made from something else.
+`runs/<name>/` holds all results of a run. Files are written beside their path and moved over it, so
+that a killed run leaves complete files; `stages.json` keeps the inputs and outputs of each stage by
+hash, so that the next run redoes only what is missing or was made from something else.
 """
 
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from lookalike.core.config import load_settings
 from lookalike.core.errors import UserError
 from lookalike.core.files import file_hash, write_json
 from lookalike.core.log import log
-from lookalike.core.options import parse_settings
-from lookalike.core.settings import STAGES, Settings, recipe
+from lookalike.core.settings import RENAMED, STAGES, Settings, recipe
 
-STAMP = {"inputs", "outputs", "seconds", "made", "pictures_per_second"}
-PLACES = (
-    *("data", "run", "cache", "labels", "weights", "source_path", "lfw_home", "metadata"),
+BEFORE_REPORT = STAGES[: STAGES.index("report")]
+RESULT = ("seconds", "pictures_per_second", "made")
+STAMP = {"inputs", "outputs", *RESULT}
+PATH_SETTINGS = (
+    "data",
+    "run",
+    "cache",
+    "labels",
+    "weights",
+    "source_path",
+    "lfw_home",
+    "metadata",
     "ensemble",
 )
 FILE_SETTINGS = {"weights", "labels"}  # settings that name a file: its content counts too
@@ -56,14 +65,19 @@ class Session:
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of the way: its work, and everything that the work depends on.
+    """One stage of the pipeline: its work, and everything that the work depends on.
 
-    work: makes `outputs` in the run folder and returns one line that says what it made, or None
-        where it found nothing to do.
-    settings: names of the settings it depends on; one that names a file counts with its content.
-    files: the files of the run folder it reads.
-    watch: what else it reads, as a value that changes when that does.
-    always: its work finds out by itself whether there is anything to do.
+    Attributes:
+        name: As --stage names it.
+        work: Writes `outputs` into the run folder and returns one line that describes the result,
+            or None where there was nothing to do.
+        settings: Names of the settings it depends on; one that names a file counts with the file's
+            content.
+        files: Files of the run folder that it reads.
+        outputs: Files of the run folder that it writes.
+        watch: Returns a value that changes with whatever else it reads.
+        always: Whether its work is called even where the inputs are unchanged, because it finds out
+            by itself whether there is anything to do.
     """
 
     name: str
@@ -77,7 +91,14 @@ class Stage:
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder with the settings, data set and cache that it works with."""
+    """A run folder with the settings, data set and cache that it works with.
+
+    Attributes:
+        folder: The run folder.
+        data: Folder of the data set.
+        settings: All settings of the run.
+        session: What its stages share in this process.
+    """
 
     folder: Path
     data: Path
@@ -85,12 +106,12 @@ class Run:
     session: Session = field(default_factory=Session, repr=False, compare=False)
 
     def path(self, name: str) -> Path:
-        """The place of one of the run's files."""
+        """Return the path of one of the run's files."""
         return self.folder / name
 
     @property
     def cache(self) -> Path:
-        """The embedding cache."""
+        """Folder of the embedding cache."""
         return self.settings.general.cache
 
     @property
@@ -98,29 +119,65 @@ class Run:
         """Seed of every random choice."""
         return self.settings.general.seed
 
-    def remember_settings(self) -> None:
-        """Writes config.json (a file for --config) and versions.json."""
-        kept = recipe(self.settings) | {"data": str(self.data), "run": str(self.folder)}
-        # Absolute, so that the run can go on from anywhere.
-        absolute = {name: _absolute(kept[name]) for name in PLACES}
-        write_json(self.path("config.json"), kept | absolute)
+    def save_settings(self) -> None:
+        """Write config.json (a file for --config) and versions.json."""
+        table = recipe(self.settings) | {"data": str(self.data), "run": str(self.folder)}
+        # Absolute, so that the run can go on from any folder.
+        absolute = {name: _absolute(table[name]) for name in PATH_SETTINGS}
+        write_json(self.path("config.json"), table | absolute)
         write_json(self.path("versions.json"), versions())
 
-    def sweep(self) -> None:
-        """Removes what a killed process has left half written."""
+    def remove_partial_files(self) -> None:
+        """Remove the incomplete files of a process that was killed."""
         for path in self.folder.glob(".*.partial"):
             path.unlink()
 
+    # ---- stages ---------------------------------------------------------------------------------
+
+    def do(self, stage: Stage) -> None:
+        """Do a stage's work, unless it is done and nothing has changed since.
+
+        Raises:
+            UserError: From the stage's work; the stage then counts as not done.
+        """
+        inputs, stamp = self.inputs(stage), self.stamps().get(stage.name, {})
+        unchanged = stamp.get("inputs") == inputs and stamp["outputs"] == self.outputs(stage)
+        if unchanged and not self.settings.general.force and not stage.always:
+            log.info("%s: inputs unchanged, nothing to do (%s)", stage.name, stamp["made"])
+            return
+        pace = self.session.pace
+        pace.pictures, pace.seconds = 0, 0.0
+        start = time.perf_counter()
+        result = stage.work(self)
+        if result is None:
+            log.info("%s: everything is in place, nothing to do", stage.name)
+            return
+        seconds = round(time.perf_counter() - start, 3)
+        stamp = {
+            "inputs": inputs,
+            "outputs": self.outputs(stage),
+            "seconds": seconds,
+            "made": result,
+            "pictures_per_second": pace.rate(),
+            "embedding_seconds": round(pace.seconds, 3),
+        }
+        write_json(self.path("stages.json"), self.stamps() | {stage.name: stamp})
+        log.info("%s: %s (%.1f s)", stage.name, result, seconds)
+
     def stamps(self) -> dict[str, Any]:
-        """What stages.json remembers: {stage: {inputs, outputs, seconds, made}}."""
+        """Return what stages.json holds: {stage: {inputs, outputs, seconds, made, …}}."""
         try:
             stamps = json.loads(self.path("stages.json").read_text(encoding="utf-8"))
-            return {k: v for k, v in stamps.items() if v.keys() >= STAMP}
-        except (OSError, ValueError, AttributeError):  # none, or damaged by someone
+            stamps = {k: v for k, v in stamps.items() if v.keys() >= STAMP}
+            for stamp in stamps.values():
+                settings = stamp["inputs"]["settings"]
+                stamp["inputs"]["settings"] = {RENAMED.get(k, k): v for k, v in settings.items()}
+        except (OSError, ValueError, AttributeError, TypeError, KeyError):  # none, or damaged
             return {}
+        return stamps
 
     def inputs(self, stage: Stage) -> dict[str, Any]:
-        """The state of everything that the stage's work depends on."""
+        """Return the state of everything that the stage's work depends on."""
         flat = self.settings.flat()
         settings = {name: flat[name] for name in stage.settings}
         named = {
@@ -136,52 +193,33 @@ class Run:
         }
 
     def outputs(self, stage: Stage) -> dict[str, str | None]:
-        """The state of everything that the stage makes; None: it is not there."""
+        """Return the hash of each file that the stage writes; None where it is not there."""
         return {name: file_hash(self.path(name)) for name in stage.outputs}
 
-    def do(self, stage: Stage) -> None:
-        """Does the stage's work, unless it was done and nothing has changed since."""
-        inputs, stamp = self.inputs(stage), self.stamps().get(stage.name, {})
-        unchanged = stamp.get("inputs") == inputs and stamp["outputs"] == self.outputs(stage)
-        if unchanged and not self.settings.general.force and not stage.always:
-            log.info("%s: inputs unchanged, nothing to do (%s)", stage.name, stamp["made"])
-            return
-        pace = self.session.pace
-        pace.pictures, pace.seconds = 0, 0.0
-        start = time.perf_counter()
-        made = stage.work(self)
-        if made is None:
-            log.info("%s: everything is in place, nothing to do", stage.name)
-            return
-        seconds = round(time.perf_counter() - start, 3)
-        done = {"inputs": inputs, "outputs": self.outputs(stage), "seconds": seconds, "made": made}
-        speed = {"pictures_per_second": pace.rate(), "embedding_seconds": round(pace.seconds, 3)}
-        self.stamp(stage.name, done | speed)
-        log.info("%s: %s (%.1f s)", stage.name, made, seconds)
+    def results(self, stages: Sequence[str] = STAGES) -> dict[str, dict[str, Any]]:
+        """Return what stages did when they last did something.
 
-    def stamp(self, name: str, stamp: dict[str, Any]) -> None:
-        """Remembers a finished stage."""
-        write_json(self.path("stages.json"), self.stamps() | {name: stamp})
+        Args:
+            stages: Names of those asked for.
 
-
-def way_so_far(run: Run) -> dict[str, dict[str, Any]]:
-    """{stage: {seconds, pictures_per_second, made}} of the last time that each stage before the
-    report did something, in their order."""
-    stamps = run.stamps()
-    before = STAGES[: STAGES.index("report")]
-    shown = ("seconds", "pictures_per_second", "made")
-    return {name: {k: stamps[name][k] for k in shown} for name in before if name in stamps}
+        Returns:
+            {stage: {seconds, pictures_per_second, made}} of those that were done, in this order.
+        """
+        stamps = self.stamps()
+        return {
+            name: {key: stamps[name][key] for key in RESULT} for name in stages if name in stamps
+        }
 
 
 def _absolute(value: Any) -> Any:
-    """The absolute path of a place, or of each in a list; what is not there stays as it is."""
+    """Return the absolute path of a file, or of each in a list; others as they are."""
     if isinstance(value, list):
         return [_absolute(part) for part in value]
     return str(Path(value).resolve()) if value and Path(value).exists() else value
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that a result depends on."""
+    """Return the versions of Python and of the packages that a result depends on."""
     found = {"python": sys.version.split()[0]}
     for package in PACKAGES:
         try:
@@ -192,15 +230,15 @@ def versions() -> dict[str, str]:
 
 
 def open_run(folder: Path) -> Run:
-    """A finished run, with its own settings.
+    """Return a finished run, with its own settings.
 
     Raises:
-        UserError: there is no run, or it does not say where its data are.
+        UserError: There is no run, or its settings do not name its data.
     """
     remembered = folder / "config.json"
     if not remembered.is_file():
         raise UserError(f"--run {folder}: no run there; make one with main.py --run {folder}")
-    settings = parse_settings([], remembered)
+    settings = load_settings(remembered)
     if settings.general.data is None:
         raise UserError(f"{remembered}: names no data; make the run anew with main.py")
     return Run(folder, settings.general.data, settings)

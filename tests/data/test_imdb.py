@@ -329,9 +329,8 @@ def test_values_without_a_meaning_are_refused() -> None:
     ):
         with pytest.raises(UserError, match=words.split()[0]):
             parse_settings(words.split())
-    assert choose_data(None, ExtractSettings("imdb", metadata=Path("a/wiki.mat"))) == Path(
-        "data/wiki"
-    )
+    settings = ExtractSettings("imdb", metadata=Path("a/wiki.mat"))
+    assert choose_data(None, settings) == (Path("data/wiki"), settings)
 
 
 def test_the_program_lays_it_out(tmp_path: Path, run_program: Program) -> None:
