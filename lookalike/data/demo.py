@@ -2,7 +2,10 @@
 
 A person is a set of traits. One set of functions turns traits and a pose into shapes, back to
 front; one renderer per domain paints these shapes as a photograph, a line drawing, a flat
-caricature, a poster or a painting. `python -m lookalike demo SHEET.jpg [SEED]` draws an overview.
+caricature, a poster or a painting.
+
+    python data_extraction.py --source demo         # the competition, in data/demo/
+    python -m lookalike demo overview.jpg           # a picture of some of its persons
 """
 
 import colorsys
@@ -17,17 +20,23 @@ import numpy as np
 from numpy.random import Generator, default_rng
 from PIL import Image, ImageDraw, ImageFilter
 from tqdm import tqdm
+from tyro.conf import Positional
 
-Colour = tuple[int, ...]
-Palette = Mapping[str, Colour]
-Face = dict[str, float]  # the values of all TRAITS and all of POSE
-SIZE = 192
+from lookalike.core.errors import UserError
+from lookalike.core.files import whole_file
+from lookalike.core.log import exit_code, log, log_to
+from lookalike.core.options import parse
+
+Color = tuple[int, ...]  # red, green and blue from 0 to 255
+Palette = Mapping[str, Color]  # role of a shape -> its color
+Measures = dict[str, float]  # the values of all TRAITS and all of POSE
+SIZE = 192  # pixels
 CANVAS = (2 * SIZE, 2 * SIZE)  # reduced to SIZE when painted, which smooths the edges
 TRAINING = 4 * ["photo"] + 2 * ["line"] + ["flat", "poster"] + 2 * ["texture"]
 TEST = 3 * ["photo"] + 3 * ["line"] + 2 * ["flat", "poster"] + 3 * ["texture"]
-FIRST_TEST_INDEX = 10_000  # so that the test has the same people for any number in training
+FIRST_TEST_INDEX = 10_000  # so that the test has the same persons for any number in training
 # fmt: off
-# What differs between people: (mean, spread), in half face heights. The top of the skull is at
+# What differs between persons: (mean, spread), in half face heights. The top of the skull is at
 # y = -1, the eyes are near y = 0 and the chin is near y = 1; x = 0 is the middle of the face.
 TRAITS = {
     "width": (0.74, 0.10), "temple": (0.90, 0.08), "jaw": (0.80, 0.14), "chin": (0.38, 0.14),
@@ -53,7 +62,7 @@ HAIRS = ((34, 28, 30), (66, 42, 30), (116, 72, 40), (168, 76, 34), (220, 178, 10
 IRISES = ((70, 42, 24), (110, 78, 36), (76, 114, 62), (72, 116, 170), (100, 108, 116))
 BEARDS = ("none", "none", "none", "none", "stubble", "moustache", "full")
 GLASSES = ("none", "none", "none", "round", "square")
-# Colours between two others: from one, a share of the way to the other.
+# Colors between two others: from one, a share of the way to the other.
 MIXES = {
     "neck": ("skin", "black", 0.08), "shade": ("skin", "brown", 0.3), "lip": ("skin", "red", 0.5),
     "mark": ("skin", "brown", 0.6), "crease": ("skin", "brown", 0.5), "nose": ("skin", "red", 0.08),
@@ -72,10 +81,19 @@ SYLLABLES = [consonant + vowel for consonant in "bdhjklmnrstv" for vowel in "aei
 
 @dataclass(frozen=True)
 class Person:
-    """What all pictures of someone share; traits are in [-1, 1] around the mean face."""
+    """What all pictures of one identity share.
+
+    Attributes:
+        traits: {name: value in [-1, 1]}, 0 being the mean face.
+        colors: Of skin, hair and iris.
+        bald: Whether there is no hair.
+        beard: One of BEARDS.
+        glasses: One of GLASSES.
+        marks: (x, y) of spots on the skin.
+    """
 
     traits: Mapping[str, float]
-    colors: Mapping[str, Colour]
+    colors: Mapping[str, Color]
     bald: bool
     beard: str
     glasses: str
@@ -83,7 +101,14 @@ class Person:
 
 
 class Shape(NamedTuple):
-    """A filled area, or a stroke if it has a width. depth: 0 on the silhouette, 1 on the face."""
+    """A filled area, or a stroke if it has a width.
+
+    Attributes:
+        role: What it is a part of: chooses the color.
+        points: (n, 2) outline or line.
+        depth: 0 on the silhouette, 1 on the face.
+        width: Of the stroke.
+    """
 
     role: str
     points: np.ndarray
@@ -92,7 +117,7 @@ class Shape(NamedTuple):
 
 
 def make_person(seed: int, index: int) -> Person:
-    """The person with this index in the world of this seed (both 0 or more)."""
+    """Return the person with this index in the population of this seed (both 0 or more)."""
     rng = default_rng((seed, index))
     spots = rng.uniform((-0.5, 0.1), (0.5, 0.45), (rng.choice((0, 0, 0, 1, 20)), 2))
     return Person(
@@ -110,7 +135,11 @@ def make_person(seed: int, index: int) -> Person:
 
 
 def make_name(seed: int, index: int) -> str:
-    """A name such as mira_kolu; no two of the first ten million people of a world share one."""
+    """Return a name; no two of the first ten million persons of a population share one.
+
+    >>> make_name(seed=0, index=0)
+    'tonu_mihu'
+    """
     base = len(SYLLABLES)
     # A step prime to the base meets every name before it repeats one.
     number = 8_009_717 * index + 1_234_577 * seed + 3_141_593
@@ -118,23 +147,24 @@ def make_name(seed: int, index: int) -> str:
 
 
 def mirror(right: list[tuple[float, float]], closed: bool = True) -> np.ndarray:
-    """A symmetric outline from its right half; an open line has its first point on the axis."""
+    """Return a symmetric outline from its right half; an open line starts on the axis."""
     left = np.multiply(right, (-1, 1))[::-1]
     return np.vstack([right, left[1:-1]] if closed else [left[:-1], right])
 
 
 def between(x: np.ndarray, upper: np.ndarray, lower: np.ndarray) -> np.ndarray:
-    """The outline of the area between two curves over the same x."""
+    """Return the outline of the area between two curves over the same x."""
     return np.vstack([np.stack([x, upper], 1), np.stack([x, lower], 1)[::-1]])
 
 
 def circle(x: float, y: float, rx: float, ry: float) -> np.ndarray:
-    """The outline of an ellipse."""
+    """Return the outline of an ellipse."""
     angle = np.linspace(0, 2 * np.pi, 10, endpoint=False)
     return np.stack([x + rx * np.cos(angle), y + ry * np.sin(angle)], 1)
 
 
-def back_hair(face: Face, person: Person) -> Iterator[Shape]:
+def back_hair(face: Measures, person: Person) -> Iterator[Shape]:
+    """Draw the hair behind the head: its mass, a bun, curls."""
     top, side, low = 1 + face["hair_top"], face["width"] + face["hair_side"], face["hair_length"]
     low, curl, bun = max(0.1, low), face["curl"], face["bun"]  # no gap behind the ears
     half = [(0, -top), (0.7 * side, -0.85 * top), (side, -0.3), (1.05 * side, low / 2)]
@@ -147,7 +177,8 @@ def back_hair(face: Face, person: Person) -> Iterator[Shape]:
             yield Shape("hair", circle(x, y, curl, curl), 0)
 
 
-def body(face: Face, person: Person) -> Iterator[Shape]:
+def body(face: Measures, person: Person) -> Iterator[Shape]:
+    """Draw clothes, neck and the chin's shadow."""
     wide, chin = face["neck"], face["length"]
     yield Shape("cloth", mirror([(0, 1.35), (0.6, 1.42), (1.15, 1.62), (1.5, 2.6), (0, 4)]), 0)
     half = [(0, 0), (wide, 0.4), (wide, 1.2), (1.25 * wide, 1.45), (0, 1.75)]
@@ -155,7 +186,8 @@ def body(face: Face, person: Person) -> Iterator[Shape]:
     yield Shape("shade", mirror([(0, 0), (wide, 0.6), (wide, chin + 0.1), (0, chin + 0.28)]), 0)
 
 
-def head(face: Face, person: Person) -> Iterator[Shape]:
+def head(face: Measures, person: Person) -> Iterator[Shape]:
+    """Draw ears, skin, cheeks and marks."""
     width, low, ear = face["width"], face["length"], face["ear"]
     for side in (-1, 1):
         yield Shape("skin", circle(side * (width + 0.03), 0.1, 0.6 * ear, ear), -0.3)
@@ -169,7 +201,8 @@ def head(face: Face, person: Person) -> Iterator[Shape]:
         yield Shape("mark", np.array([(x, y), (x, y + 0.03)]), width=0.035)
 
 
-def beard(face: Face, person: Person) -> Iterator[Shape]:
+def beard(face: Measures, person: Person) -> Iterator[Shape]:
+    """Draw stubble or a full beard."""
     if person.beard not in ("stubble", "full"):
         return
     role, grow = ("hair", 1.12) if person.beard == "full" else ("stubble", 1.0)
@@ -179,7 +212,8 @@ def beard(face: Face, person: Person) -> Iterator[Shape]:
     yield Shape(role, mirror([*half, (0, low * grow)]), np.repeat([1, 0, 1], [3, 7, 2]))
 
 
-def nose(face: Face, person: Person) -> Iterator[Shape]:
+def nose(face: Measures, person: Person) -> Iterator[Shape]:
+    """Draw the nose and its wings' crease."""
     wing, tip = face["nose_width"], face["nose_y"]
     half = [(0, 0), (0.05, 0.02), (0.3 * wing + 0.03, 0.6 * tip), (wing, tip), (0, tip + 0.05)]
     yield Shape("nose", mirror(half), 1.1)
@@ -188,7 +222,8 @@ def nose(face: Face, person: Person) -> Iterator[Shape]:
     yield Shape("crease", mirror(half, closed=False), 1.1, 0.03)
 
 
-def mouth(face: Face, person: Person) -> Iterator[Shape]:
+def mouth(face: Measures, person: Person) -> Iterator[Shape]:
+    """Draw lips, teeth and moustache."""
     u = np.linspace(-1, 1, 9)
     arc, gape = 1 - u**2, max(0, face["gape"])
     x = u * face["mouth_width"] * (1 + 0.2 * face["smile"] - 0.15 * gape)
@@ -205,7 +240,8 @@ def mouth(face: Face, person: Person) -> Iterator[Shape]:
         yield Shape("hair", between(1.15 * x, line - 0.12 * arc**0.5, line + 0.04 * u**2))
 
 
-def eyes(face: Face, person: Person) -> Iterator[Shape]:
+def eyes(face: Measures, person: Person) -> Iterator[Shape]:
+    """Draw eyes, lashes and brows."""
     u, level = np.linspace(-1, 1, 9), face["eye_y"]
     arc = 1 - u**2
     height = face["eye_height"] * (1 - face["squint"]) * arc
@@ -225,7 +261,8 @@ def eyes(face: Face, person: Person) -> Iterator[Shape]:
         yield Shape("brow", between(x, brow - thick, brow + 0.5 * thick))
 
 
-def front_hair(face: Face, person: Person) -> Iterator[Shape]:
+def front_hair(face: Measures, person: Person) -> Iterator[Shape]:
+    """Draw the hair on the head, down to the hairline."""
     top, side = 1 + face["hair_top"], face["width"] + face["hair_side"]
     half = [(0, -top), (0.55 * side, -0.9 * top), (0.9 * side, -0.6 * top)]
     over = mirror([*half, (side, -0.3), (side, 0.05)], closed=False)
@@ -238,7 +275,8 @@ def front_hair(face: Face, person: Person) -> Iterator[Shape]:
         yield Shape("strand", np.stack([root, bend, end]), np.array([0.8, 0.4, 0]), 0.02)
 
 
-def glasses(face: Face, person: Person) -> Iterator[Shape]:
+def glasses(face: Measures, person: Person) -> Iterator[Shape]:
+    """Draw round or square glasses."""
     if person.glasses == "none":
         return
     x, y, rim = face["eye_x"], face["eye_y"] + 0.02, circle(0, 0, 0.24, 0.22)
@@ -256,9 +294,13 @@ PARTS = (back_hair, body, head, beard, nose, mouth, eyes, front_hair, glasses)
 
 
 def figure(person: Person, rng: Generator, drama: float, caricature: float) -> list[Shape]:
-    """The shapes of a person in a random pose, in pixels, back to front.
+    """Return the shapes of a person in a random pose, in pixels, back to front.
 
-    drama scales the spread of the pose, caricature the person's distance from the mean face.
+    Args:
+        person: The person.
+        rng: Of the pose.
+        drama: Scales the spread of the pose.
+        caricature: Scales the person's distance from the mean face.
     """
     face = {key: mean + drama * spread * rng.uniform(-1, 1) for key, (mean, spread) in POSE.items()}
     for key, (mean, spread) in TRAITS.items():
@@ -267,8 +309,8 @@ def figure(person: Person, rng: Generator, drama: float, caricature: float) -> l
     return [project(shape, face) for part in parts for shape in part(face, person)]
 
 
-def project(shape: Shape, face: Face) -> Shape:
-    """Turn a shape from face coordinates to smooth pixel coordinates, seen in the pose."""
+def project(shape: Shape, face: Measures) -> Shape:
+    """Return a shape in smooth pixel coordinates, seen in the pose."""
     x, y = shape.points.T
     bulge = np.sqrt((1 - (x / face["width"]) ** 2 - 0.4 * y**2).clip(0.05))
     z = face["width"] * bulge * shape.depth
@@ -281,7 +323,7 @@ def project(shape: Shape, face: Face) -> Shape:
 
 
 def smooth(points: np.ndarray, closed: bool) -> np.ndarray:
-    """A Catmull-Rom curve through the points (n, 2), four times as many."""
+    """Return a Catmull-Rom curve through the points (n, 2), four times as many."""
     before, after = (points[-1:], points[:2]) if closed else (points[:1], points[-1:])
     padded = np.vstack([before, points, after])
     a, b, c, d = padded[:-3], padded[1:-2], padded[2:-1], padded[3:]
@@ -291,20 +333,24 @@ def smooth(points: np.ndarray, closed: bool) -> np.ndarray:
     return curve if closed else np.vstack([curve, points[-1:]])
 
 
-def blend(colors: tuple[Colour, ...], position: float) -> Colour:
-    """The colour at a position in [0, len(colours) - 1] along a row of colours."""
+def blend(colors: tuple[Color, ...], position: float) -> Color:
+    """Return the color at a position in [0, len(colors) - 1] along a row of colors.
+
+    >>> blend(((0, 0, 0), (100, 200, 40)), 0.5)
+    (50, 100, 20)
+    """
     stops = range(len(colors))
     return tuple(round(float(np.interp(position, stops, c))) for c in zip(*colors, strict=True))
 
 
-def vivid(hue: float, saturation: float, value: float) -> Colour:
-    """The colour of a hue (whole turns), saturation and value (in [0, 1])."""
+def vivid(hue: float, saturation: float, value: float) -> Color:
+    """Return the color of a hue (whole turns), saturation and value (in [0, 1])."""
     return tuple(round(255 * part) for part in colorsys.hsv_to_rgb(hue % 1, saturation, value))
 
 
-def natural(person: Person, rng: Generator) -> dict[str, Colour]:
-    """A colour for every role; the clothes change from picture to picture."""
-    colors: dict[str, Colour] = dict.fromkeys(("black", "pupil", "lash", "frame"), (20, 14, 14))
+def natural(person: Person, rng: Generator) -> dict[str, Color]:
+    """Return a color for every role; the clothes change from picture to picture."""
+    colors: dict[str, Color] = dict.fromkeys(("black", "pupil", "lash", "frame"), (20, 14, 14))
     colors |= dict.fromkeys(("white", "teeth", "glint"), (246, 243, 236))
     colors |= {"red": (190, 50, 60), "brown": (80, 30, 20), "mouth": (80, 30, 20)}
     colors |= person.colors
@@ -316,9 +362,9 @@ def natural(person: Person, rng: Generator) -> dict[str, Colour]:
 
 
 def paint(
-    shapes: list[Shape], palette: Palette, canvas: Image.Image, edge: Colour | None = None
+    shapes: list[Shape], palette: Palette, canvas: Image.Image, edge: Color | None = None
 ) -> Image.Image:
-    """Paint the shapes whose role has a colour onto the canvas; edge also outlines the areas."""
+    """Paint the shapes whose role has a color onto the canvas; an edge color outlines the areas."""
     draw, scale = ImageDraw.Draw(canvas), canvas.width / SIZE
     for role, points, _, width in shapes:
         if role not in palette:
@@ -334,7 +380,7 @@ def paint(
 
 
 def blur(field: np.ndarray, sigma: float) -> np.ndarray:
-    """A field (SIZE, SIZE) blurred, borders wrapped. Pillow's 8 bits would show once it is lit."""
+    """Return a field (SIZE, SIZE) blurred, borders wrapped; Pillow's 8 bits would show when lit."""
     square = np.fft.fftfreq(SIZE)[:, None] ** 2 + np.fft.rfftfreq(SIZE) ** 2
     gain = np.exp(-2 * (np.pi * sigma) ** 2 * square)
     return np.fft.irfft2(np.fft.rfft2(field) * gain, s=field.shape)
@@ -343,10 +389,20 @@ def blur(field: np.ndarray, sigma: float) -> np.ndarray:
 def lit_figure(
     person: Person, rng: Generator, canvas: Image.Image, drama: float, caricature: float
 ) -> np.ndarray:
-    """Paint a person on the canvas, lit from a random side: values (SIZE, SIZE, 3) in [0, 1].
+    """Paint a person, lit from a random side.
 
     The form comes from the heights of the parts, blurred: widely for the head, a little for
     nose, lips and brows.
+
+    Args:
+        person: The person.
+        rng: Of the pose, the clothes and the light.
+        canvas: The background, which is painted over.
+        drama: Scales the spread of the pose, and the light.
+        caricature: Scales the person's distance from the mean face.
+
+    Returns:
+        (SIZE, SIZE, 3) values in [0, 1].
     """
     shapes = figure(person, rng, drama, caricature)
     base = np.asarray(paint(shapes, natural(person, rng), canvas).reduce(2)) / 255
@@ -365,12 +421,12 @@ def lit_figure(
 
 
 def to_image(values: np.ndarray) -> Image.Image:
-    """A picture from values (height, width, 3) around [0, 1]."""
+    """Return a picture from values (height, width, 3) around [0, 1]."""
     return Image.fromarray((values.clip(0, 1) * 255 + 0.5).astype(np.uint8))
 
 
 def photo(person: Person, rng: Generator) -> Image.Image:
-    """A snapshot: lively pose, hard light, clutter behind, blur, colour cast and noise."""
+    """Draw a snapshot: lively pose, hard light, clutter behind, blur, color cast and noise."""
     lit = lit_figure(person, rng, clutter(rng), 1.0, 1.0)
     soft = to_image(lit).filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.5)))
     cast = rng.uniform(0.75, 1.15) * rng.uniform(0.85, 1.15, 3)
@@ -378,19 +434,19 @@ def photo(person: Person, rng: Generator) -> Image.Image:
 
 
 def clutter(rng: Generator) -> Image.Image:
-    """A canvas with a room out of focus: large blurred blocks and discs."""
+    """Return a canvas with a background out of focus: large blurred blocks and discs."""
     canvas = Image.new("RGB", CANVAS, vivid(rng.random(), 0.2, rng.uniform(0.3, 0.9)))
     draw = ImageDraw.Draw(canvas)
     for _ in range(12):
         x, y, width, height = rng.uniform((-60, -60, 20, 20), (384, 384, 160, 240))
-        place = draw.ellipse if rng.random() < 0.3 else draw.rectangle
+        draw_shape = draw.ellipse if rng.random() < 0.3 else draw.rectangle
         color = vivid(rng.random(), rng.uniform(0, 0.5), rng.uniform(0.2, 1))
-        place((x, y, x + width, y + height), color)
+        draw_shape((x, y, x + width, y + height), color)
     return canvas.reduce(4).filter(ImageFilter.BoxBlur(rng.uniform(1, 4))).resize(canvas.size)
 
 
 def line(person: Person, rng: Generator) -> Image.Image:
-    """An ink drawing on paper by an unsteady hand; dark hair is filled in."""
+    """Draw in ink on paper with an unsteady hand; dark hair is filled in."""
     ink = vivid(rng.uniform(0.55, 1.1), 0.5, rng.uniform(0.1, 0.3))
     paper = vivid(rng.uniform(0.05, 0.2), rng.uniform(0.02, 0.15), rng.uniform(0.88, 1))
     hair, strand = (ink, paper) if sum(person.colors["hair"]) < 240 else (paper, ink)
@@ -406,7 +462,7 @@ def line(person: Person, rng: Generator) -> Image.Image:
 
 
 def flat(person: Person, rng: Generator) -> Image.Image:
-    """A caricature in flat colours before a plain disc."""
+    """Draw a caricature in flat colors before a plain disc."""
     hue = rng.random()
     canvas = Image.new("RGB", CANVAS, vivid(hue, 0.3, 0.95))
     ImageDraw.Draw(canvas).ellipse((30, 30, 354, 354), vivid(hue + 0.1, 0.45, 0.85))
@@ -414,7 +470,7 @@ def flat(person: Person, rng: Generator) -> Image.Image:
 
 
 def poster(person: Person, rng: Generator) -> Image.Image:
-    """A print in four unnatural inks; lightness and local contrast choose the ink."""
+    """Print in four unnatural inks; lightness and local contrast choose the ink."""
     gray = lit_figure(person, rng, Image.new("RGB", CANVAS, "white"), 0.6, 1.2).mean(2)
     detail = 2 * gray - blur(gray, 9)
     hue, step = rng.random(), rng.uniform(0.15, 0.4)
@@ -424,7 +480,7 @@ def poster(person: Person, rng: Generator) -> Image.Image:
 
 
 def texture(person: Person, rng: Generator) -> Image.Image:
-    """A painting: brush strokes along the forms, in colours drawn towards a mood."""
+    """Paint with brush strokes along the forms, in colors drawn towards a mood."""
     canvas = Image.new("RGB", CANVAS, vivid(rng.random(), 0.3, 0.7))
     lit = 255 * lit_figure(person, rng, canvas, 0.6, 1.2)
     gray = lit.mean(2)
@@ -448,57 +504,120 @@ RENDERERS = {draw.__name__: draw for draw in (photo, line, flat, poster, texture
 
 
 def draw_picture(person: Person, domain: str, rng: Generator) -> Image.Image:
-    """One RGB picture (SIZE x SIZE) of the person; KeyError for an unknown domain."""
+    """Draw one RGB picture (SIZE x SIZE) of a person.
+
+    Args:
+        person: The person.
+        domain: `photo`, `line`, `flat`, `poster` or `texture`.
+        rng: Of everything that differs between the person's pictures.
+
+    Raises:
+        KeyError: The domain is unknown.
+    """
     return RENDERERS[domain](person, rng)
 
 
 def draw_competition(
     root: Path, seed: int = 0, train_identities: int = 80, test_identities: int = 40
 ) -> None:
-    """Draw a competition into the folder root; labels.json comes last, once all else is there.
+    """Draw a competition into a folder; labels.json comes last, once all else is there.
 
     Writes training/<identity>/<domain>_<nn>.jpg, test/query/<hash>.jpg, test/gallery/<hash>.jpg
-    and labels.json, {"query" | "gallery": {file name: identity}}. A seed always gives the same
-    bytes; fewer identities give a part of the same files. Old files in root stay.
-    Raises ValueError for more than 10 000 identities.
+    and labels.json, {"query" | "gallery": {file name: identity}}. Old files stay.
+
+    Args:
+        root: The folder.
+        seed: A seed always gives the same bytes.
+        train_identities: Number of identities in training; fewer give a part of the same files.
+        test_identities: Number of other identities in the test.
+
+    Raises:
+        ValueError: More than 10 000 identities in a part.
     """
     if max(train_identities, test_identities) > FIRST_TEST_INDEX:
         raise ValueError(f"a demo has at most {FIRST_TEST_INDEX} identities in each part")
     labels: dict[str, dict[str, str]] = {"query": {}, "gallery": {}}
     test = range(FIRST_TEST_INDEX, FIRST_TEST_INDEX + test_identities)
-    jobs = [(i, *shot) for i in range(train_identities) for shot in enumerate(TRAINING, 1)]
-    jobs += [(i, *shot) for i in test for shot in enumerate(TEST, 1)]
-    for index, number, domain in tqdm(jobs, "drawing", unit=" pictures"):
+    shots = [(i, *shot) for i in range(train_identities) for shot in enumerate(TRAINING, 1)]
+    shots += [(i, *shot) for i in test for shot in enumerate(TEST, 1)]
+    for index, number, domain in tqdm(shots, "drawing", unit=" pictures"):
         name = make_name(seed, index)
+        path = root / (_test_path if index in test else _training_path)(name, seed, number, domain)
         if index in test:
-            part = "query" if domain == "photo" else "gallery"
-            secret = blake2b(f"{seed}/{name}/{number}".encode(), digest_size=8).hexdigest()
-            path = root / "test" / part / f"{secret}.jpg"
-            labels[part][path.name] = name
-        else:
-            nn = TRAINING[:number].count(domain)
-            path = root / "training" / name / f"{domain}_{nn:02}.jpg"
+            labels[path.parent.name][path.name] = name
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Numbers start at 1, since numpy takes (seed, index, 0) for the person's (seed, index).
-        rng = default_rng((seed, index, number))
-        draw_picture(make_person(seed, index), domain, rng).save(path, quality=90)
+        _draw_shot(seed, index, number, domain).save(path, quality=90)
     (root / "labels.json").write_text(json.dumps(labels, indent=1, sort_keys=True))
 
 
-def contact_sheet(path: Path, seed: int = 8, rows: int = 6) -> None:
-    """Write an overview: one person a row, two photographs and one picture of each art domain."""
+def _training_path(name: str, seed: int, number: int, domain: str) -> Path:
+    return Path("training", name, f"{domain}_{TRAINING[:number].count(domain):02}.jpg")
+
+
+def _test_path(name: str, seed: int, number: int, domain: str) -> Path:
+    secret = blake2b(f"{seed}/{name}/{number}".encode(), digest_size=8).hexdigest()
+    return Path("test", "query" if domain == "photo" else "gallery", f"{secret}.jpg")
+
+
+def _draw_shot(seed: int, index: int, number: int, domain: str) -> Image.Image:
+    """Draw a picture of a person by its number.
+
+    Numbers start at 1, since numpy takes (seed, index, 0) for the person's (seed, index).
+    """
+    rng = default_rng((seed, index, number))
+    return draw_picture(make_person(seed, index), domain, rng)
+
+
+def draw_overview(seed: int = 8, rows: int = 6) -> Image.Image:
+    """Draw one person a row: two photographs and one picture of each art domain.
+
+    Args:
+        seed: Of the population.
+        rows: Number of persons.
+    """
     columns, step = ("photo", *RENDERERS), SIZE + 6
     sheet = Image.new("RGB", (len(columns) * step - 6, rows * step - 6), "white")
     for row in range(rows):
         for column, domain in enumerate(columns):
-            rng = default_rng((seed, row, column + 1))
-            picture = draw_picture(make_person(seed, row), domain, rng)
-            sheet.paste(picture, (column * step, row * step))
-    sheet.save(path, quality=90)
+            sheet.paste(_draw_shot(seed, row, column + 1, domain), (column * step, row * step))
+    return sheet
+
+
+@dataclass
+class DemoCommand:
+    """Options of `lookalike demo`."""
+
+    file: Positional[Path]
+    """Picture file to write, for instance demo.jpg."""
+    seed: Positional[int] = 8
+    """Seed of the persons."""
+    rows: int = 6
+    """Number of persons, one a row."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Draw the overview: `lookalike demo FILE [SEED] [ROWS]`; returns the exit code."""
-    path, *numbers = arguments
-    contact_sheet(Path(path), *map(int, numbers))
-    return 0
+    """Draw an overview of the demo's persons and domains to a picture file.
+
+    Args:
+        arguments: The command line, without the program's name.
+
+    Returns:
+        The exit code: 0, 1 for a mistake or bad input, 130 for Ctrl-C.
+    """
+    about = "Draw an overview of the demo competition: one person a row, one domain a column."
+    command: DemoCommand = parse(arguments, "lookalike demo", DemoCommand, about)
+    log_to(None)
+    return exit_code(lambda: _write_overview(command))
+
+
+def _write_overview(command: DemoCommand) -> None:
+    """Draw the overview and write it in the format of the file's suffix."""
+    if command.seed < 0 or command.rows < 1:
+        raise UserError("SEED must be at least 0, and --rows at least 1")
+    file_format = Image.registered_extensions().get(command.file.suffix.lower())
+    if file_format not in Image.SAVE:
+        raise UserError(f"{command.file}: no picture format has this suffix: use .jpg or .png")
+    sheet = draw_overview(command.seed, command.rows)
+    with whole_file(command.file) as beside:
+        sheet.save(beside, file_format, quality=90)
+    log.info("drawn: %s", command.file)

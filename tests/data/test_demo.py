@@ -113,7 +113,7 @@ def test_bad_requests_are_refused(tmp_path: Path) -> None:
 
 
 def test_contact_sheet(tmp_path: Path) -> None:
-    demo.contact_sheet(tmp_path / "sheet.png", rows=2)
+    demo.draw_overview(rows=2).save(tmp_path / "sheet.png")
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width > 5 * demo.SIZE
         assert sheet.height > 2 * demo.SIZE
