@@ -3,11 +3,12 @@
     python -m benchmarks.reranking --pictures 1500
     python -m benchmarks.reranking --pictures 10000
 
-As many queries as gallery pictures, ten of each person, 512 numbers an embedding; the memory is the
-peak of the whole process, PyTorch and all.
+As many queries as gallery pictures, ten per identity, embeddings of 512 dimensions. The memory is
+the peak of the whole process, PyTorch included.
 """
 
 import argparse
+import math
 import resource
 import time
 
@@ -17,21 +18,21 @@ from lookalike.core.numeric import unit
 from lookalike.retrieval.rerank import k_reciprocal
 
 
-def people(pictures: int, dim: int, seed: int) -> np.ndarray:
-    """(pictures, dim) unit rows, ten of each person, with the noise of the seed."""
-    centres = np.random.default_rng(0).normal(size=(-(-pictures // 10), dim))
+def make_rows(pictures: int, dim: int, seed: int) -> np.ndarray:
+    """Return (pictures, dim) rows of length 1, ten per identity, with the noise of the seed."""
+    centers = np.random.default_rng(0).normal(size=(math.ceil(pictures / 10), dim))
     noise = 0.8 * np.random.default_rng(seed).normal(size=(pictures, dim))
-    return unit(np.repeat(centres, 10, axis=0)[:pictures] + noise)
+    return unit(np.repeat(centers, 10, axis=0)[:pictures] + noise)
 
 
 def main() -> None:
-    """See the top of this file."""
+    """Measure and print one line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--pictures", type=int, default=1500)
     parser.add_argument("--dim", type=int, default=512)
     arguments = parser.parse_args()
-    queries, gallery = (people(arguments.pictures, arguments.dim, seed) for seed in (1, 2))
-    k_reciprocal(queries[:50], gallery[:50])  # what is loaded at the first use is not counted
+    queries, gallery = (make_rows(arguments.pictures, arguments.dim, seed) for seed in (1, 2))
+    k_reciprocal(queries[:50], gallery[:50])  # warm-up: libraries are loaded at the first use
     start = time.perf_counter()
     k_reciprocal(queries, gallery)
     seconds = time.perf_counter() - start

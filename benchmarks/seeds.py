@@ -1,9 +1,9 @@
-"""How much does a score say? The report's protocol on many split seeds.
+"""How much does a score vary? The baseline report's protocol on many split seeds.
 
     python -m benchmarks.seeds --source-path ../shared/data/lfw62 --seeds 20
 
-Every seed lays the pictures out anew and goes the whole way through main.py; the cache makes all
-but the first cheap.
+Every seed lays the pictures out anew and runs all stages of main.py; the cache makes all but the
+first cheap.
 """
 
 import argparse
@@ -22,7 +22,7 @@ MEASURES = ("score", "recall@1", "recall@5", "recall@10", "map", "map@10", "map@
 
 
 def run_seed(words: list[str], source: str, seed: int, folder: Path) -> dict[str, float]:
-    """The test's measures of one seed."""
+    """Run the pipeline with a seed and return the measures of the test."""
     data, run = folder / "data", folder / f"seed{seed:02}"
     where = ["--source", "folder", "--source-path", source, "--data", str(data), "--run", str(run)]
     if runner.main(["--stage", "all", "--seed", str(seed), *where, *words]):
@@ -32,7 +32,7 @@ def run_seed(words: list[str], source: str, seed: int, folder: Path) -> dict[str
 
 
 def main() -> None:
-    """See the top of this file; further options go to main.py."""
+    """Print a line per seed, and mean and deviation; further options go to main.py."""
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--source-path", required=True)
     parser.add_argument("--seeds", type=int, default=20)

@@ -1,15 +1,14 @@
-"""What does every step after the embedding give, alone and together, on validation and test?
+"""What does each post-processing step gain, alone and together, on validation and test?
 
     python -m benchmarks.steps --run runs/faces --labels ../shared/data/caricature/test_labels.json
 
-Of a finished run: each line is a set of options of the retrieve stage, the score on the validation,
-on the test, and on both with one query kept per person, where the other queries are no help (mean
-of ten draws). Those that hurt stay in the table. Only the validation may be looked at to choose.
+For a finished run. Each line is a set of options of the retrieve stage with the score on the
+validation, on the test, and on both with a single query per identity, where the other queries are
+no help (mean of ten draws). Steps that hurt stay in the table. Choose by the validation only.
 """
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,13 @@ from tqdm import tqdm
 from lookalike.core.log import log
 from lookalike.core.runs import Run, open_run
 from lookalike.core.settings import RetrieveSettings
-from lookalike.data.catalogue import load_catalogue, readable
-from lookalike.data.splits import load_split
+from lookalike.data.catalogue import bare_names, load_catalogue, readable, rows_of
+from lookalike.data.splits import load_split, unseen_split
 from lookalike.evaluation.scoring import Labels, read_labels, score
 from lookalike.features.extractor import embed, trained_extractor
 from lookalike.retrieval.index import as_mapping, ranking_of
 from lookalike.retrieval.postprocess import Embeddings, apply, score_all
-from lookalike.retrieval.ranking import seen_embeddings
+from lookalike.retrieval.ranking import embed_by_domain
 
 CENTER: dict[str, Any] = {"center": True}
 QUERIES: dict[str, Any] = {"query_neighbors": 0.35}
@@ -55,70 +54,75 @@ STEPS: dict[str, dict[str, Any]] = {
 
 
 class Task:
-    """A retrieval task of a run, embedded once: queries, gallery and what may be learnt from."""
+    """A retrieval task of a run, embedded once: queries, gallery, and labeled pictures.
 
-    def __init__(self, run: Run, name: str, labels: Labels) -> None:
+    Args:
+        run: A finished run.
+        is_test: Whether it is the test; else the validation, whose pictures no step learns from.
+        labels: The identities of its pictures.
+    """
+
+    def __init__(self, run: Run, is_test: bool, labels: Labels) -> None:
         self.labels, extractor = labels, trained_extractor(run)
-        test = name == "gallery"
-        rows = load_catalogue(run.path("test.csv" if test else "training.csv"))
+        training = load_catalogue(run.path("training.csv"))
+        rows = load_catalogue(run.path("test.csv")) if is_test else training
         rows = rows[readable(rows)]
-        keys = rows.path.str.rpartition("/")[2] if test else rows.path
-        rows = rows.assign(key=keys.to_numpy()).sort_values("key")
+        names = bare_names(rows.path) if is_test else rows.path
+        rows = rows.assign(name=names.to_numpy()).sort_values("name")
         self.sides = []
-        for side, known in zip(("query", "gallery"), labels, strict=True):
-            chosen = rows[rows.key.isin(known) & ((rows.part == side) | (not test))]
-            self.sides.append((list(chosen.key), embed(extractor, chosen)))
-        every = replace(run.settings, retrieve=RetrieveSettings(whiten=1))
-        self.seen = seen_embeddings(replace(run, settings=every), extractor, name)
+        for side, identities in zip(("query", "gallery"), labels, strict=True):
+            chosen = rows[rows.name.isin(identities) & ((rows.part == side) | (not is_test))]
+            self.sides.append((list(chosen.name), embed(extractor, chosen)))
+        split = unseen_split(run)
+        paths = split.labeled if is_test else split.train | split.holdout
+        labeled = rows_of(training, sorted(paths))
+        self.labeled = embed_by_domain(extractor, labeled, run.settings.split.query_domain)
 
-    def score(self, settings: RetrieveSettings, keep: np.ndarray | None = None) -> float:
-        """The score with these steps; keep: which of the queries there are."""
+    def score(self, settings: RetrieveSettings, used: np.ndarray | None = None) -> float:
+        """Return the score with these steps, of all queries or of those in the mask `used`."""
         (queries, rows), (gallery, stored) = self.sides
-        keep = np.ones(len(queries), bool) if keep is None else keep
-        arguments = apply(Embeddings(rows[keep], stored, *self.seen), settings)
-        names = [name for name, kept in zip(queries, keep, strict=True) if kept]
-        ranking = ranking_of(score_all(arguments, settings), gallery, names)
+        used = np.ones(len(queries), bool) if used is None else used
+        embeddings = apply(Embeddings(rows[used], stored, *self.labeled), settings)
+        names = [name for name, is_used in zip(queries, used, strict=True) if is_used]
+        ranking = ranking_of(score_all(embeddings, settings), gallery, names)
         labels = Labels({name: self.labels.query[name] for name in names}, self.labels.gallery)
         return float(score(as_mapping(ranking), labels)["score"])
 
     def one_each(self, seed: int) -> np.ndarray:
-        """Which queries to keep: one a person, drawn by the seed."""
-        names = np.array([self.labels.query[name] for name in self.sides[0][0]])
-        order = np.random.default_rng(seed).permutation(len(names))
-        _, first = np.unique(names[order], return_index=True)
-        return np.isin(np.arange(len(names)), order[first])
+        """Return a mask with one query per identity, drawn by the seed."""
+        identities = np.array([self.labels.query[name] for name in self.sides[0][0]])
+        order = np.random.default_rng(seed).permutation(len(identities))
+        _, first = np.unique(identities[order], return_index=True)
+        return np.isin(np.arange(len(identities)), order[first])
 
 
-def lines(tasks: dict[str, Task], forbidden: bool) -> Iterator[list[Any]]:
-    """A line of the table for each set of steps."""
+def lines(tasks: dict[str, Task], no_transductive: bool) -> Iterator[list[Any]]:
+    """Yield a line of the table for each set of steps."""
     for name, steps in tqdm(STEPS.items(), "steps"):
-        settings = RetrieveSettings(**steps, no_transductive=forbidden)
+        settings = RetrieveSettings(**steps, no_transductive=no_transductive)
         line: list[Any] = [name]
         for task in tasks.values():
-            one = [task.score(settings, task.one_each(seed)) for seed in range(10)]
-            line += [task.score(settings), float(np.mean(one))]
+            singles = [task.score(settings, task.one_each(seed)) for seed in range(10)]
+            line += [task.score(settings), float(np.mean(singles))]
         yield line
 
 
 def main() -> None:
-    """See the top of this file."""
+    """Print both tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--labels", type=Path, help="labels of the test")
     arguments = parser.parse_args()
     run = open_run(arguments.run)
     log.setLevel("ERROR")
-    tasks = {
-        "validation": Task(
-            run, "validation_gallery", Labels(*load_split(run.path("split.json")).validation)
-        )
-    }
+    validation = Labels(*load_split(run.path("split.json")).validation)
+    tasks = {"validation": Task(run, False, validation)}
     if arguments.labels:
-        tasks["test"] = Task(run, "gallery", read_labels(arguments.labels))
+        tasks["test"] = Task(run, True, read_labels(arguments.labels))
     heads = [head for name in tasks for head in (name, f"{name}, one query each")]
-    for forbidden, title in ((False, "with"), (True, "without")):
+    for no_transductive, title in ((False, "with"), (True, "without")):
         print(f"\n{title} learning from the test's other queries")
-        print(tabulate(lines(tasks, forbidden), ["", *heads], floatfmt=".1f"))
+        print(tabulate(lines(tasks, no_transductive), ["", *heads], floatfmt=".1f"))
 
 
 if __name__ == "__main__":

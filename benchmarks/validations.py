@@ -1,12 +1,12 @@
-"""Which validation ranks settings as the test does: of unseen people, or of those in training?
+r"""Which validation ranks settings as the test does: unseen identities, or those in training?
 
-    python -m benchmarks.validations --data ../shared/data/caricature \\
-        --labels ../shared/data/caricature/test_labels.json \\
+    python -m benchmarks.validations --data ../shared/data/caricature \
+        --labels ../shared/data/caricature/test_labels.json \
         --domain-pattern '(?P<domain>photo|caricature)_'
 
 Six settings of a projection on frozen EfficientNet-Lite0, each trained on both splits: `disjoint`
-holds whole people back, `stratified` pictures of everybody (a closed set). Beside each validation
-score stands the test score of the same training, and below the rank correlation of the two.
+holds out whole identities, `stratified` pictures of every identity (a closed set). Beside each
+validation score stands the test score of the same training; below, the rank correlation of both.
 """
 
 import argparse
@@ -26,15 +26,20 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "arcface, rate 0.01": (*PROJECTION, "--objective", "arcface", "--lr", "0.01"),
     "supcon": (*PROJECTION, "--objective", "supcon", "--batch-size", "64"),
     "triplet, hard": (
-        *(*PROJECTION, "--objective", "triplet", "--miner", "hard"),
-        *("--batch-size", "64"),
+        *PROJECTION,
+        "--objective",
+        "triplet",
+        "--miner",
+        "hard",
+        "--batch-size",
+        "64",
     ),
 }
-SPLITS = {"closed set": "stratified", "unseen people": "disjoint"}
+SPLITS = {"closed set": "stratified", "unseen identities": "disjoint"}
 
 
 def main() -> None:
-    """See the top of this file; further options go to main.py with every row."""
+    """Train all settings on both splits; further options go to main.py with every row."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--labels", type=Path, required=True)

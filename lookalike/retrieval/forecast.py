@@ -1,6 +1,13 @@
-"""TODO lookalike.retrieval.forecast."""
+"""Forecast the score of the test from labeled pictures (the stage forecast).
 
-from collections.abc import Mapping
+    forecast_score(tasks, settings, count=120, sizes={"query": 600, "gallery": 900}, seed=0)
+
+More identities are harder to tell apart. The score of random subsets of the labeled identities, of
+several sizes, is interpolated or extrapolated to the number of identities that the test is likely
+to show.
+"""
+
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,121 +18,248 @@ from lookalike.core.runs import Run
 from lookalike.core.settings import RetrieveSettings
 from lookalike.data.catalogue import load_catalogue, readable
 from lookalike.data.splits import Pictures
-from lookalike.evaluation.metrics import interval
-from lookalike.features.extractor import embed, load_extractor
+from lookalike.evaluation.metrics import bootstrap_interval
+from lookalike.features.extractor import embed, trained_extractor
 from lookalike.retrieval.labelled_tasks import (
-    Judged,
-    LabelledTask,
-    People,
-    judge_task,
-    labelled_people,
+    LabeledTask,
+    LabeledTasks,
+    TaskScores,
+    load_tasks,
+    score_task,
 )
 from lookalike.retrieval.postprocess import Embeddings, center
 
-DRAWS = 8
+DRAWS = 8  # random subsets of each size
+SUBSETS = (0.25, 0.5, 0.75, 1)  # their sizes, as shares of the labeled identities
+FEWEST = 4  # labeled identities that a forecast needs
+CLUSTERED = 4000  # pictures at most that identities are counted by
+HIGHEST = 1000  # of all scores
 
 
 def run_forecast(run: Run) -> str:
-    """The stage: forecast.json, the score that the labelled people let expect of the test."""
-    people = labelled_people(run, parts=1)
+    """Run the stage: write forecast.json, the score to expect of the test.
+
+    Args:
+        run: The run; its trained model, catalogue and split are read.
+
+    Returns:
+        A line with the forecast; why there is none, where labeled identities are too few.
+
+    Raises:
+        UserError: A file of the run is missing or damaged.
+    """
+    tasks = load_tasks(run, parts=1)
     run.path("forecast.json").unlink(missing_ok=True)
-    if not people.tasks or len(set(people.tasks[0].query.values())) < 4:
-        return "too few labelled people to forecast from"
-    extractor = load_extractor(run)
-    people.embed(extractor)
+    if not tasks.tasks or len(_identities(tasks.tasks[0])) < FEWEST:
+        return "too few labeled identities to forecast from"
+    extractor = trained_extractor(run)
+    tasks.embed(extractor)
     test = load_catalogue(run.path("test.csv"))
     test = test[readable(test)]
     queries = embed(extractor, test[test.part == "query"])
-    task, gallery = people.tasks[0], int((test.part == "gallery").sum())
-    each = len(task.gallery) / len(set(task.gallery.values()))
-    # How many people the test shows is not known; the interval spans two estimates.
-    counts = (count_people(people.stack(task.query), task, queries), round(gallery / each))
-    sizes = {"query": len(queries), "gallery": gallery}
-    settings = run.settings.retrieve
-    whole = people.judge(settings)
-    parts = [extrapolate(people, settings, whole, max(1, n), sizes, run.seed) for n in counts]
-    forecast: dict[str, Any] = {
-        "score": sum(expected for expected, _ in parts) / 2,
-        "ci95": {
-            "score": [min(ends[0] for _, ends in parts), max(ends[1] for _, ends in parts)],
-        },
-        "people": sorted(counts),
-        "labelled_people": len(set(task.query.values())),
-    }
+    gallery = int((test.part == "gallery").sum())
+    forecast = forecast_test(tasks, run.settings.retrieve, queries, gallery, run.seed)
     write_json(run.path("forecast.json"), forecast)
     low, high = forecast["ci95"]["score"]
     few, many = forecast["people"]
-    return f"{forecast['score']:.1f} ({low:.1f} to {high:.1f}), for {few} to {many} people"
+    return f"{forecast['score']:.1f} ({low:.1f} to {high:.1f}), for {few} to {many} identities"
 
 
-def count_people(known: np.ndarray, task: LabelledTask, unknown: np.ndarray) -> int:
-    """About how many people the unlabelled queries show: clusters of average linkage, down to the
-    distance at which the labelled ones form as many clusters as they show people."""
-
-    def heights(rows: np.ndarray) -> np.ndarray:
-        some = np.random.default_rng(0).permutation(len(rows))[:4000]
-        none = np.zeros((0, rows.shape[1]), np.float32)
-        moved = center(Embeddings(rows[some], none, none, none)).queries
-        return np.sort(linkage(moved, "average", "cosine")[:, 2]) if len(some) > 1 else np.zeros(0)
-
-    labelled, people = heights(known), len(set(task.query.values()))
-    merges = min(max(len(labelled) + 1 - people, 1), len(labelled))
-    level = labelled[merges - 1]
-    return max(1, len(unknown) - int((heights(unknown) <= level).sum()))
+def _identities(task: LabeledTask) -> list[str]:
+    """Return the identities of a task's queries, sorted."""
+    return sorted(set(task.query.values()))
 
 
-def extrapolate(
-    people: People,
+def forecast_test(
+    tasks: LabeledTasks,
     settings: RetrieveSettings,
-    whole: Judged,
+    queries: np.ndarray,
+    gallery: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Forecast the score of a test whose number of identities is not known.
+
+    That number is estimated twice: by clusters of the queries, and by as many gallery pictures per
+    identity as the labeled ones have. The forecast is the mean of both, and its interval spans
+    both.
+
+    Args:
+        tasks: A single task, embedded.
+        settings: The steps of the ranking.
+        queries: (Q, D) embeddings of the test's queries.
+        gallery: The size of the test's gallery.
+        seed: Of the random subsets.
+
+    Returns:
+        What forecast.json holds: `score`, `ci95`, `people` (both estimates of the number of
+        identities) and `labelled_people` (the number of labeled ones).
+    """
+    (task,) = tasks.tasks
+    per_identity = len(task.gallery) / len(set(task.gallery.values()))
+    by_clusters = count_identities(tasks.stack(task.query), len(_identities(task)), queries)
+    counts = by_clusters, round(gallery / per_identity)
+    sizes = {"query": len(queries), "gallery": gallery}
+    parts = [forecast_score(tasks, settings, max(1, count), sizes, seed) for count in counts]
+    lows, highs = zip(*(interval for _, interval in parts), strict=True)
+    return {
+        "score": sum(expected for expected, _ in parts) / 2,
+        "ci95": {"score": [min(lows), max(highs)]},
+        "people": sorted(counts),
+        "labelled_people": len(_identities(task)),
+    }
+
+
+# ---- the number of identities -------------------------------------------------------------------
+
+
+def count_identities(labeled: np.ndarray, identities: int, unlabeled: np.ndarray) -> int:
+    """Estimate how many identities unlabeled pictures show.
+
+    They are clustered by average linkage, down to the distance at which the labeled pictures form
+    as many clusters as they show identities.
+
+    Args:
+        labeled: (L, D) embeddings of labeled pictures.
+        identities: How many identities those show.
+        unlabeled: (N, D) embeddings.
+
+    Returns:
+        The number of clusters, at least 1.
+    """
+    heights = _merge_heights(labeled)
+    merges = min(max(len(heights) + 1 - identities, 1), len(heights))
+    level = heights[merges - 1]
+    return max(1, len(unlabeled) - int((_merge_heights(unlabeled) <= level).sum()))
+
+
+def _merge_heights(rows: np.ndarray) -> np.ndarray:
+    """Return the sorted cosine distances at which average linkage merges clusters."""
+    sample = np.random.default_rng(0).permutation(len(rows))[:CLUSTERED]
+    if len(sample) < 2:
+        return np.zeros(0)
+    none = np.zeros((0, rows.shape[1]), np.float32)
+    centered = center(Embeddings(rows[sample], none, none, none)).queries
+    return np.sort(linkage(centered, "average", "cosine")[:, 2])
+
+
+# ---- the score of so many identities ------------------------------------------------------------
+
+
+def forecast_score(
+    tasks: LabeledTasks,
+    settings: RetrieveSettings,
     count: int,
-    sizes: dict[str, int],
+    sizes: Mapping[str, int],
     seed: int,
 ) -> tuple[float, tuple[float, float]]:
-    """The expected score of `count` people with `sizes` query and gallery pictures in all, and the
-    ends of its 95 % interval.
+    """Forecast the score of a test with `count` identities.
 
-    Random subsets of the labelled people, of several sizes and with as many pictures a person as
-    the test has, are scored; the expectation lies between them on the scale of log(people), beyond
-    them on a line. The interval adds what the labelled people leave open and what another set of
-    people would.
+    Args:
+        tasks: A single task, embedded.
+        settings: The steps of the ranking.
+        count: The number of identities.
+        sizes: The number of their `query` and `gallery` pictures in all.
+        seed: Of the random subsets.
 
-    whole: what all of the labelled people come to.
+    Returns:
+        The expected score, and the ends of its 95 % interval; all from 0 to 1000.
     """
-    task, names = people.tasks[0], sorted(set(people.tasks[0].query.values()))
+    per_identity = {side: size / count for side, size in sizes.items()}
+    levels, means = subset_scores(tasks, settings, per_identity, seed)
+    expected = extrapolate(levels, means, count)
+    spread = half_width(tasks.score(settings), len(_identities(tasks.tasks[0])), count)
+    low, high = np.clip([expected - spread, expected + spread], 0, HIGHEST)
+    return expected, (float(low), float(high))
+
+
+def subset_scores(
+    tasks: LabeledTasks, settings: RetrieveSettings, per_identity: Mapping[str, float], seed: int
+) -> tuple[list[int], list[float]]:
+    """Score random subsets of the labeled identities.
+
+    Args:
+        tasks: A single task, embedded.
+        settings: The steps of the ranking.
+        per_identity: The `query` and `gallery` pictures per identity at most.
+        seed: Of the subsets.
+
+    Returns:
+        Numbers of identities, ascending, and the mean score of subsets of each.
+    """
+    (task,) = tasks.tasks
+    identities = _identities(task)
     rng = np.random.default_rng([seed, 6])
-    levels = sorted({max(2, round(len(names) * share)) for share in (0.25, 0.5, 0.75, 1)})
+    levels = sorted({max(2, round(len(identities) * share)) for share in SUBSETS})
     means = []
     for level in levels:
         scores = []
         for _ in range(DRAWS):
-            chosen = set(rng.permutation(names)[:level].tolist())
-            part = subset(task, chosen, {k: n / count for k, n in sizes.items()}, rng)
-            scores.append(judge_task(people.embeddings(part), part, settings).mean("score"))
+            chosen = set(rng.permutation(identities)[:level].tolist())
+            part = draw_subset(task, chosen, per_identity, rng)
+            scores.append(score_task(tasks.embeddings(part), part, settings).mean("score"))
         means.append(float(np.mean(scores)))
+    return levels, means
+
+
+def draw_subset(
+    task: LabeledTask,
+    chosen: set[str],
+    per_identity: Mapping[str, float],
+    rng: np.random.Generator,
+) -> LabeledTask:
+    """Draw the task of the chosen identities, with at most so many pictures per identity.
+
+    Args:
+        task: To draw from.
+        chosen: The identities.
+        per_identity: The mean number of `query` and `gallery` pictures per identity.
+        rng: Draws the pictures.
+    """
+    parts: dict[str, Pictures] = {}
+    for side, wanted in per_identity.items():
+        pictures: Pictures = getattr(task, side)
+        paths = [path for path, identity in pictures.items() if identity in chosen]
+        available = len(paths) / len(chosen)
+        size = max(1, round(len(paths) * min(1.0, wanted / max(available, 1e-9))))
+        drawn = sorted(rng.permutation(paths)[:size].tolist())
+        parts[side] = {path: pictures[path] for path in drawn}
+    return task._replace(**parts)
+
+
+def extrapolate(levels: Sequence[int], means: Sequence[float], count: int) -> float:
+    """Return the score to expect of `count` identities.
+
+    It is interpolated on the scale of log(identities); beyond the largest subset it follows the
+    line fitted to all of them.
+
+    Args:
+        levels: Numbers of identities, ascending.
+        means: The mean score of each.
+        count: The number of identities asked for.
+
+    Returns:
+        A score from 0 to 1000.
+
+    >>> round(extrapolate([10, 100], [900.0, 700.0], 1000), 6)
+    500.0
+    """
     expected = float(np.interp(np.log(count), np.log(levels), means))
     if count > levels[-1]:
         slope = np.polyfit(np.log(levels), means, 1)[0] if len(levels) > 1 else 0.0
         expected += float(slope * np.log(count / levels[-1]))
-    expected = float(np.clip(expected, 0, 1000))
-    low, high = interval(whole.values["score"][:, None], whole.identities)[:, 0]
-    spread = (high - low) / 2 * np.sqrt(1 + len(names) / count)
-    low, high = np.clip([expected - spread, expected + spread], 0, 1000)
-    return expected, (float(low), float(high))
+    return float(np.clip(expected, 0, HIGHEST))
 
 
-def subset(
-    task: LabelledTask,
-    chosen: set[str],
-    each: Mapping[str, float],
-    rng: np.random.Generator,
-) -> LabelledTask:
-    """The task of the chosen people, with about `each` query and gallery pictures a person."""
-    parts: dict[str, Pictures] = {}
-    for side, wanted in each.items():
-        inside = [path for path, name in getattr(task, side).items() if name in chosen]
-        have = len(inside) / len(chosen)
-        kept = max(1, round(len(inside) * min(1.0, wanted / max(have, 1e-9))))
-        keep = sorted(rng.permutation(inside)[:kept].tolist())
-        parts[side] = {path: getattr(task, side)[path] for path in keep}
-    return task._replace(**parts)
+def half_width(scores: TaskScores, labeled: int, count: int) -> float:
+    """Return half the width of the 95 % interval of a forecast.
+
+    It adds two variances: that of a mean over the labeled identities, and that of a mean over as
+    many other identities as the test has.
+
+    Args:
+        scores: Of all labeled identities.
+        labeled: How many those are.
+        count: The number of identities of the test.
+    """
+    low, high = bootstrap_interval(scores.values["score"][:, None], scores.identities)[:, 0]
+    return float((high - low) / 2 * np.sqrt(1 + labeled / count))

@@ -1,4 +1,8 @@
-"""TODO lookalike.retrieval.fusion."""
+"""Fuse what several models find: their embeddings, their scores or their ranks.
+
+rows = concatenate([rows_a, rows_b], weights=(2, 1))
+scores = fuse_ranks([scores_a, scores_b])
+"""
 
 from collections.abc import Sequence
 
@@ -7,48 +11,79 @@ import numpy as np
 RANK_OFFSET = 60  # of reciprocal rank fusion, as its authors chose it
 
 
-def shares(weights: Sequence[float], count: int) -> np.ndarray:
-    """(count,) float64 that sum to 1: the weights, or equal ones where none were given.
+def normalize_weights(weights: Sequence[float], count: int) -> np.ndarray:
+    """Return (count,) float64 weights that sum to 1; equal ones where none are given.
 
-    >>> shares((3, 1), 2).tolist(), shares((), 2).tolist()
+    >>> normalize_weights((3, 1), 2).tolist(), normalize_weights((), 2).tolist()
     ([0.75, 0.25], [0.5, 0.5])
     """
-    embeddings = np.array(weights or [1.0] * count)
-    return np.asarray(embeddings / embeddings.sum())
+    chosen = np.array(weights or [1.0] * count)
+    return np.asarray(chosen / chosen.sum())
 
 
-def joined(parts: Sequence[np.ndarray], weights: Sequence[float] = ()) -> np.ndarray:
-    """Weighted concatenation: (N, D1), (N, D2), … unit rows -> (N, D1 + D2 + …) float32 rows, of
-    length 1 again.
+def concatenate(parts: Sequence[np.ndarray], weights: Sequence[float] = ()) -> np.ndarray:
+    """Concatenate the embeddings of several models, weighted.
 
-    Each part is multiplied by the square root of its share, so that the inner product of two rows
-    is the weighted mean of the members' cosines.
+    Each part is multiplied by the square root of its normalized weight, so that the inner product
+    of two rows is the weighted mean of the models' cosines.
+
+    Args:
+        parts: (N, D1), (N, D2), … rows of length 1.
+        weights: How much each part counts; by default all the same.
+
+    Returns:
+        (N, D1 + D2 + …) float32 rows of length 1.
+
+    >>> row = concatenate([np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]])], (9, 16))
+    >>> row.round(6).tolist()
+    [[0.6000000238418579, 0.0, 0.0, 0.800000011920929]]
     """
-    scaled = [np.sqrt(s) * part for s, part in zip(shares(weights, len(parts)), parts, strict=True)]
+    shares = normalize_weights(weights, len(parts))
+    scaled = [np.sqrt(share) * part for share, part in zip(shares, parts, strict=True)]
     return np.concatenate(scaled, axis=1).astype(np.float32)
 
 
 def fuse_scores(parts: Sequence[np.ndarray], weights: Sequence[float] = ()) -> np.ndarray:
-    """Weighted mean of (Q, G) scores, each query's brought to mean 0 and deviation 1 first: members
-    may measure on scales of their own (Z-score normalisation: Jain et al., 2005).
+    """Average the scores of several models, each query's brought to mean 0 and deviation 1 first.
+
+    The models may score on scales of their own. Z-score normalization: Jain, Nandakumar and Ross,
+    Score normalization in multimodal biometric systems (2005).
+
+    Args:
+        parts: (Q, G) scores of each model.
+        weights: How much each counts; by default all the same.
+
+    Returns:
+        (Q, G) float64.
 
     >>> fuse_scores([np.array([[1.0, 3.0]]), np.array([[700.0, 100.0]])], (3, 1)).tolist()
     [[-0.5, 0.5]]
     """
 
-    def normalized(scores: np.ndarray) -> np.ndarray:
+    def standardized(scores: np.ndarray) -> np.ndarray:
         scores = scores - scores.mean(1, keepdims=True, dtype=np.float64)
         return np.asarray(scores / np.maximum(scores.std(1, keepdims=True), 1e-12))
 
-    return _weighted_sum([normalized(scores) for scores in parts], weights)
+    return _weighted_sum([standardized(scores) for scores in parts], weights)
 
 
 def fuse_ranks(parts: Sequence[np.ndarray], weights: Sequence[float] = ()) -> np.ndarray:
-    """Reciprocal rank fusion of (Q, G) scores: the weighted mean of 1 / (60 + rank).
+    """Fuse rankings by reciprocal rank fusion: the weighted mean of 1 / (60 + rank).
 
-    Ranks count from 1; equal scores of a member are in the order of the gallery. Cormack, Clarke
-    and Büttcher, Reciprocal rank fusion outperforms Condorcet and individual rank learning methods
+    Ranks count from 1; equal scores of a model are in the order of the gallery. Cormack, Clarke and
+    Büttcher, Reciprocal rank fusion outperforms Condorcet and individual rank learning methods
     (2009).
+
+    Args:
+        parts: (Q, G) scores of each model.
+        weights: How much each counts; by default all the same.
+
+    Returns:
+        (Q, G) float64.
+
+    >>> fused = fuse_ranks([np.array([[0.9, 0.1]]), np.array([[0.8, 0.2]])])
+    >>> fused.tolist() == [[round(1 / 61, 12), round(1 / 62, 12)]]
+    True
     """
 
     def reciprocal(scores: np.ndarray) -> np.ndarray:
@@ -61,8 +96,8 @@ def fuse_ranks(parts: Sequence[np.ndarray], weights: Sequence[float] = ()) -> np
 
 
 def _weighted_sum(parts: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
-    """Rounded, so that what is equal in one order of the members is equal in every other."""
+    """Sum the parts by their weights, rounded so that the order of the parts changes no tie."""
     total = np.zeros(parts[0].shape)
-    for share, part in zip(shares(weights, len(parts)), parts, strict=True):
+    for share, part in zip(normalize_weights(weights, len(parts)), parts, strict=True):
         total += share * part
     return total.round(12)

@@ -1,6 +1,14 @@
-"""TODO lookalike.retrieval.labelled_tasks."""
+"""Retrieval tasks of labeled pictures that nothing was trained on, to score choices by.
 
-from collections.abc import Mapping
+    tasks = load_tasks(run, parts=2)
+    tasks.embed(extractor)
+    tasks.score(RetrieveSettings(center=True)).mean("score")
+
+With a frozen backbone all labeled pictures serve, in parts whose identities are disjoint; where
+training changes the embedding, only the validation does.
+"""
+
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -11,32 +19,36 @@ import pandas as pd
 from lookalike.core.runs import Run
 from lookalike.core.settings import RetrieveSettings
 from lookalike.data.catalogue import load_catalogue, rows_of
-from lookalike.data.splits import Pictures, group, retrieval_task, unseen_split
-from lookalike.evaluation.metrics import measure
-from lookalike.features.extractor import FeatureExtractor, embed, run_extractor
-from lookalike.models.embedder import embedder_of
+from lookalike.data.splits import Pictures, Split, group, retrieval_task, unseen_split
+from lookalike.evaluation.metrics import measure_queries
+from lookalike.features.extractor import FeatureExtractor, embed
 from lookalike.retrieval.index import ranking_of
-from lookalike.retrieval.postprocess import Embeddings, apply, score_all, two_domains
+from lookalike.retrieval.postprocess import Embeddings, apply, score_all, split_domains
 
 
-class Judged(NamedTuple):
-    """What a choice came to: each query's measures and its identity."""
+class TaskScores(NamedTuple):
+    """The measures of each query, and its identity.
+
+    Attributes:
+        values: {measure: (Q,) floats}, see `measure_queries`.
+        identities: The Q identities of the queries.
+    """
 
     values: dict[str, np.ndarray]
     identities: list[str]
 
     def mean(self, name: str) -> float:
-        """A measure's mean over the queries."""
+        """Return a measure's mean over the queries."""
         return float(self.values[name].mean())
 
 
-class LabelledTask(NamedTuple):
-    """A retrieval task of labelled pictures, each part {path: identity}.
+class LabeledTask(NamedTuple):
+    """A retrieval task of labeled pictures, each part {path: identity}.
 
     Attributes:
         query: The pictures that are searched for.
         gallery: The pictures that are ranked.
-        seen: What may be learnt for the task is learnt from these, of identities of no query.
+        seen: The pictures that a step may learn from, of identities of no query.
     """
 
     query: Pictures
@@ -45,86 +57,126 @@ class LabelledTask(NamedTuple):
 
 
 @dataclass
-class People:
-    """Labelled people to judge by: retrieval tasks, and their pictures' embeddings by path.
+class LabeledTasks:
+    """Retrieval tasks and the embeddings of their pictures.
 
-    catalogue: the rows of their pictures. query_domain: the domain that asks.
+    Attributes:
+        catalogue: The rows of their pictures.
+        query_domain: The domain of the queries.
+        tasks: The tasks.
+        rows: {path: (D,) embedding}; empty before `embed`.
     """
 
     catalogue: pd.DataFrame
     query_domain: str
-    tasks: list[LabelledTask]
+    tasks: list[LabeledTask]
     rows: dict[str, np.ndarray] = field(default_factory=dict)
 
     def embed(self, extractor: FeatureExtractor) -> None:
-        """Embeds all their pictures."""
+        """Embed all pictures of the tasks."""
         paths = sorted({path for task in self.tasks for part in task for path in part})
         self.rows = dict(zip(paths, embed(extractor, rows_of(self.catalogue, paths)), strict=True))
 
-    def stack(self, paths: Mapping[str, str]) -> np.ndarray:
-        """(N, D) embeddings of these pictures."""
-        dim = len(next(iter(self.rows.values())))
-        return np.array([self.rows[path] for path in paths], np.float32).reshape(-1, dim)
+    @property
+    def dim(self) -> int:
+        """The number of columns of the embeddings."""
+        return len(next(iter(self.rows.values())))
 
-    def embeddings(self, task: LabelledTask) -> Embeddings:
-        """A task's embeddings; the seen ones divided by domain, where domains are known."""
-        asks = np.array([path in self.asking for path in task.seen], bool)
-        seen = two_domains(self.stack(task.seen), asks)
-        return Embeddings(self.stack(task.query), self.stack(task.gallery), *seen)
+    def stack(self, paths: Iterable[str]) -> np.ndarray:
+        """Return (N, D) embeddings of the pictures with these paths."""
+        return np.array([self.rows[path] for path in paths], np.float32).reshape(-1, self.dim)
+
+    def embeddings(self, task: LabeledTask) -> Embeddings:
+        """Return a task's embeddings, those of `seen` divided by domain where it is known."""
+        in_query_domain = np.array([path in self._query_domain_paths for path in task.seen], bool)
+        labeled = split_domains(self.stack(task.seen), in_query_domain)
+        return Embeddings(self.stack(task.query), self.stack(task.gallery), *labeled)
 
     @cached_property
-    def asking(self) -> set[str]:
-        """The paths of the pictures in the query's domain."""
+    def _query_domain_paths(self) -> set[str]:
         return set(self.catalogue.path[self.catalogue.domain == self.query_domain])
 
-    def judge(self, settings: RetrieveSettings) -> Judged:
-        """Ranks every task by these steps."""
-        parts = [judge_task(self.embeddings(task), task, settings) for task in self.tasks]
+    def score(self, settings: RetrieveSettings) -> TaskScores:
+        """Rank every task by these steps; return the measures of all their queries."""
+        parts = [score_task(self.embeddings(task), task, settings) for task in self.tasks]
         names = parts[0].values
         values = {name: np.concatenate([part.values[name] for part in parts]) for name in names}
-        return Judged(values, [identity for part in parts for identity in part.identities])
+        return TaskScores(values, [identity for part in parts for identity in part.identities])
 
 
-def judge_task(embeddings: Embeddings, task: LabelledTask, settings: RetrieveSettings) -> Judged:
-    """The measures of each query that has its person in the gallery."""
+def score_task(embeddings: Embeddings, task: LabeledTask, settings: RetrieveSettings) -> TaskScores:
+    """Rank a task and return the measures of each query that has its identity in the gallery.
+
+    Args:
+        embeddings: Of the task, rows in the order of its pictures.
+        task: The task.
+        settings: The steps of the ranking.
+    """
     scores = score_all(apply(embeddings, settings), settings)
     ranking = ranking_of(scores, list(task.gallery), list(task.query))
     identities = np.array(list(task.query.values()))
-    gallery, counts = np.unique(list(task.gallery.values()), return_counts=True)
-    known = dict(zip(gallery.tolist(), counts.tolist(), strict=True))
-    relevant = np.array([known.get(identity, 0) for identity in identities.tolist()])
-    shown = np.array([[task.gallery[path] for path in row] for row in ranking.gallery])
-    good = relevant > 0
-    hits = (shown == identities[:, None])[good]
-    return Judged(measure(hits, relevant[good]), identities[good].tolist())
+    names, counts = np.unique(list(task.gallery.values()), return_counts=True)
+    count_of = dict(zip(names.tolist(), counts.tolist(), strict=True))
+    relevant = np.array([count_of.get(identity, 0) for identity in identities.tolist()])
+    ranked = np.array([[task.gallery[path] for path in row] for row in ranking.gallery])
+    answerable = relevant > 0
+    hits = (ranked == identities[:, None])[answerable]
+    return TaskScores(measure_queries(hits, relevant[answerable]), identities[answerable].tolist())
 
 
-def labelled_people(run: Run, parts: int) -> People:
-    """The people to judge by, in so many parts that are tasks of their own.
+def load_tasks(run: Run, parts: int) -> LabeledTasks:
+    """Read a run's labeled pictures and make tasks of those that nothing was trained on.
 
-    Where training changes the embedding, only the validation's people are unseen.
+    Args:
+        run: The run; its catalogue and its split are read.
+        parts: How many tasks a frozen backbone's pictures are divided into, by identity.
+
+    Returns:
+        The tasks; none where no labeled picture is unseen.
+
+    Raises:
+        UserError: A file of the run is missing or damaged.
     """
-    split, asks = unseen_split(run), run.settings.split.query_domain
+    split, query_domain = unseen_split(run), run.settings.split.query_domain
     catalogue = load_catalogue(run.path("training.csv"))
     if run.settings.train.changes_embedding:
-        trained, validation = {**split.train, **split.holdout}, split.validation
-        tasks = [LabelledTask(*validation, trained)] if validation.query else []
-        return People(catalogue, asks, tasks)
-    pictures = split.labelled
+        return LabeledTasks(catalogue, query_domain, validation_tasks(split))
+    tasks = divide_by_identity(catalogue, split.labeled, query_domain, parts, run.seed)
+    return LabeledTasks(catalogue, query_domain, tasks)
+
+
+def validation_tasks(split: Split) -> list[LabeledTask]:
+    """Return the validation as the only task, whose steps may learn from the training."""
+    if not split.validation.query:
+        return []
+    return [LabeledTask(*split.validation, split.train | split.holdout)]
+
+
+def divide_by_identity(
+    catalogue: pd.DataFrame, pictures: Pictures, query_domain: str, parts: int, seed: int
+) -> list[LabeledTask]:
+    """Make tasks of disjoint identities; the steps of each may learn from the others' pictures.
+
+    Args:
+        catalogue: The rows of the pictures.
+        pictures: {path: identity} of all labeled pictures.
+        query_domain: The domain of the queries.
+        parts: How many tasks to make.
+        seed: Of the division.
+
+    Returns:
+        At most `parts` tasks: those with a query whose identity is in the gallery. A single part
+        learns from its own pictures, since there are no others.
+    """
     domains = dict(zip(catalogue.path, catalogue.domain, strict=True))
-    names = sorted(set(pictures.values()))
-    order = np.random.default_rng([run.seed, 5]).permutation(len(names))
+    identities = sorted(set(pictures.values()))
+    order = np.random.default_rng([seed, 5]).permutation(len(identities))
     tasks = []
     for part in range(parts):
-        chosen = {names[i] for i in order[part::parts]}
+        chosen = {identities[i] for i in order[part::parts]}
         inside = {path: name for path, name in pictures.items() if name in chosen}
         outside = {path: name for path, name in pictures.items() if name not in chosen}
-        task = retrieval_task(group(inside), domains, asks, run.seed)
+        task = retrieval_task(group(inside), domains, query_domain, seed)
         if task.answerable:
-            tasks.append(LabelledTask(*task, outside or inside))
-    return People(catalogue, asks, tasks)
-
-
-def untrained_job(run: Run) -> FeatureExtractor:
-    """How the settings embed, before anything is trained."""
-    return run_extractor(run, embedder_of(run.settings.embed, run.cache))
+            tasks.append(LabeledTask(*task, outside or inside))
+    return tasks

@@ -1,11 +1,12 @@
-"""Every further point after the embedding: small steps, embeddings in, embeddings or scores out.
+"""Post-process embeddings and scores: centering, whitening, neighbors, hubness, clusters.
 
-    embeddings = apply(Embeddings(queries, gallery), settings)   # centring, whitening, neighbors
-    scores = score_all(embeddings, settings)                     # hubs, clusters, re-ranking
+    embeddings = apply(embeddings, settings)      # steps from embeddings to embeddings
+    scores = score_all(embeddings, settings)      # steps from embeddings to scores of all pairs
 
-Each step is an option of the retrieve stage, off by default; `--auto` tries them on the validation.
-Steps that let a query profit from the other queries of the test say so, and `--no-transductive`
-replaces them by the training's pictures, or leaves them out, where the rules forbid it.
+Each step is an option of the retrieve stage, off by default; `--auto` tries them on labeled
+pictures. A step is transductive when a query profits from the other queries of the test; where the
+rules forbid that, `--no-transductive` has such a step learn from labeled pictures instead, or
+leaves it out.
 """
 
 from collections.abc import Iterator
@@ -18,115 +19,170 @@ from lookalike.core.numeric import unit
 from lookalike.core.settings import RetrieveSettings
 from lookalike.retrieval.rerank import k_reciprocal
 
-QUERY_ALPHA, GALLERY_ALPHA = 1.0, 3.0  # a neighbor counts by its cosine to this power
-SHARPNESS = 10.0  # of the inverted softmax: its inverse temperature
-CSLS_NEIGHBOURS = 10
+QUERY_ALPHA, GALLERY_ALPHA = 1.0, 3.0  # a neighbor's weight is its cosine to this power
+INVERSE_TEMPERATURE = 10.0  # of the inverted softmax
+CSLS_NEIGHBORS = 10
 CHUNK = 1024  # rows of a similarity matrix at once
 
 
 @dataclass(frozen=True)
 class Embeddings:
-    """What a ranking is made of, each (n, D) float32 rows of length 1.
+    """The embeddings of a retrieval task, float32 rows of length 1.
 
-    queries, gallery: those to rank. seen_queries, seen_gallery: the training's pictures of the
-    query's domain and of the others (of all, where domains are unknown); they may be empty.
+    Attributes:
+        queries: (Q, D), the pictures to search for.
+        gallery: (G, D), the pictures to rank.
+        labeled_queries: (L1, D), labeled pictures of the queries' domain, which a step may learn
+            from; may be empty.
+        labeled_gallery: (L2, D), labeled pictures of the other domains. Where domains are unknown,
+            both are all labeled pictures.
     """
 
     queries: np.ndarray
     gallery: np.ndarray
-    seen_queries: np.ndarray
-    seen_gallery: np.ndarray
+    labeled_queries: np.ndarray
+    labeled_gallery: np.ndarray
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """The four arrays, in the order of the attributes."""
+        return self.queries, self.gallery, self.labeled_queries, self.labeled_gallery
 
 
-def two_domains(rows: np.ndarray, asks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the query's domain, and the others; all of them twice where that is one and the same.
+def split_domains(rows: np.ndarray, in_query_domain: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows of the query domain and the others; all of them twice if there is only one.
 
-    rows: (N, D). asks: (N,) bool, whether a row is of the query's domain.
+    Args:
+        rows: (N, D).
+        in_query_domain: (N,) bool.
     """
-    return (rows[asks], rows[~asks]) if asks.any() and not asks.all() else (rows, rows)
+    if not in_query_domain.any() or in_query_domain.all():
+        return rows, rows
+    return rows[in_query_domain], rows[~in_query_domain]
+
+
+def needs_labeled(settings: RetrieveSettings) -> bool:
+    """Return whether a step learns from labeled pictures.
+
+    >>> needs_labeled(RetrieveSettings(whiten=96)), needs_labeled(RetrieveSettings(center=True))
+    (True, False)
+    >>> needs_labeled(RetrieveSettings(center=True, no_transductive=True))
+    True
+    """
+    inductive = settings.no_transductive and (settings.center or settings.hubs != "none")
+    return bool(settings.whiten) or inductive
+
+
+# ---- embeddings to embeddings -------------------------------------------------------------------
 
 
 def apply(embeddings: Embeddings, settings: RetrieveSettings) -> Embeddings:
-    """The steps that the settings ask for, in the order in which they stand here."""
+    """Apply the chosen steps from embeddings to embeddings.
+
+    In this order: `center`, `whiten`, `gallery_neighbors` (database-side augmentation),
+    `query_neighbors`, `expand` (α-query expansion). Where `rerank` is chosen, `query_neighbors`
+    acts on its scores instead, see `score_all`.
+
+    Args:
+        embeddings: Of a retrieval task.
+        settings: The steps; those that are off change nothing.
+
+    Returns:
+        Embeddings of the same numbers of rows; `whiten` changes D.
+    """
     if settings.center:
         embeddings = center(embeddings, transductive=not settings.no_transductive)
     if settings.whiten:
         embeddings = whiten(embeddings, settings.whiten)
     if settings.gallery_neighbors is not None:
-        rows = with_neighbors(embeddings.gallery, settings.gallery_neighbors, GALLERY_ALPHA)
+        rows = add_neighbors(embeddings.gallery, settings.gallery_neighbors, GALLERY_ALPHA)
         embeddings = replace(embeddings, gallery=rows)
     if settings.query_neighbors is not None and not (
         settings.no_transductive or _reranks(settings)
     ):
-        rows = with_neighbors(embeddings.queries, settings.query_neighbors, QUERY_ALPHA)
+        rows = add_neighbors(embeddings.queries, settings.query_neighbors, QUERY_ALPHA)
         embeddings = replace(embeddings, queries=rows)
     if settings.expand is not None:
-        embeddings = replace(
-            embeddings, queries=expanded(embeddings.queries, embeddings.gallery, settings.expand)
-        )
+        rows = expand_queries(embeddings.queries, embeddings.gallery, settings.expand)
+        embeddings = replace(embeddings, queries=rows)
     return embeddings
 
 
 def center(embeddings: Embeddings, transductive: bool = True) -> Embeddings:
-    """Each side moved to a mean of zero, of length 1 again.
+    """Subtract the mean of each side, and bring the rows to length 1 again.
 
-    Photographs have something in common that drawings lack; what all of a domain share tells nobody
-    apart. The mean is that of the side itself, or, where that is forbidden, of the training's
-    pictures of its domain; a side of fewer than two pictures stays as it is.
+    What all pictures of a domain have in common, such as being photographs, says nothing of the
+    identity. A side of fewer than two pictures stays as it is.
+
+    Args:
+        embeddings: Of a retrieval task.
+        transductive: Whether the means are those of the queries and of the gallery themselves;
+            otherwise they are those of the labeled pictures of each domain.
     """
 
-    def moved(rows: np.ndarray, seen: np.ndarray) -> np.ndarray:
-        known = rows if transductive else seen
-        return unit(rows - known.mean(0, dtype=np.float64)) if len(known) > 1 else rows
+    def centered(rows: np.ndarray, labeled: np.ndarray) -> np.ndarray:
+        reference = rows if transductive else labeled
+        return unit(rows - reference.mean(0, dtype=np.float64)) if len(reference) > 1 else rows
 
-    seen = (
-        moved(embeddings.seen_queries, embeddings.seen_queries),
-        moved(embeddings.seen_gallery, embeddings.seen_gallery),
-    )
-    queries, gallery = embeddings.queries, embeddings.gallery
+    queries, gallery, labeled_queries, labeled_gallery = embeddings.arrays
     return Embeddings(
-        moved(queries, embeddings.seen_queries), moved(gallery, embeddings.seen_gallery), *seen
+        centered(queries, labeled_queries),
+        centered(gallery, labeled_gallery),
+        centered(labeled_queries, labeled_queries),
+        centered(labeled_gallery, labeled_gallery),
     )
 
 
 def whiten(embeddings: Embeddings, dim: int) -> Embeddings:
-    """The first `dim` principal directions of the training's pictures, each with deviation 1.
+    """Project onto the first principal directions of the labeled pictures, each with deviation 1.
 
-    Jegou and Chum, Negative evidences and co-occurrences in image retrieval: the benefit of PCA and
-    whitening (2012). Without training pictures nothing changes.
+    Jégou and Chum, Negative evidences and co-occurrences in image retrieval: the benefit of PCA and
+    whitening (2012).
+
+    Args:
+        embeddings: Of a retrieval task; with no more labeled rows than `dim`, nothing changes.
+        dim: How many directions to use.
+
+    Returns:
+        Embeddings of `dim` columns.
     """
-    seen = np.concatenate([embeddings.seen_queries, embeddings.seen_gallery]).astype(np.float64)
-    if len(seen) <= dim:
+    labeled = np.concatenate([embeddings.labeled_queries, embeddings.labeled_gallery])
+    if len(labeled) <= dim:
         return embeddings
-    mean = seen.mean(0)
-    values, vectors = np.linalg.eigh(np.cov(seen - mean, rowvar=False))
-    directions = vectors[:, ::-1][:, :dim] / np.sqrt(np.maximum(values[::-1][:dim], 1e-12))
-    return Embeddings(*(unit((rows - mean) @ directions) for rows in sides(embeddings)))
+    labeled = labeled.astype(np.float64)
+    mean = labeled.mean(0)
+    variances, vectors = np.linalg.eigh(np.cov(labeled - mean, rowvar=False))
+    directions = vectors[:, ::-1][:, :dim] / np.sqrt(np.maximum(variances[::-1][:dim], 1e-12))
+    return Embeddings(*(unit((rows - mean) @ directions) for rows in embeddings.arrays))
 
 
-def sides(embeddings: Embeddings) -> tuple[np.ndarray, ...]:
-    """The four arrays, in their order."""
-    return embeddings.queries, embeddings.gallery, embeddings.seen_queries, embeddings.seen_gallery
-
-
-def with_neighbors(rows: np.ndarray, least: float, alpha: float) -> np.ndarray:
-    """Each row summed with its neighbors among the rows, weighted by cosine^alpha.
+def add_neighbors(rows: np.ndarray, least: float, alpha: float) -> np.ndarray:
+    """Sum each row with its neighbors among the rows, weighted by cosine^alpha.
 
     The neighbors are all rows with a cosine of at least `least`: their number follows the data, so
-    that a picture without a like stays as it is. On the query side the other photographs of the
-    same person help most; on the gallery side it is database-side augmentation (Turcot and Lowe,
-    2009; Arandjelovic and Zisserman, 2012).
+    that a picture without neighbors stays as it is. On the query side it averages the photographs
+    of one identity; on the gallery side it is database-side augmentation: Turcot and Lowe, Better
+    matching with fewer features (2009); Arandjelović and Zisserman, Three things everyone should
+    know to improve object retrieval (2012).
+
+    Args:
+        rows: (N, D) rows of length 1.
+        least: The lowest cosine of a neighbor.
+        alpha: The power of the weights; the row itself has weight 1.
+
+    Returns:
+        (N, D) rows of length 1.
     """
     out = np.empty_like(rows)
-    for place, weights in _neighborhoods(rows, least, alpha):
-        out[place] = unit(weights @ rows)
+    for block, weights in _neighborhoods(rows, least, alpha):
+        out[block] = unit(weights @ rows)
     return out
 
 
 def _neighborhoods(
     rows: np.ndarray, least: float, alpha: float
 ) -> Iterator[tuple[slice, np.ndarray]]:
-    """A slice of the rows at a time, with what every row weighs for each of them; 1 for itself."""
+    """Yield a slice of rows at a time with the weights of all rows for each; 1 for itself."""
     for start in range(0, len(rows), CHUNK):
         part = rows[start : start + CHUNK]
         weights = _weights(part @ rows.T, least, alpha)
@@ -134,23 +190,35 @@ def _neighborhoods(
         yield slice(start, start + len(part)), weights
 
 
-def expanded(queries: np.ndarray, gallery: np.ndarray, least: float) -> np.ndarray:
-    """α-query expansion: each query summed with the gallery pictures of at least this cosine.
+def expand_queries(queries: np.ndarray, gallery: np.ndarray, least: float) -> np.ndarray:
+    """Sum each query with its gallery neighbors, weighted by cosine³ (α-query expansion).
 
-    Radenovic, Tolias and Chum, Fine-tuning CNN image retrieval with no human annotation (2018).
+    Radenović, Tolias and Chum, Fine-tuning CNN image retrieval with no human annotation (2018).
+
+    Args:
+        queries: (Q, D) rows of length 1.
+        gallery: (G, D) rows of length 1.
+        least: The lowest cosine of a neighbor.
+
+    Returns:
+        (Q, D) rows of length 1.
     """
     parts = [queries[i : i + CHUNK] for i in range(0, len(queries), CHUNK)]
-    near = [part + _weights(part @ gallery.T, least, GALLERY_ALPHA) @ gallery for part in parts]
-    return unit(np.concatenate(near)) if parts else queries
+    sums = [part + _weights(part @ gallery.T, least, GALLERY_ALPHA) @ gallery for part in parts]
+    return unit(np.concatenate(sums)) if parts else queries
 
 
 def _weights(cosines: np.ndarray, least: float, alpha: float) -> np.ndarray:
+    """Return cosine^alpha where the cosine is at least `least` and positive, else 0."""
     weights: np.ndarray = np.where(cosines >= least, np.maximum(cosines, 0), 0) ** alpha
     return weights
 
 
-def scores_wanted(settings: RetrieveSettings) -> bool:
-    """Whether a step needs the scores of all pairs; without one, an index searches."""
+# ---- embeddings to scores -----------------------------------------------------------------------
+
+
+def needs_scores(settings: RetrieveSettings) -> bool:
+    """Return whether a step needs the scores of all pairs; without one, an index searches."""
     return (
         settings.hubs != "none"
         or settings.rerank != "none"
@@ -159,98 +227,164 @@ def scores_wanted(settings: RetrieveSettings) -> bool:
 
 
 def score_all(embeddings: Embeddings, settings: RetrieveSettings) -> np.ndarray:
-    """(Q, G) float32: how alike each query and each gallery picture are; only the order of a row
-    means something."""
-    if _reranks(settings):
-        scores = k_reciprocal(embeddings.queries, embeddings.gallery)
-        # Who has no like among the queries shares neighbors with strangers only.
-        alone = ~have_likes(embeddings.queries)
-        scores[alone] = embeddings.queries[alone] @ embeddings.gallery.T
-        if settings.query_neighbors is not None:
-            scores = scores_of_neighbors(scores, embeddings.queries, settings.query_neighbors)
-    else:
-        scores = embeddings.queries @ embeddings.gallery.T
+    """Score every pair of a query and a gallery picture, by the chosen steps.
+
+    In this order: `rerank` (k-reciprocal re-ranking, and `query_neighbors` on its scores), `hubs`
+    (CSLS or an inverted softmax), `gallery_clusters`. With none of them, scores are cosines.
+
+    Args:
+        embeddings: Of a retrieval task, after `apply`.
+        settings: The steps.
+
+    Returns:
+        (Q, G) float32, the higher the more alike; only the order within a row means something.
+    """
+    scores = _base_scores(embeddings, settings)
     if settings.hubs != "none":
-        bank = embeddings.seen_queries if settings.no_transductive else embeddings.queries
+        bank = embeddings.labeled_queries if settings.no_transductive else embeddings.queries
         correct = {"csls": csls, "softmax": inverted_softmax}[settings.hubs]
         if len(bank):
-            scores = correct(
-                scores, bank @ embeddings.gallery.T, _rarity(bank, settings.query_neighbors)
-            )
+            weights = _rarity(bank, settings.query_neighbors)
+            scores = correct(scores, bank @ embeddings.gallery.T, weights)
     if settings.gallery_clusters is not None:
-        scores = by_cluster(scores, embeddings.gallery, settings.gallery_clusters)
+        scores = average_with_cluster(scores, embeddings.gallery, settings.gallery_clusters)
+    return scores
+
+
+def _base_scores(embeddings: Embeddings, settings: RetrieveSettings) -> np.ndarray:
+    """Return cosines, or re-ranked scores where re-ranking is chosen."""
+    if not _reranks(settings):
+        return np.asarray(embeddings.queries @ embeddings.gallery.T)
+    scores = k_reciprocal(embeddings.queries, embeddings.gallery)
+    # A query without neighbors among the queries shares neighbors with strangers only.
+    alone = ~have_neighbors(embeddings.queries)
+    scores[alone] = embeddings.queries[alone] @ embeddings.gallery.T
+    if settings.query_neighbors is not None:
+        scores = average_with_neighbors(scores, embeddings.queries, settings.query_neighbors)
     return scores
 
 
 def _reranks(settings: RetrieveSettings) -> bool:
+    """Return whether re-ranking is chosen and allowed: its neighbors are other queries."""
     return settings.rerank == "reciprocal" and not settings.no_transductive
 
 
-def have_likes(queries: np.ndarray, deviations: float = 3.5) -> np.ndarray:
-    """(Q,) whether each query has another one that is more alike than strangers are: a cosine this
-    many deviations above the middle of all (by the median, which a few likes do not move)."""
+def have_neighbors(queries: np.ndarray, deviations: float = 3.5) -> np.ndarray:
+    """Return which queries have another query that is more alike than strangers are.
+
+    Args:
+        queries: (Q, D) rows of length 1.
+        deviations: How many standard deviations above the median cosine of all pairs a neighbor's
+            cosine lies. Both are estimated robustly, so that a few true pairs do not move them.
+
+    Returns:
+        (Q,) bool.
+    """
     if len(queries) < 3:
         return np.zeros(len(queries), bool)
-    some = queries[np.random.default_rng(0).permutation(len(queries))[:2000]]
-    cosines = (some @ some.T)[np.triu_indices(len(some), 1)]
+    sample = queries[np.random.default_rng(0).permutation(len(queries))[:2000]]
+    cosines = (sample @ sample.T)[np.triu_indices(len(sample), 1)]
     middle = np.median(cosines)
-    level = middle + deviations * 1.4826 * np.median(np.abs(cosines - middle))
-    return _count_likes(queries, level) > 1  # oneself is one
+    # 1.4826: the standard deviation of a normal distribution over its median absolute deviation.
+    threshold = middle + deviations * 1.4826 * np.median(np.abs(cosines - middle))
+    return _count_neighbors(queries, threshold) > 1  # a query counts itself
 
 
-def _count_likes(rows: np.ndarray, least: float) -> np.ndarray:
-    """(N,) how many rows, oneself among them, are at least so alike."""
+def _count_neighbors(rows: np.ndarray, least: float) -> np.ndarray:
+    """Return (N,) how many rows, itself among them, have at least this cosine with each row."""
     parts = [rows[i : i + CHUNK] @ rows.T >= least for i in range(0, len(rows), CHUNK)]
     return np.concatenate([part.sum(1) for part in parts])
 
 
-def scores_of_neighbors(scores: np.ndarray, queries: np.ndarray, least: float) -> np.ndarray:
-    """Each query's scores summed with those of its neighbors, as `with_neighbors` sums queries:
-    for cosines that would rank alike, but re-ranked scores are no cosines."""
+def average_with_neighbors(scores: np.ndarray, queries: np.ndarray, least: float) -> np.ndarray:
+    """Average each query's scores with those of its neighbors, weighted by their cosines.
+
+    What `add_neighbors` does to embeddings, for scores that are no cosines. (Of cosines both rank
+    alike.)
+
+    Args:
+        scores: (Q, G).
+        queries: (Q, D) rows of length 1.
+        least: The lowest cosine of a neighbor.
+
+    Returns:
+        (Q, G).
+    """
     out = np.empty_like(scores)
-    for place, weights in _neighborhoods(queries, least, QUERY_ALPHA):
-        out[place] = weights @ scores / weights.sum(1, keepdims=True)
+    for block, weights in _neighborhoods(queries, least, QUERY_ALPHA):
+        out[block] = weights @ scores / weights.sum(1, keepdims=True)
     return out
 
 
 def _rarity(bank: np.ndarray, least: float | None) -> np.ndarray:
-    """1 / the number of a row's likes: a person with many photographs weighs no more than one with
-    few. All 1 where it is not known what is alike."""
+    """Return (N,) weights, 1 / the number of a row's neighbors.
+
+    An identity with many photographs then weighs no more than one with few. All are 1 where no
+    threshold says what a neighbor is.
+    """
     if least is None:
         return np.ones(len(bank))
-    return 1 / np.maximum(_count_likes(bank, least), 1)
+    return 1 / np.maximum(_count_neighbors(bank, least), 1)
 
 
-def inverted_softmax(scores: np.ndarray, known: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Scores less what a gallery picture is to everybody: the log of an inverted softmax.
+def inverted_softmax(
+    scores: np.ndarray, bank_scores: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+    """Reduce the scores of hubs, gallery pictures that are near to everything, by a softmax.
 
-    scores: (Q, G). known: (B, G) scores of a bank of queries, with (B,) weights; the bank may be
-    the queries themselves (Smith et al., Offline bilingual word vectors, orthogonal transformations
-    and the inverted softmax, 2017) or the training's (Bogolin et al., Cross modal retrieval with
-    querybank normalisation, 2022).
+    The logarithm of an inverted softmax: normalized over a bank of queries, not over the gallery.
+    The bank may be the queries themselves (Smith et al., Offline bilingual word vectors, orthogonal
+    transformations and the inverted softmax, 2017) or labeled pictures (Bogolin et al., Cross modal
+    retrieval with querybank normalisation, 2022).
+
+    Args:
+        scores: (Q, G).
+        bank_scores: (B, G), the scores of the bank.
+        weights: (B,), how much each of the bank counts.
+
+    Returns:
+        (Q, G) float32.
     """
-    top = known.max(0)
-    total = (weights[:, None] * np.exp(SHARPNESS * (known - top))).sum(0)
-    return np.asarray(scores - top - np.log(total) / SHARPNESS, np.float32)
+    top = bank_scores.max(0)
+    total = (weights[:, None] * np.exp(INVERSE_TEMPERATURE * (bank_scores - top))).sum(0)
+    return np.asarray(scores - top - np.log(total) / INVERSE_TEMPERATURE, np.float32)
 
 
-def csls(scores: np.ndarray, known: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Cross-domain similarity local scaling: twice the score less how near the gallery picture is
-    to its ten nearest of the bank, each counting by its weight (see inverted_softmax).
+def csls(scores: np.ndarray, bank_scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Reduce the scores of hubs by cross-domain similarity local scaling.
 
-    Conneau et al., Word translation without parallel data (2018); their term of the query is left
-    out, since it is the same for the whole row.
+    Twice the score less the gallery picture's mean score with its ten nearest of the bank. Conneau
+    et al., Word translation without parallel data (2018); their term of the query is left out,
+    since it is the same for the whole row.
+
+    Args:
+        scores: (Q, G).
+        bank_scores: (B, G), the scores of a bank of queries.
+        weights: (B,), how much each of the bank counts in the mean.
+
+    Returns:
+        (Q, G) float32.
     """
-    count = min(CSLS_NEIGHBOURS, len(known))
-    near = np.argpartition(-known, count - 1, axis=0)[:count]
-    weight = weights[near]
-    hubness = (weight * np.take_along_axis(known, near, 0)).sum(0) / weight.sum(0)
+    count = min(CSLS_NEIGHBORS, len(bank_scores))
+    nearest = np.argpartition(-bank_scores, count - 1, axis=0)[:count]
+    weight = weights[nearest]
+    hubness = (weight * np.take_along_axis(bank_scores, nearest, 0)).sum(0) / weight.sum(0)
     return np.asarray(2 * scores - hubness, np.float32)
 
 
-def by_cluster(scores: np.ndarray, gallery: np.ndarray, least: float) -> np.ndarray:
-    """Each score averaged with the best of the gallery picture's cluster: average linkage, down to
-    a cosine of `least`, so that pictures of one person come up together."""
+def average_with_cluster(scores: np.ndarray, gallery: np.ndarray, least: float) -> np.ndarray:
+    """Average each score with the best one in the gallery picture's cluster.
+
+    Pictures of one identity then rise together. The clusters are those of average linkage.
+
+    Args:
+        scores: (Q, G).
+        gallery: (G, D) rows of length 1.
+        least: The lowest mean cosine at which two clusters are merged.
+
+    Returns:
+        (Q, G) float32.
+    """
     if len(gallery) < 2:
         return scores
     cluster = AgglomerativeClustering(

@@ -1,8 +1,14 @@
-"""Embeddings -> index -> ranking -> submission.json: the stages index and retrieve."""
+"""Rank a gallery for every query: one function for arrays, and the stages index and retrieve.
+
+    ranking = rank(queries, gallery, RetrieveSettings(center=True), k=10)
+    as_mapping(ranking)     # {query: [gallery names, best first]}
+
+A stage embeds the pictures, opens the stored index and ranks by the same steps as `rank`.
+"""
 
 import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import faiss
 import numpy as np
@@ -11,18 +17,19 @@ import pandas as pd
 from lookalike.core.errors import UserError
 from lookalike.core.files import file_hash, write_json, write_text
 from lookalike.core.log import log
+from lookalike.core.numeric import unit
 from lookalike.core.runs import Run
 from lookalike.core.settings import RetrieveSettings
 from lookalike.data.catalogue import bare_names, load_catalogue, readable, rows_of
 from lookalike.data.splits import unseen_split, validation_rows
-from lookalike.evaluation.submissions import TOP, write_submission
-from lookalike.features.extractor import FeatureExtractor, embed, load_extractor
+from lookalike.evaluation.submissions import TOP, write_run_submission
+from lookalike.features.extractor import FeatureExtractor, embed, trained_extractor
 from lookalike.retrieval.ensemble import members
-from lookalike.retrieval.fusion import fuse_ranks, fuse_scores, joined
+from lookalike.retrieval.fusion import concatenate, fuse_ranks, fuse_scores
 from lookalike.retrieval.index import (
     Ranking,
     as_mapping,
-    build_as,
+    build_and_measure,
     build_index,
     load_index,
     ranking_of,
@@ -33,158 +40,336 @@ from lookalike.retrieval.index import (
 from lookalike.retrieval.postprocess import (
     Embeddings,
     apply,
+    needs_labeled,
+    needs_scores,
     score_all,
-    scores_wanted,
-    sides,
-    two_domains,
+    split_domains,
 )
+
+UNIT_TOLERANCE = 1e-5  # rows whose lengths differ from 1 by less count as normalized
+
+# ---- arrays -------------------------------------------------------------------------------------
+
+
+def rank(
+    queries: np.ndarray,
+    gallery: np.ndarray,
+    settings: RetrieveSettings | None = None,
+    k: int = TOP,
+    query_names: Iterable[str] | None = None,
+    gallery_names: Iterable[str] | None = None,
+    labeled: np.ndarray | tuple[np.ndarray, np.ndarray] | None = None,
+) -> Ranking:
+    """Rank the gallery for every query, by cosine and the chosen post-processing steps.
+
+    Equal scores are ordered by gallery name, ascending.
+
+    Args:
+        queries: (Q, D) embeddings of the queries. Rows that are not of length 1 are normalized.
+        gallery: (G, D) embeddings of the gallery.
+        settings: The steps, such as `RetrieveSettings(center=True, rerank="reciprocal")`; by
+            default none. What concerns files, the kind of index and ensembles is ignored.
+        k: How many gallery pictures to return; a smaller gallery gives all it has.
+        query_names: The Q names of the queries, without repeats; by default the row numbers.
+        gallery_names: The G names of the gallery pictures, without repeats; by default the row
+            numbers.
+        labeled: (L, D) embeddings of labeled pictures, for the steps that learn from them:
+            `whiten`, and with `no_transductive` also `center` and `hubs`. Where domains differ, a
+            pair: labeled pictures of the queries' domain, and of the gallery's.
+
+    Returns:
+        The k best gallery pictures of each query, in the order of the queries.
+
+    Raises:
+        UserError: An array is empty, not of shape (N, D) or not finite, or has another D; names
+            are repeated or not as many as rows; k is below 1; or a step needs `labeled`.
+
+    >>> queries = np.array([[1.0, 0.1]])
+    >>> gallery = np.array([[0.0, 2.0], [3.0, 0.0], [1.0, 1.0]])
+    >>> ranking = rank(queries, gallery, k=2, query_names=["q.jpg"], gallery_names=["a", "b", "c"])
+    >>> as_mapping(ranking)
+    {'q.jpg': ['b', 'c']}
+    >>> as_mapping(rank(queries, gallery))
+    {'0': ['1', '2', '0']}
+    """
+    settings = settings or RetrieveSettings()
+    if k < 1:
+        raise UserError(f"k = {k}: must be at least 1")
+    arrays = [_unit_rows(queries, "queries"), _unit_rows(gallery, "gallery")]
+    names = [
+        _unique_names(query_names, len(arrays[0]), "query_names"),
+        _unique_names(gallery_names, len(arrays[1]), "gallery_names"),
+    ]
+    if labeled is not None:
+        pair = labeled if isinstance(labeled, tuple) else (labeled, labeled)
+        arrays += [_unit_rows(rows, "labeled") for rows in pair]
+    elif needs_labeled(settings):
+        raise UserError(
+            "whiten, and with no_transductive also center and hubs, learn from labeled pictures: "
+            "pass their embeddings as labeled"
+        )
+    else:
+        arrays += [arrays[0][:0]] * 2
+    dims = sorted({rows.shape[1] for rows in arrays})
+    if len(dims) > 1:
+        raise UserError(f"all embeddings must have the same number of columns, not {dims}")
+    return rank_embeddings(Embeddings(*arrays), settings, names[1], names[0], k)
+
+
+def _unit_rows(rows: np.ndarray, name: str) -> np.ndarray:
+    """Return float32 rows of length 1; those that are of length 1 already stay the same bits."""
+    rows = np.ascontiguousarray(rows, np.float32)
+    if rows.ndim != 2 or not rows.size:
+        raise UserError(f"{name}: must be a non-empty array of shape (N, D), not {rows.shape}")
+    if not np.isfinite(rows).all():
+        raise UserError(f"{name}: holds values that are not finite")
+    lengths = np.linalg.norm(rows, axis=1)
+    return rows if np.allclose(lengths, 1, rtol=0, atol=UNIT_TOLERANCE) else unit(rows)
+
+
+def _unique_names(names: Iterable[str] | None, count: int, option: str) -> list[str]:
+    """Return the names, by default row numbers; raise UserError where they do not fit the rows."""
+    chosen = [str(number) for number in range(count)] if names is None else list(map(str, names))
+    if len(chosen) != count:
+        raise UserError(f"{option}: {len(chosen)} names for {count} rows")
+    if len(set(chosen)) < count:
+        repeated = next(name for i, name in enumerate(chosen) if name in chosen[:i])
+        raise UserError(f"{option}: {repeated!r} is there more than once")
+    return chosen
+
+
+def rank_embeddings(
+    embeddings: Embeddings,
+    settings: RetrieveSettings,
+    gallery_names: Sequence[str],
+    query_names: Sequence[str],
+    k: int = TOP,
+) -> Ranking:
+    """Rank the gallery of a retrieval task by the chosen steps, with exact search.
+
+    Args:
+        embeddings: Of the task. Steps that learn from labeled pictures change nothing where there
+            are none.
+        settings: The steps.
+        gallery_names: The name of each gallery row.
+        query_names: The name of each query row.
+        k: How many to return.
+    """
+    embeddings = apply(embeddings, settings)
+    if needs_scores(settings):
+        return ranking_of(score_all(embeddings, settings), gallery_names, query_names, k)
+    return search(
+        build_index(embeddings.gallery), gallery_names, embeddings.queries, query_names, k
+    )
+
+
+# ---- the stage index ----------------------------------------------------------------------------
 
 
 def run_index(run: Run) -> str:
-    """The stage: gallery.faiss + .json of the test, and the same of the validation."""
-    extractor = load_extractor(run)
+    """Run the stage: write the index of the test's gallery, and that of the validation.
+
+    Args:
+        run: The run; its trained model, catalogue and split are read.
+
+    Returns:
+        A line that says how many pictures each index has.
+
+    Raises:
+        UserError: No picture of the test's gallery can be read, or a file of the run is missing.
+    """
+    extractor = trained_extractor(run)
     test = load_catalogue(run.path("test.csv"))
     gallery = test[(test.part == "gallery") & readable(test)]
     if gallery.empty:
         raise UserError("no picture of the test's gallery can be read")
-    about = index_origin(run)
-    index_pictures(run, extractor, gallery, bare_names(gallery.path).tolist(), about, "gallery")
     validation = validation_rows(run, "gallery")
-    index_pictures(run, extractor, validation, list(validation.path), about, "validation_gallery")
+    for file, rows, names in (
+        ("gallery.faiss", gallery, bare_names(gallery.path).tolist()),
+        ("validation_gallery.faiss", validation, list(validation.path)),
+    ):
+        embeddings = embed(extractor, rows.iloc[_order_of(names)])
+        index, record = build_and_measure(embeddings, run.settings.retrieve.index, run.seed)
+        save_index(index, sorted(names), run.path(file), index_origin(run) | {"index": record})
     return f"{len(gallery)} gallery pictures, {len(validation)} for validation"
 
 
+def _order_of(names: Sequence[str]) -> np.ndarray:
+    """Return the numbers of the names in ascending order."""
+    return np.argsort(np.array(names, dtype=str), kind="stable")
+
+
 def index_origin(run: Run) -> dict[str, Any]:
-    """The state of what an index is made from: the model, the catalogue, its kind, and what the
-    model does not say of how pictures are shown to it."""
-    names = ("model.safetensors", "test.csv", "training.csv", "split.json")
+    """Return the state of all that a run's index is made from.
+
+    That is the model, the catalogue, the kind of index, and those settings of the embedding that
+    the model's file does not hold.
+    """
+    files = ("model.safetensors", "test.csv", "training.csv", "split.json")
     settings = run.settings.embed
-    shown = {"detector, flip or scales": f"{settings.detector}, {settings.flip}, {settings.scales}"}
+    views = {"detector, flip or scales": f"{settings.detector}, {settings.flip}, {settings.scales}"}
     kind = {"--index": run.settings.retrieve.index}
-    return {name: file_hash(run.path(name)) for name in names} | shown | kind
+    return {name: file_hash(run.path(name)) for name in files} | views | kind
 
 
-def index_pictures(
-    run: Run,
-    extractor: FeatureExtractor,
-    rows: pd.DataFrame,
-    keys: list[str],
-    about: Any,
-    name: str,
-) -> None:
-    """Embeds catalogue rows and writes their index under `name`, in the order of the keys."""
-    order = np.argsort(np.array(keys, dtype=str), kind="stable")
-    embeddings = embed(extractor, rows.iloc[order])
-    index, made = build_as(run.settings.retrieve.index, embeddings, run.seed)
-    save_index(index, sorted(keys), about | {"index": made}, run.path(f"{name}.faiss"))
+# ---- the stage retrieve -------------------------------------------------------------------------
 
 
 def run_retrieve(run: Run) -> str:
-    """The stage: submission.json of the test and validation.json, in the same form by path."""
-    ready = [(member, load_extractor(member)) for member in members(run)]
+    """Run the stage: write the submission, validation.json and ranking.json.
+
+    validation.json is {query: [gallery pictures]} by path; ranking.json holds both rankings with
+    their scores, which a submission has no place for.
+
+    Args:
+        run: The run, or an ensemble of runs; their models and indices are read.
+
+    Returns:
+        A line that says how many queries were ranked.
+
+    Raises:
+        UserError: A file of a run is missing or was made from something else, or the members of
+            the ensemble do not fit together.
+    """
+    runs, settings = members(run), run.settings.retrieve
     test = load_catalogue(run.path("test.csv"))
     queries = test[test.part == "query"]
-    ranking = rank(run, ready, queries, bare_names(queries.path).tolist(), "gallery")
-    path = write_submission(run.folder, as_mapping(ranking), run.settings.retrieve.format)
+    galleries = [open_gallery(member, "gallery") for member in runs]
+    ranking = rank_rows(galleries, queries, bare_names(queries.path).tolist(), settings)
+    path = write_run_submission(as_mapping(ranking), run.folder, settings.format)
     validation = validation_rows(run, "query")
-    seen = rank(run, ready, validation, list(validation.path), "validation_gallery")
-    write_json(run.path("validation.json"), as_mapping(seen))
-    # What a submission has no place for, and a person wants to see: how sure each place is.
-    both = {"test": with_scores(ranking), "validation": with_scores(seen)}
+    galleries = [open_gallery(member, "validation_gallery") for member in runs]
+    validated = rank_rows(galleries, validation, list(validation.path), settings)
+    write_json(run.path("validation.json"), as_mapping(validated))
+    both = {"test": with_scores(ranking), "validation": with_scores(validated)}
     write_text(run.path("ranking.json"), json.dumps(both, ensure_ascii=False))
     if ranking.gallery.shape[1] < TOP:
         log.warning("warning: the gallery has fewer than %d pictures", TOP)
     return f"{len(ranking.queries)} queries × {ranking.gallery.shape[1]} -> {path}"
 
 
-def rank(
-    run: Run,
-    ready: Sequence[tuple[Run, FeatureExtractor]],
-    rows: pd.DataFrame,
-    keys: list[str],
-    name: str,
-) -> Ranking:
-    """Searches the index `name` for catalogue rows, in the order of their keys.
+class StoredGallery(NamedTuple):
+    """The stored gallery of a run, with what it takes to rank it.
 
-    ready: the run itself, or the members of an ensemble, each with its way to embed.
-
-    A query that cannot be read gets the first of the gallery, with scores of 0: a leaderboard
-    refuses a submission that lacks a query.
+    Attributes:
+        extractor: Embeds queries as the gallery was embedded.
+        index: Of the gallery.
+        names: The names of its rows, ascending.
+        settings: The run's own steps.
+        labeled: Labeled embeddings, those of the query domain and the others; both of them empty
+            where no step needs them.
     """
-    stored = [load_index(m.path(f"{name}.faiss"), index_origin(m)) for m, _ in ready]
-    gallery = stored[0][1]
-    order = np.argsort(np.array(keys, dtype=str), kind="stable")
-    rows = rows.iloc[order]
-    if rows.empty or not gallery:
-        return Ranking([], np.zeros((0, TOP), str), np.zeros((0, TOP)))
-    good = readable(rows).to_numpy()
-    keys = sorted(keys)
-    known = [key for key, known in zip(keys, good, strict=True) if known]
-    parts = [
-        (member, extractor, index, embed(extractor, rows[good]))
-        for (member, extractor), (index, _) in zip(ready, stored, strict=True)
-    ]
-    found = rank_parts(run, parts, gallery, known, name)
-    width = found.gallery.shape[1]
-    indices = np.tile(np.array(gallery)[:width], (len(keys), 1))
-    scores = np.zeros((len(keys), width))
-    indices[good], scores[good] = found.gallery, found.scores
-    return Ranking(keys, indices, scores)
+
+    extractor: FeatureExtractor
+    index: faiss.Index
+    names: list[str]
+    settings: RetrieveSettings
+    labeled: tuple[np.ndarray, np.ndarray]
+
+    def embeddings(self, queries: np.ndarray) -> Embeddings:
+        """Return the retrieval task of some queries, (Q, D) rows of length 1."""
+        return Embeddings(queries, self.index.reconstruct_n(0, self.index.ntotal), *self.labeled)
 
 
-Part = tuple[Run, FeatureExtractor, faiss.Index, np.ndarray]  # a member, its gallery, its queries
+def open_gallery(run: Run, name: str) -> StoredGallery:
+    """Open an index of a run.
+
+    Args:
+        run: The run.
+        name: `gallery`, whose steps may learn from all labeled pictures; or `validation_gallery`,
+            whose steps may not learn from those of the validation.
+
+    Raises:
+        UserError: The index is missing or damaged, or was made from something else.
+    """
+    extractor, settings = trained_extractor(run), run.settings.retrieve
+    index, names = load_index(run.path(f"{name}.faiss"), index_origin(run))
+    none = np.zeros((0, extractor.embedder.dim), np.float32)
+    labeled = none, none
+    if needs_labeled(settings):
+        split = unseen_split(run)
+        paths = split.labeled if name == "gallery" else split.train | split.holdout
+        rows = rows_of(load_catalogue(run.path("training.csv")), sorted(paths))
+        labeled = embed_by_domain(extractor, rows, run.settings.split.query_domain)
+    return StoredGallery(extractor, index, names, settings, labeled)
 
 
-def rank_parts(
-    run: Run, parts: Sequence[Part], gallery: list[str], keys: list[str], name: str
-) -> Ranking:
-    """Ranks the gallery by the steps asked for: of the run itself, or of an ensemble's members."""
-    settings = run.settings.retrieve
-    if settings == RetrieveSettings(format=settings.format, index=settings.index):
-        ((_, _, index, queries),) = parts
-        return search(index, gallery, queries, keys)
-    embeddings = [
-        Embeddings(
-            queries, index.reconstruct_n(0, index.ntotal), *seen_embeddings(m, extractor, name)
-        )
-        for m, extractor, index, queries in parts
-    ]
-    weights = settings.ensemble_weights
-    if len(embeddings) == 1 or settings.fusion == "concat":
-        whole = [joined(side, weights) for side in zip(*map(sides, embeddings), strict=True)]
-        return rank_embeddings(Embeddings(*whole), settings, gallery, keys)
-    steps = [member.settings.retrieve for member, *_ in parts]
-    scores = [score_all(apply(e, own), own) for e, own in zip(embeddings, steps, strict=True)]
-    fuse = {"scores": fuse_scores, "ranks": fuse_ranks}[settings.fusion]
-    return ranking_of(fuse(scores, weights), gallery, keys)
-
-
-def rank_embeddings(
-    embeddings: Embeddings, settings: RetrieveSettings, gallery: list[str], keys: list[str]
-) -> Ranking:
-    """Ranks the gallery for the queries, by the steps asked for."""
-    embeddings = apply(embeddings, settings)
-    if scores_wanted(settings):
-        return ranking_of(score_all(embeddings, settings), gallery, keys)
-    return search(build_index(embeddings.gallery), gallery, embeddings.queries, keys)
-
-
-def seen_embeddings(
-    run: Run, extractor: FeatureExtractor, name: str
+def embed_by_domain(
+    extractor: FeatureExtractor, rows: pd.DataFrame, query_domain: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Embeddings of labelled pictures that a ranking may learn from: those of the query's domain,
-    and the others; all of them twice where domains are unknown. Empty where no step wants them.
+    """Embed catalogue rows and divide them by domain.
 
-    name: `gallery` may learn from all of them, `validation_gallery` not from the validation.
+    Returns:
+        The embeddings of the query domain, and those of the other domains; all of them twice where
+        there is only one domain.
     """
-    settings = run.settings.retrieve
-    if not (
-        settings.whiten
-        or (settings.no_transductive and (settings.center or settings.hubs != "none"))
-    ):
-        return (np.zeros((0, extractor.embedder.dim), np.float32),) * 2
-    split = unseen_split(run)
-    paths = split.labelled if name == "gallery" else {**split.train, **split.holdout}
-    rows = rows_of(load_catalogue(run.path("training.csv")), sorted(paths))
-    asks = (rows.domain == run.settings.split.query_domain).to_numpy()
-    return two_domains(embed(extractor, rows), asks)
+    return split_domains(embed(extractor, rows), (rows.domain == query_domain).to_numpy())
+
+
+def rank_rows(
+    galleries: Sequence[StoredGallery],
+    rows: pd.DataFrame,
+    names: Sequence[str],
+    settings: RetrieveSettings,
+) -> Ranking:
+    """Embed query pictures and rank the stored gallery for them.
+
+    A query that cannot be read gets the first pictures of the gallery, with scores of 0: a
+    leaderboard refuses a submission that lacks a query.
+
+    Args:
+        galleries: Of the run itself, or of each member of an ensemble.
+        rows: The catalogue rows of the queries.
+        names: The name of each row.
+        settings: The steps, or how the members of an ensemble are fused.
+
+    Returns:
+        The ten best of each query, in the order of their names.
+    """
+    gallery_names = galleries[0].names
+    if rows.empty or not gallery_names:
+        return Ranking([], np.zeros((0, TOP), str), np.zeros((0, TOP)))
+    rows, names = rows.iloc[_order_of(names)], sorted(names)
+    good = readable(rows).to_numpy()
+    good_names = [name for name, is_good in zip(names, good, strict=True) if is_good]
+    queries = [embed(gallery.extractor, rows[good]) for gallery in galleries]
+    found = rank_galleries(galleries, queries, good_names, settings)
+    width = found.gallery.shape[1]
+    ranked = np.tile(np.array(gallery_names)[:width], (len(names), 1))
+    scores = np.zeros((len(names), width))
+    ranked[good], scores[good] = found.gallery, found.scores
+    return Ranking(names, ranked, scores)
+
+
+def rank_galleries(
+    galleries: Sequence[StoredGallery],
+    queries: Sequence[np.ndarray],
+    query_names: Sequence[str],
+    settings: RetrieveSettings,
+) -> Ranking:
+    """Rank a stored gallery by the chosen steps, or fuse what the members of an ensemble find.
+
+    Args:
+        galleries: Of the run itself, or of each member of an ensemble; all of the same pictures.
+        queries: (Q, D) embeddings of the queries by each of their extractors.
+        query_names: The names of the queries.
+        settings: The steps, or the ensemble's fusion and weights.
+
+    Returns:
+        The ten best of each query. Without any step, the stored index is searched.
+    """
+    names = galleries[0].names
+    if settings == RetrieveSettings(format=settings.format, index=settings.index):
+        return search(galleries[0].index, names, queries[0], query_names)
+    tasks = [gallery.embeddings(rows) for gallery, rows in zip(galleries, queries, strict=True)]
+    weights = settings.ensemble_weights
+    if len(tasks) == 1 or settings.fusion == "concat":
+        arrays = zip(*(task.arrays for task in tasks), strict=True)
+        whole = Embeddings(*(concatenate(parts, weights) for parts in arrays))
+        return rank_embeddings(whole, settings, names, query_names)
+    scores = [
+        score_all(apply(task, gallery.settings), gallery.settings)
+        for task, gallery in zip(tasks, galleries, strict=True)
+    ]
+    fuse = {"scores": fuse_scores, "ranks": fuse_ranks}[settings.fusion]
+    return ranking_of(fuse(scores, weights), names, query_names)

@@ -1,20 +1,35 @@
-"""TODO lookalike.retrieval.rerank."""
+"""Re-rank by k-reciprocal neighbors: two pictures are alike if they share their neighbors.
+
+scores = k_reciprocal(queries, gallery)
+"""
 
 import faiss
 import numpy as np
 from scipy.sparse import csr_array, diags_array
 
+PAIRS_AT_ONCE = 65536  # whose cosines are computed together
+
 
 def k_reciprocal(
     queries: np.ndarray, gallery: np.ndarray, k1: int = 20, k2: int = 6, share: float = 0.5
 ) -> np.ndarray:
-    """k-reciprocal re-ranking, (Q, G) similarities: the share of neighbors that two pictures have
-    in common, and `share` of their own cosine.
+    """Score all pairs by k-reciprocal re-ranking.
 
-    Zhong et al., Re-ranking person re-identification with k-reciprocal encoding (2017), with their
-    k1 and k2; half of the cosine, not 0.3, since drawings share few neighbors with photographs.
-    Neighbourhoods are sparse, so memory grows with the pictures and not with their square, but for
-    the result.
+    The score mixes the Jaccard similarity of two pictures' neighborhoods with their cosine. Zhong
+    et al., Re-ranking person re-identification with k-reciprocal encoding (2017), with their k1 and
+    k2; the cosine counts half, not 0.3, since drawings share few neighbors with photographs.
+    Neighborhoods are sparse, so that memory grows with the number of pictures and not with its
+    square, except for the result.
+
+    Args:
+        queries: (Q, D) float32 rows of length 1.
+        gallery: (G, D) float32 rows of length 1.
+        k1: Nearest neighbors that a reciprocal neighborhood is made from.
+        k2: Nearest neighbors that each neighborhood is averaged over.
+        share: How much the cosine counts, from 0 to 1.
+
+    Returns:
+        (Q, G) float32 similarities, the higher the more alike.
     """
     rows = np.ascontiguousarray(np.concatenate([queries, gallery]), np.float32)
     k1 = min(k1, len(rows) - 1)
@@ -23,14 +38,14 @@ def k_reciprocal(
     nearest = _adjacency(near[:, : min(k2, k1 + 1)])
     encoded = csr_array(diags_array(1 / nearest.sum(1)) @ nearest @ encoded)
     shared = _shared_mass(encoded[: len(queries)], encoded[len(queries) :])
-    jaccard = shared / (2 - shared)
-    jaccard *= 1 - share
-    jaccard += share * (queries @ gallery.T)
-    return jaccard
+    similarity = shared / (2 - shared)  # Jaccard: each neighborhood has a mass of 1
+    similarity *= 1 - share
+    similarity += share * (queries @ gallery.T)
+    return similarity
 
 
 def _nearest(rows: np.ndarray, k: int) -> np.ndarray:
-    """(N, k) numbers of the nearest rows, oneself first."""
+    """Return (N, k) numbers of each row's nearest rows, itself first."""
     index = faiss.IndexFlatIP(rows.shape[1])
     index.add(rows)
     near: np.ndarray = index.search(rows, k)[1]
@@ -38,21 +53,24 @@ def _nearest(rows: np.ndarray, k: int) -> np.ndarray:
 
 
 def _adjacency(near: np.ndarray) -> csr_array:
-    """(N, k) numbers -> (N, N) with 1 where a row names another."""
+    """Return an (N, N) matrix with 1 where a row has another among its (N, k) nearest."""
     count, k = near.shape
     ones = np.ones(count * k, np.float32)
     return csr_array((ones, near.ravel(), np.arange(0, count * k + 1, k)), shape=(count, count))
 
 
 def _mutual(near: np.ndarray) -> csr_array:
-    """1 where two rows name each other."""
-    names = _adjacency(near)
-    return csr_array(names.multiply(names.T))
+    """Return an (N, N) matrix with 1 where each of two rows has the other among its nearest."""
+    adjacency = _adjacency(near)
+    return csr_array(adjacency.multiply(adjacency.T))
 
 
 def _encode(rows: np.ndarray, near: np.ndarray, k1: int) -> csr_array:
-    """Each row's k-reciprocal neighbors, widened by those of its neighbors that mostly agree, as
-    weights that sum to 1."""
+    """Return (N, N) weights of each row's expanded k-reciprocal neighbors, each row summing to 1.
+
+    A neighbor's own reciprocal neighbors join where more than two thirds of them are in the
+    neighborhood already.
+    """
     wide, narrow = _mutual(near), _mutual(near[:, : k1 // 2 + 1])
     agreed = csr_array((wide @ narrow.T).multiply(wide))
     needed = 2 / 3 * narrow.sum(1)
@@ -61,28 +79,31 @@ def _encode(rows: np.ndarray, near: np.ndarray, k1: int) -> csr_array:
     members.eliminate_zeros()
     members.sum_duplicates()
     pairs = members.tocoo()
-    cosines = np.concatenate(
-        [
-            np.einsum("ij,ij->i", rows[pairs.row[i : i + 65536]], rows[pairs.col[i : i + 65536]])
-            for i in range(0, len(pairs.row), 65536)
-        ]
-    )
+    cosines = _cosines(rows, pairs.row, pairs.col)
     weights = csr_array((np.exp(2 * cosines - 2), (pairs.row, pairs.col)), shape=members.shape)
     return csr_array(diags_array(1 / weights.sum(1)) @ weights)
 
 
+def _cosines(rows: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return the cosines of pairs of rows, given by their numbers."""
+    blocks = [slice(i, i + PAIRS_AT_ONCE) for i in range(0, len(first), PAIRS_AT_ONCE)]
+    parts = [np.einsum("ij,ij->i", rows[first[block]], rows[second[block]]) for block in blocks]
+    return np.concatenate(parts)
+
+
 def _shared_mass(queries: csr_array, gallery: csr_array) -> np.ndarray:
-    """(Q, G): the sum over columns of the smaller of two weights, a query at a time."""
+    """Return (Q, G) sums over columns of the smaller of two weights, a query at a time."""
     columns = gallery.tocsc()
     shared = np.zeros((queries.shape[0], gallery.shape[0]), np.float32)
     for i, out in enumerate(shared):
-        mine = slice(queries.indptr[i], queries.indptr[i + 1])
-        names, weights = queries.indices[mine], queries.data[mine]
-        starts, ends = columns.indptr[names], columns.indptr[names + 1]
+        own = slice(queries.indptr[i], queries.indptr[i + 1])
+        neighbors, weights = queries.indices[own], queries.data[own]
+        starts, ends = columns.indptr[neighbors], columns.indptr[neighbors + 1]
         lengths = ends - starts
-        indices = np.repeat(starts - np.cumsum(lengths) + lengths, lengths) + np.arange(
-            lengths.sum()
-        )
-        smaller = np.minimum(columns.data[indices], np.repeat(weights, lengths))
-        out[:] = np.bincount(columns.indices[indices], smaller, len(out))
+        # arange(start, end) of every neighbor's column, concatenated: `arange` over all lengths,
+        # shifted in each stretch by the column's start less the lengths before it.
+        offsets = np.repeat(starts - (np.cumsum(lengths) - lengths), lengths)
+        entries = offsets + np.arange(lengths.sum())
+        smaller = np.minimum(columns.data[entries], np.repeat(weights, lengths))
+        out[:] = np.bincount(columns.indices[entries], smaller, len(out))
     return shared
