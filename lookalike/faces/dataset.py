@@ -19,6 +19,7 @@ from lookalike.core.log import log
 from lookalike.core.runs import Run
 from lookalike.data.catalogue import load_catalogue, readable
 from lookalike.data.images import map_images, read_known_picture
+from lookalike.data.pictures import open_source, sources
 from lookalike.faces.detection import (
     FOUND,
     LOOK,
@@ -58,11 +59,10 @@ def _search(pictures: pd.DataFrame, root: Path, store: FeatureCache, detector: D
     if pictures.empty:
         return
 
-    def search(picture: tuple[str, str]) -> np.ndarray:
-        path, content = picture
-        return _as_row(find_face(read_known_picture(root / path, content, LOOK), detector))
+    def search(picture: tuple[Path | np.ndarray, str]) -> np.ndarray:
+        return _as_row(find_face(open_source(*picture, LOOK), detector))
 
-    files = list(zip(pictures.path, pictures.content, strict=True))
+    files = list(zip(sources(pictures, root), pictures.content, strict=True))
     try:
         rows = map_images(search, files, "finding faces")
         for content, row in zip(pictures.content, rows, strict=True):

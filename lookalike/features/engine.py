@@ -1,9 +1,13 @@
-"""Runs a frozen backbone as fast as the machine allows: one place decides how, and says so.
+"""Engines: run a frozen backbone as fast as the machine allows.
 
-On a GPU: PyTorch in half precision. On a CPU: compiled by OpenVINO where the pictures to embed
-outweigh the time to compile (three to four times the speed of PyTorch), else PyTorch itself. What
-was chosen is part of the cache's key, since each rounds in its own way. Every engine takes batches
-of one fixed shape, so that what it makes of a picture does not depend on the others in its batch.
+    plan = plans("auto", pictures=5_000)[0]               # OpenVINO on a CPU, PyTorch on a GPU
+    engine = build_engine(plan, embedder, Path("cache"))
+    features = list(engine.features(batches))             # (batch, features_dim) float32 each
+
+On a GPU PyTorch runs in half precision. On a CPU the backbone is compiled by OpenVINO, at three to
+four times the speed of PyTorch, where the pictures to embed outweigh the time to compile. The plan
+is part of the cache's key, since each engine rounds in its own way. Every engine takes batches of
+one fixed shape, so that the features of a picture do not depend on the others in its batch.
 """
 
 import hashlib
@@ -25,7 +29,7 @@ from torch import nn
 
 from lookalike.core.log import log
 from lookalike.models.embedder import Embedder
-from lookalike.models.preprocessing import whiten
+from lookalike.models.preprocessing import standardize
 
 # Below this, converting a model (3 to 6 s) takes longer than it saves (about 20 ms a picture).
 COMPILE_PAYS = 300
@@ -34,9 +38,14 @@ GPU_BATCHES = (512, 128, 32)  # the first that fits into the GPU's memory
 
 @dataclass(frozen=True)
 class Plan:
-    """How pictures go through a backbone; all of it is part of the cache's key.
+    """A way to run a backbone; all of it is part of the cache's key.
 
-    engine: torch or openvino. version: its version. device: cpu or cuda. batch: pictures at once.
+    Attributes:
+        engine: `torch` or `openvino`.
+        version: The engine's version.
+        device: `cpu` or `cuda`.
+        precision: `float32` or `float16`.
+        batch: Pictures in a batch.
     """
 
     engine: str
@@ -46,22 +55,31 @@ class Plan:
     batch: int
 
     def __str__(self) -> str:
-        return f"{self.engine} on {self.device} in {self.precision}, {self.batch} at once"
+        return f"{self.engine} on {self.device} in {self.precision}, batch {self.batch}"
 
 
 class Engine(Protocol):
-    """A backbone made ready by a plan."""
+    """A backbone that is ready to run by a plan."""
 
     def features(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Batches (batch, side, side, 3) uint8 -> (batch, features_dim) float32, in order."""
+        """Compute features, batch by batch, in order.
+
+        Args:
+            batches: (batch, image_size, image_size, 3) uint8 each, with the plan's batch.
+
+        Yields:
+            (batch, features_dim) float32.
+        """
 
 
 def plans(mode: str, pictures: int) -> list[Plan]:
-    """The ways to embed, the best first; on a CPU the last one always works.
+    """Return the ways to embed, the best first; on a CPU the last one always works.
 
-    mode: `on` and `off` decide whether to compile; `auto` does where it pays for this number of
-        pictures. It must be that of the whole run, not of what is still missing: a run that goes
-        on after a kill has to choose as the first one did.
+    Args:
+        mode: `on` or `off` to compile or not; `auto` compiles where it saves time for this number
+            of pictures.
+        pictures: Number of pictures of the whole run, not of those that are still missing: a run
+            that is resumed has to choose as the first one did.
     """
     if torch.cuda.is_available():
         return [Plan("torch", torch.__version__, "cuda", "float16", size) for size in GPU_BATCHES]
@@ -71,38 +89,56 @@ def plans(mode: str, pictures: int) -> list[Plan]:
     try:
         return [Plan("openvino", version("openvino"), "cpu", "float32", 8), eager]
     except PackageNotFoundError:
-        log.info("openvino is not installed: embedding goes on without it, several times slower")
+        log.info("openvino is not installed: embedding without it is several times slower")
         return [eager]
 
 
 def build_engine(plan: Plan, embedder: Embedder, cache: Path) -> Engine:
-    """Makes the engine of a plan; compiled models are kept in `cache`.
+    """Build the engine of a plan.
+
+    Args:
+        plan: How to run the backbone.
+        embedder: Its backbone and preprocessing.
+        cache: Folder for compiled models.
 
     Raises:
-        Exception: the compiler cannot translate this backbone (it raises what it likes), or a batch
+        Exception: The compiler cannot translate this backbone (it raises what it likes), or a batch
             does not fit into the GPU's memory.
     """
     if plan.engine == "openvino":
         return OpenVinoEngine(embedder, plan, cache)
     engine = TorchEngine(embedder, plan)
-    if plan.device == "cuda":
-        list(
-            engine.features(
-                [np.zeros((plan.batch, embedder.image_size, embedder.image_size, 3), np.uint8)]
-            )
-        )
+    if plan.device == "cuda":  # find out now whether a batch fits into the GPU's memory
+        list(engine.features([blank_batch(embedder, plan)]))
     return engine
 
 
+def blank_batch(embedder: Embedder, plan: Plan) -> np.ndarray:
+    """Return a batch of black pictures, (batch, image_size, image_size, 3) uint8."""
+    return np.zeros((plan.batch, embedder.image_size, embedder.image_size, 3), np.uint8)
+
+
 class TorchEngine:
-    """The backbone in PyTorch, pixels in the order that convolutions like (channels last)."""
+    """The backbone in PyTorch, with channels last in memory, which convolutions prefer.
+
+    Args:
+        embedder: Its backbone moves to the plan's device.
+        plan: How to run it.
+    """
 
     def __init__(self, embedder: Embedder, plan: Plan) -> None:
         self.device = torch.device(plan.device)
         self.embedder = embedder.to(memory_format=torch.channels_last).to(self.device)
 
     def features(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """See Engine."""
+        """Compute features, batch by batch, in order.
+
+        Args:
+            batches: (batch, image_size, image_size, 3) uint8 each.
+
+        Yields:
+            (batch, features_dim) float32.
+        """
         cuda = self.device.type == "cuda"
         for batch in batches:
             half = torch.autocast("cuda", torch.float16) if cuda else nullcontext()
@@ -114,32 +150,46 @@ class TorchEngine:
 
 
 class OpenVinoEngine:
-    """The backbone compiled for this CPU, with as many batches under way as it likes."""
+    """The backbone compiled for this CPU, with as many batches in flight as OpenVINO prefers.
+
+    Args:
+        embedder: Its backbone is compiled once and saved.
+        plan: How to run it.
+        cache: Folder for compiled models.
+    """
 
     def __init__(self, embedder: Embedder, plan: Plan, cache: Path) -> None:
         import openvino
 
         folder = cache / "engines" / _key(embedder, plan)
         if not folder.is_dir():
-            log.info("compiling %s for %s, kept for later runs", embedder.name, plan)
-            _keep_model(convert(embedder, plan.batch), folder)
-        os.utime(folder / "model.xml")  # its time is its last use, see cache.py
-        # A stream a core, each of one thread: no sum is split in a way that the load decides.
+            log.info("compiling %s for %s, saved for later runs", embedder.name, plan)
+            _save_model(convert(embedder, plan.batch), folder)
+        os.utime(folder / "model.xml")  # `lookalike cache prune` reads it as the time of last use
+        # A stream per core, each of one thread: how busy the machine is must not decide how a sum
+        # is split.
         cores = os.cpu_count() or 1
         options: dict[str, Any] = {"NUM_STREAMS": cores, "INFERENCE_NUM_THREADS": cores}
         options["INFERENCE_PRECISION_HINT"] = "f32"
         self.compiled = openvino.Core().compile_model(folder / "model.xml", "CPU", options)
 
     def features(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """See Engine."""
+        """Compute features, several batches in flight, in order.
+
+        Args:
+            batches: (batch, image_size, image_size, 3) uint8 each.
+
+        Yields:
+            (batch, features_dim) float32.
+        """
         # Requests in turn and no callbacks: those take the interpreter's lock from other threads,
         # which has been seen to end in a deadlock.
         count = self.compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") + 2
         idle = deque(self.compiled.create_infer_request() for _ in range(count))
-        at_work: deque[Any] = deque()
+        running: deque[Any] = deque()
 
         def finish_first() -> np.ndarray:
-            request = at_work.popleft()
+            request = running.popleft()
             request.wait()
             idle.append(request)
             rows: np.ndarray = request.get_output_tensor(0).data.copy()
@@ -150,28 +200,36 @@ class OpenVinoEngine:
                 yield finish_first()
             request = idle.popleft()
             request.start_async({0: batch})
-            at_work.append(request)
-        while at_work:
+            running.append(request)
+        while running:
             yield finish_first()
 
 
 def _key(embedder: Embedder, plan: Plan) -> str:
-    """The name of a converted model: of its weights, and of what is built into it with them."""
-    seen = embedder.preprocessing
-    built_in = f"{seen.image_size} {seen.mean} {seen.std} {seen.whitening} {plan.batch}"
+    """Return the name of a compiled model: of its weights, and of what is built into it."""
+    p = embedder.preprocessing
+    built_in = f"{p.image_size} {p.mean} {p.std} {p.standardized} {plan.batch}"
     digest = hashlib.blake2b(built_in.encode(), digest_size=4).hexdigest()
     return f"{embedder.weights_id}-{digest}-openvino{plan.version}".replace("/", "_")
 
 
 def convert(embedder: Embedder, batch: int) -> Any:
-    """An OpenVINO model: (batch, side, side, 3) uint8 -> (batch, features_dim) float32."""
+    """Convert a backbone, normalization included, to an OpenVINO model.
+
+    Args:
+        embedder: Its backbone and preprocessing.
+        batch: Pictures in a batch.
+
+    Returns:
+        A model from (batch, image_size, image_size, 3) uint8 to (batch, features_dim) float32.
+    """
     import openvino
     from openvino.preprocess import PrePostProcessor
 
     example = torch.zeros(batch, 3, embedder.image_size, embedder.image_size)
     preprocessing, backbone = embedder.preprocessing, embedder.backbone.eval()
-    if preprocessing.whitening:
-        backbone = nn.Sequential(Whitening(), backbone)
+    if preprocessing.standardized:
+        backbone = nn.Sequential(Standardization(), backbone)
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")
         exported = torch.export.export(backbone, (example,))
@@ -185,16 +243,16 @@ def convert(embedder: Embedder, batch: int) -> Any:
     return steps.build()
 
 
-class Whitening(nn.Module):
-    """`whiten` as a layer."""
+class Standardization(nn.Module):
+    """`standardize` as a layer."""
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        """See model.whiten."""
-        return whiten(pictures)
+        """Bring each picture (N, C, H, W) to mean 0 and deviation 1."""
+        return standardize(pictures)
 
 
-def _keep_model(model: Any, folder: Path) -> None:
-    """Saves a converted model, whole or not at all; another run may do so at the same time."""
+def _save_model(model: Any, folder: Path) -> None:
+    """Save a compiled model, whole or not at all; another run may do so at the same time."""
     import openvino
 
     partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.partial")

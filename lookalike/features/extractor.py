@@ -1,17 +1,22 @@
-"""Pictures -> embeddings: decoded on all cores while the model works, every picture once ever.
+"""Feature extraction: from pictures to embeddings, each picture computed only once.
 
+    extractor = load_extractor("sface", root="data/lfw62")
+    embeddings = extractor(["ada.jpg", Image.open("bob.png")])    # (2, 128) float32, of length 1
+
+Pictures are decoded on all cores while the backbone runs, and its features are cached by content.
 An embedding depends on the picture's content, the preprocessing, the weights and the engine, and on
-nothing else: it is the same whichever pictures shared its batch and whatever was in the cache.
-Pictures go through in blocks, and what is made of many lies on the disk: a million take no more
-memory than ten thousand.
+nothing else: neither on the pictures that shared its batch nor on what was cached before. Pictures
+are processed in blocks, and large results lie in a file: a million take no more memory than ten
+thousand.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import cv2
 import numpy as np
@@ -22,33 +27,43 @@ from PIL import Image
 from tqdm import tqdm
 
 from lookalike.core.cache import FeatureCache, keys_of
+from lookalike.core.checks import check
 from lookalike.core.errors import UserError
 from lookalike.core.files import file_hash
 from lookalike.core.log import log
 from lookalike.core.numeric import blocks, one_thread, unit
 from lookalike.core.runs import Pace, Run
-from lookalike.core.settings import EmbedSettings
+from lookalike.core.settings import EmbedSettings, Settings
 from lookalike.data.catalogue import load_full_catalogue
+from lookalike.data.pictures import Picture, picture_rows, sources
 from lookalike.faces.dataset import detect, way_to_find
 from lookalike.faces.detection import Detector, load_detector
 from lookalike.faces.geometry import Crop, Face, crop_kind
 from lookalike.features.engine import Engine, Plan, build_engine, plans
-from lookalike.features.loader import PLAIN, View, batches, show
+from lookalike.features.loader import PLAIN, View, batches
 from lookalike.models.checkpoints import load_model
-from lookalike.models.embedder import Embedder, project_rows
+from lookalike.models.embedder import Embedder, embedder_of, project_rows
 from lookalike.models.onnx_models import OnnxBackbone
 
-IN_MEMORY = 1 << 24  # bytes of the embeddings that are held in memory; more lie on the disk
+IN_MEMORY = 1 << 24  # bytes; larger results lie in a file
 
 
 @dataclass(frozen=True)
 class FeatureExtractor:
-    """What embedding needs to know besides the pictures.
+    """Turns pictures into embeddings, with a cache.
 
-    root: the data set's folder. cache: the folder of the cache. compile: auto, on or off.
-    total: number of pictures of the whole run, which decides whether compiling pays. detector: what
-    finds faces, where the embedder wants them. flip: whether the mirror image counts too. scales:
-    how large a picture is shown, one view for each.
+    Attributes:
+        embedder: The backbone, its preprocessing and its projection.
+        root: Folder that the pictures' relative paths start from.
+        cache: Folder of the cache.
+        compile: Whether to compile the backbone for the CPU: `on`, `off`, or `auto`, which does
+            where `total` is large enough for it to save time.
+        total: Number of all pictures that are to be embedded, in however many calls: a compiled
+            backbone rounds in its own way, so that this is decided once for all of them.
+        detector: What finds faces, where the embedder sees faces: `yunet` or `mtcnn`.
+        flip: Whether the mirror image counts too.
+        scales: How large a picture is shown; one view for each.
+        pace: Counts the pictures embedded, and the seconds.
     """
 
     embedder: Embedder
@@ -66,90 +81,261 @@ class FeatureExtractor:
 
     @property
     def views(self) -> list[View]:
-        """All that an embedding is the sum of."""
+        """The views whose embeddings are summed up."""
         sides = (False, True) if self.flip else (False,)
         return [View(mirrored=mirrored, scale=scale) for scale in self.scales for mirrored in sides]
 
     @property
     def plans(self) -> list[Plan]:
-        """The ways to run the backbone, the best first; an ONNX file has a runtime of its own."""
+        """The ways to run the backbone, the best first; an ONNX file has its own runtime."""
         mode = "off" if isinstance(self.embedder.backbone, OnnxBackbone) else self.compile
         return plans(mode, self.total)
 
     def engine(self, plan: Plan) -> Engine:
-        """The engine of a plan, made once. Raises: see build_engine."""
+        """Return the engine of a plan, which is built once.
+
+        Raises:
+            Exception: The engine cannot be built; compilers raise what they like.
+        """
         if plan not in self._engines:
             self._engines[plan] = build_engine(plan, self.embedder, self.cache)
         return self._engines[plan]
 
     @property
     def crop(self) -> Crop:
-        """What of a picture the embedder sees."""
+        """Which part of a picture the embedder sees."""
         return self.embedder.preprocessing.crop
 
     def faces(self, pictures: pd.DataFrame) -> dict[str, Face]:
-        """{content: face} of catalogue rows; empty where the embedder sees whole pictures."""
+        """Find the face in each picture.
+
+        Args:
+            pictures: Rows with `path` and `content`.
+
+        Returns:
+            {content: face}; empty where the embedder sees whole pictures.
+
+        Raises:
+            UserError: A file is gone, has changed since it was hashed, or cannot be decoded.
+        """
         if self.crop.kind == "none":
             return {}
         return detect(pictures, self.root, self.cache, self.finder)
 
     @cached_property
     def finder(self) -> Detector:
-        """What finds faces, ready. Raises: see load_detector."""
+        """The face detector, loaded when it is first needed."""
         return load_detector(self.detector, self.cache)
 
+    def __call__(self, pictures: pd.DataFrame | Iterable[Picture]) -> np.ndarray:
+        """Embed pictures of any kind; what is cached is not computed again.
 
-def flips(settings: EmbedSettings) -> bool:
-    """Whether mirror images are embedded too; `auto` is for faces."""
-    return settings.flip == "on" or (settings.flip == "auto" and crop_kind(settings) != "none")
+        A picture in memory is embedded at its full size, a JPEG file is decoded no larger than
+        needed: their embeddings differ a little.
+
+        Args:
+            pictures: Rows of a catalogue, or any DataFrame with `path` (and `content` where the
+                hashes are known); or a list of paths, PIL images and (H, W, 3) uint8 RGB arrays,
+                also mixed. Relative paths start from `root`.
+
+        Returns:
+            (N, D) float32 rows of length 1, in the order of the pictures.
+
+        Raises:
+            UserError: A picture cannot be read; it is named.
+            TypeError: Something else than pictures was passed.
+        """
+        return embed(self, picture_rows(pictures, self.root))
 
 
-def extractor_for(run: Run, embedder: Embedder) -> FeatureExtractor:
-    """How a run embeds its pictures with this embedder. Raises: see embedding_of."""
-    extractor = make_extractor(
-        run.settings.embed, embedder, run.data, run.cache, len(load_full_catalogue(run.folder))
+def load_extractor(
+    backbone: str = "efficientnet_lite0",
+    *,
+    crop: Literal["auto", "none", "face", "aligned"] = "auto",
+    flip: Literal["auto", "on", "off"] | bool = "auto",
+    scales: Iterable[float] = (1.0,),
+    weights: str | Path | None = None,
+    image_size: int | None = None,
+    normalization: Literal["auto", "none", "imagenet", "fixed", "whitening"] = "auto",
+    pooling: Literal["auto", "avg", "max", "gem", "cls", "mean"] = "auto",
+    detector: Literal["yunet", "mtcnn"] = "yunet",
+    compile: Literal["auto", "on", "off"] = "auto",
+    total: int = 0,
+    root: str | Path = ".",
+    cache: str | Path = "cache",
+) -> FeatureExtractor:
+    """Load a backbone by name, ready to embed pictures.
+
+    Args:
+        backbone: efficientnet_lite0 to lite2, mobilenet_v2 and sface (no model hub needed),
+            efficientnet_b0, resnet50, vit_b16, any timm name, torchvision:NAME,
+            inception_resnet_v1, or onnx:FILE.
+        crop: What the backbone sees: the whole picture (`none`), the `face` with a margin, or the
+            face `aligned` by its eyes, nose and mouth; `auto` is what it was trained on.
+        flip: Whether the mirror image counts too; `auto` does for faces.
+        scales: How large a picture is shown; the embeddings of several scales are summed up.
+        weights: File with the backbone's weights, "none" for random ones, or None for its
+            pretrained ones.
+        image_size: Height and width of what the backbone sees, in pixels; None for its own.
+        normalization: How pixel values are normalized; `auto` is what it was trained with.
+        pooling: How a timm backbone pools; `auto` is its own way.
+        detector: What finds faces: yunet, or mtcnn where facenet-pytorch is installed.
+        compile: Whether to compile the backbone for the CPU, three to four times as fast and a few
+            seconds to begin with; `auto` does where `total` says that it saves time.
+        total: Number of all pictures that are to be embedded, in however many calls, for instance
+            `len(catalogue)`. With the default, 0, `compile="auto"` does not compile.
+        root: Folder that the pictures' relative paths start from.
+        cache: Folder of the cache.
+
+    Raises:
+        UserError: An unknown name or value, weights that do not fit, or a hub that cannot be
+            reached.
+
+    Examples:
+        >>> import tempfile
+        >>> folder = tempfile.mkdtemp()
+        >>> extractor = load_extractor("test_efficientnet", weights="none", cache=folder)
+        >>> embeddings = extractor([Image.new("RGB", (64, 48), name) for name in ("red", "blue")])
+        >>> embeddings.shape, bool(np.allclose(np.linalg.norm(embeddings, axis=1), 1))
+        ((2, 256), True)
+    """
+    settings = EmbedSettings(
+        backbone=backbone,
+        weights=None if weights is None else str(weights),
+        crop=crop,
+        detector=detector,
+        image_size=image_size,
+        normalization=normalization,
+        flip=("on" if flip else "off") if isinstance(flip, bool) else flip,
+        scales=tuple(scales),
+        pooling=pooling,
+        compile=compile,
     )
-    return replace(extractor, pace=run.session.pace)
+    _check_choices(settings)
+    check(Settings(embed=settings))
+    embedder = embedder_of(settings, Path(cache))
+    return make_extractor(settings, embedder, Path(root), Path(cache), total)
+
+
+def _check_choices(settings: EmbedSettings) -> None:
+    """Raise UserError for a value that is not among a setting's choices."""
+    for name, kind in get_type_hints(EmbedSettings).items():
+        value, choices = getattr(settings, name), get_args(kind)
+        if get_origin(kind) is Literal and value not in choices:
+            raise UserError(f"{name}={value!r}: must be one of {', '.join(choices)}")
 
 
 def make_extractor(
     settings: EmbedSettings, embedder: Embedder, root: Path, cache: Path, total: int
 ) -> FeatureExtractor:
-    """How the settings have pictures embedded; the rest is as in Embedding.
+    """Build a feature extractor for an embedder, by the settings.
+
+    Args:
+        settings: Detector, flip, scales and compilation.
+        embedder: The backbone, its preprocessing and its projection.
+        root: Folder that the pictures' relative paths start from.
+        cache: Folder of the cache.
+        total: Number of all pictures that are to be embedded.
 
     Raises:
-        UserError: a scale below 1 where there is nothing around what the backbone sees.
+        UserError: A scale below 1 for whole pictures, which have nothing around them to show.
     """
     if crop_kind(settings) == "none" and min(settings.scales) < 1:
         raise UserError(
             f"--scales {min(settings.scales)}: a whole picture has nothing around it that a scale "
             "below 1 could show; name scales from 1, or crop faces (--crop aligned)"
         )
-    how = (settings.compile, total, settings.detector, flips(settings), settings.scales)
-    return FeatureExtractor(embedder, root, cache, *how)
+    return FeatureExtractor(
+        embedder,
+        root,
+        cache,
+        compile=settings.compile,
+        total=total,
+        detector=settings.detector,
+        flip=flips(settings),
+        scales=settings.scales,
+    )
+
+
+def flips(settings: EmbedSettings) -> bool:
+    """Return whether mirror images are embedded too; `auto` is for faces."""
+    return settings.flip == "on" or (settings.flip == "auto" and crop_kind(settings) != "none")
+
+
+def extractor_for(run: Run, embedder: Embedder) -> FeatureExtractor:
+    """Build the feature extractor of a run's pictures for an embedder.
+
+    Args:
+        run: Its settings, data, cache and catalogue are used.
+        embedder: Trained or not.
+
+    Raises:
+        UserError: The run has no catalogue, or its settings do not go together.
+    """
+    total = len(load_full_catalogue(run.folder))
+    extractor = make_extractor(run.settings.embed, embedder, run.data, run.cache, total)
+    return replace(extractor, pace=run.session.pace)
+
+
+def trained_extractor(run: Run) -> FeatureExtractor:
+    """Load a run's trained model, ready to embed the run's pictures.
+
+    The last one is kept in the run's session: to load and compile a backbone takes seconds, and
+    several stages embed.
+
+    Raises:
+        UserError: The model is missing or broken, or was made with other settings.
+    """
+    settings, model = run.settings.embed, run.path("model.safetensors")
+    files = (model, Path(settings.weights or ""))
+    state = (run.folder.resolve(), run.data, run.cache, settings, *map(file_hash, files))
+    key = " ".join(map(str, state))
+    loaded: dict[str, FeatureExtractor] = run.session.extractors
+    if key not in loaded:
+        loaded.clear()
+        loaded[key] = extractor_for(run, load_model(model, settings, run.cache))
+    return loaded[key]
+
+
+# ---- embedding ----------------------------------------------------------------------------------
 
 
 def embed(extractor: FeatureExtractor, pictures: pd.DataFrame) -> np.ndarray:
-    """(N, dim) float32 unit rows for N catalogue rows, in their order. See `embed_features`.
+    """Embed catalogue rows, from the cache where it has their features.
 
-    Where there are several views (`job.views`), a row is the sum of theirs, brought to length 1.
+    Where there are several views (`extractor.views`), a row is the sum of their embeddings, scaled
+    to length 1.
+
+    Args:
+        extractor: How.
+        pictures: N rows with `path` and `content` that can be read.
+
+    Returns:
+        (N, dim) float32 rows of length 1, in the order of the pictures.
+
+    Raises:
+        UserError: A file is gone, has changed since it was hashed, or cannot be decoded.
     """
-    dim = extractor.embedder.dim
-    return _in_blocks(
-        extractor, pictures, extractor.views, dim, lambda all: sum_views(extractor.embedder, all)
-    )
+    views, dim = extractor.views, extractor.embedder.dim
+    return _in_blocks(extractor, pictures, views, dim, partial(sum_views, extractor.embedder))
 
 
 def embed_features(
     extractor: FeatureExtractor, pictures: pd.DataFrame, view: View = PLAIN
 ) -> np.ndarray:
-    """(N, features_dim) float32: the backbone's features of N catalogue rows, in their order.
+    """Compute the backbone's features of catalogue rows, from the cache where it has them.
 
-    pictures: rows with `path` and `content` that can be read; those whose features are cached are
-        not opened.
+    Args:
+        extractor: How.
+        pictures: N rows with `path` and `content` that can be read; a file whose features are
+            cached is not opened.
+        view: How the pictures are shown.
+
+    Returns:
+        (N, features_dim) float32, in the order of the pictures.
 
     Raises:
-        UserError: a picture has changed or gone since the catalogue was made.
+        UserError: A file is gone, has changed since it was hashed, or cannot be decoded.
     """
     return _in_blocks(extractor, pictures, [view], extractor.embedder.features_dim, next)
 
@@ -157,28 +343,44 @@ def embed_features(
 def embed_faces(
     extractor: FeatureExtractor, image: Image.Image, faces: Sequence[Face]
 ) -> np.ndarray:
-    """(n, dim) float32 unit rows of n faces in one RGB picture, as `embed` makes them of a picture
-    with one face, to within 1e-4.
+    """Embed n faces of one picture, to within 1e-4 of what `embed` makes of each face alone.
 
-    In plain PyTorch, a face at a time, and not cached: so few are not worth compiling for. On one
-    thread, since several that wait for each other at every layer of one face are slower on a busy
-    machine, twenty times on two busy cores.
+    In plain PyTorch, one face at a time, without the cache: so few are not worth compiling for. On
+    one thread, since several that wait for each other at every layer of one face are slower on a
+    busy machine, twenty times on two busy cores.
+
+    Args:
+        extractor: How.
+        image: An RGB picture.
+        faces: The faces in it.
+
+    Returns:
+        (n, dim) float32 rows of length 1.
     """
     engine = extractor.engine(plans("off", 0)[0])
-    preprocessing, seen = extractor.embedder.preprocessing, np.array(image)
+    embedder, pixels = extractor.embedder, np.array(image)
+    preprocessing = embedder.preprocessing
 
     def features(view: View) -> np.ndarray:
-        crops = [preprocessing.take(seen, face, view.scale) for face in faces]
-        shown = [preprocessing.resize(show(crop, view)) for crop in crops]
-        rows = list(engine.features(pixels[None] for pixels in shown))
-        return np.concatenate([np.zeros((0, extractor.embedder.features_dim), np.float32), *rows])
+        crops = (preprocessing.take(pixels, face, view.scale) for face in faces)
+        batches_of_one = (preprocessing.resize(view.orient(crop))[None] for crop in crops)
+        none = np.zeros((0, embedder.features_dim), np.float32)
+        return np.concatenate([none, *engine.features(batches_of_one)])
 
     with one_thread():
-        return sum_views(extractor.embedder, map(features, extractor.views))
+        return sum_views(embedder, map(features, extractor.views))
 
 
 def sum_views(embedder: Embedder, features: Iterator[np.ndarray]) -> np.ndarray:
-    """(N, dim) unit rows from the (N, features_dim) features of every view, summed."""
+    """Sum up the embeddings of several views.
+
+    Args:
+        embedder: Its projection maps features to embeddings.
+        features: (N, features_dim) of each view.
+
+    Returns:
+        (N, dim) float32 rows of length 1.
+    """
     rows = project_rows(embedder, next(features))
     alone = True
     for others in features:
@@ -197,7 +399,7 @@ def _in_blocks(
     dim: int,
     combine: Callable[[Iterator[np.ndarray]], np.ndarray],
 ) -> np.ndarray:
-    """(N, dim) rows: what `combine` makes of each block's features in all views."""
+    """Return (N, dim) rows: what `combine` makes of each block's features in all views."""
     out = large_array(extractor.cache, len(pictures), dim)
     sources = [Source(extractor, pictures, view) for view in views]
     total = sum(source.missing for source in sources)
@@ -213,8 +415,10 @@ def _in_blocks(
 
 
 def large_array(folder: Path, rows: int, dim: int) -> np.ndarray:
-    """A (rows, dim) float32 array to be filled: in memory, or, where it is large, in a nameless
-    file in the folder, which goes with the array."""
+    """Return an empty (rows, dim) float32 array.
+
+    A large one lies in a nameless file in the folder, which vanishes with the array.
+    """
     if rows * dim * 4 <= IN_MEMORY:
         return np.empty((rows, dim), np.float32)
     folder.mkdir(parents=True, exist_ok=True)
@@ -223,14 +427,20 @@ def large_array(folder: Path, rows: int, dim: int) -> np.ndarray:
 
 
 class Source:
-    """Where the features of some pictures, seen in one way, come from: the cache, and the backbone
-    for what it lacks.
+    """The features of some pictures in one view: from the cache, or computed where it lacks them.
 
-    missing: number of pictures that the cache lacks. plan: how the backbone runs.
+    Args:
+        extractor: How to compute them.
+        pictures: All pictures, so that the same plan serves every block of them.
+        view: How they are shown.
+
+    Attributes:
+        missing: Number of pictures that the cache lacks.
+        plan: How the backbone runs: the first plan that has made all of the pictures already, or
+            whose engine works.
     """
 
     def __init__(self, extractor: FeatureExtractor, pictures: pd.DataFrame, view: View) -> None:
-        """Takes the best plan that has made all of the pictures already, or whose engine works."""
         self.extractor, self.view = extractor, view
         for plan in extractor.plans:
             self.plan, self.store = plan, open_cache(extractor, plan, view)
@@ -240,6 +450,7 @@ class Source:
                 break
 
     def _works(self, plan: Plan) -> bool:
+        """Tell whether the engine of a plan can be built."""
         try:
             self.extractor.engine(plan)
         except Exception as error:  # compilers raise what they like
@@ -248,7 +459,15 @@ class Source:
         return True
 
     def features(self, pictures: pd.DataFrame, bar: tqdm) -> np.ndarray:
-        """(N, features_dim) of a block of the pictures, in their order."""
+        """Return (N, features_dim) float32 of a block of the pictures, in their order.
+
+        Args:
+            pictures: N rows with `path` and `content`.
+            bar: Advances by a picture for each that is computed.
+
+        Raises:
+            UserError: A file is gone, has changed since it was hashed, or cannot be decoded.
+        """
         keys = keys_of(pictures.content)
         if self.missing:
             missing = self.store.missing(keys)
@@ -256,20 +475,17 @@ class Source:
         return self.store.rows(keys)
 
     def _fill(self, pictures: pd.DataFrame, keys: np.ndarray, bar: tqdm) -> None:
-        """Embeds the pictures into the store; what is embedded when an error comes is kept."""
+        """Compute the features of pictures into the store; an error loses none before it."""
         if pictures.empty:
             return
         extractor, faces = self.extractor, self.extractor.faces(pictures)
-        paths = (extractor.root / path for path in pictures.path)
-        files = list(zip(paths, pictures.content, strict=True))
+        files = list(zip(sources(pictures, extractor.root), pictures.content, strict=True))
         pixels = batches(files, faces, extractor.embedder.preprocessing, self.view, self.plan.batch)
         start, done = time.perf_counter(), 0
         try:
             for rows in extractor.engine(self.plan).features(pixels):
                 if not np.isfinite(rows).all():
-                    raise UserError(
-                        f"{extractor.embedder.name} makes embeddings that are not finite"
-                    )
+                    raise UserError(f"{extractor.embedder.name}: features are not finite")
                 count = min(len(rows), len(keys) - done)
                 self.store.add(keys[done : done + count], rows[:count])
                 done += count
@@ -281,7 +497,13 @@ class Source:
 
 
 def open_cache(extractor: FeatureExtractor, plan: Plan, view: View) -> FeatureCache:
-    """The cache of all that was made in this way: everything but the picture is its key."""
+    """Open the cache of the features computed in one way; its key is all but the picture.
+
+    Args:
+        extractor: How.
+        plan: How the backbone runs.
+        view: How the pictures are shown.
+    """
     about = {
         "backbone": extractor.embedder.name,
         "weights": extractor.embedder.weights_id,
@@ -294,20 +516,3 @@ def open_cache(extractor: FeatureExtractor, plan: Plan, view: View) -> FeatureCa
     return FeatureCache(
         extractor.cache, extractor.embedder.name, about, extractor.embedder.features_dim
     )
-
-
-def trained_extractor(run: Run) -> FeatureExtractor:
-    """The run's trained model, ready to embed the run's pictures.
-
-    The last one is kept: the stages that embed share it, since to load and to compile a backbone
-    takes seconds. Raises: see load_model.
-    """
-    settings, model = run.settings.embed, run.path("model.safetensors")
-    files = (model, Path(settings.weights or ""))
-    state = (run.folder.resolve(), run.data, run.cache, settings, *map(file_hash, files))
-    key = " ".join(map(str, state))
-    loaded: dict[str, FeatureExtractor] = run.session.extractors
-    if key not in loaded:
-        loaded.clear()
-        loaded[key] = extractor_for(run, load_model(model, settings, run.cache))
-    return loaded[key]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lookalike.core.settings import Augmentation
-from lookalike.features.augmentation import augment, jitter, random_part, strong
+from lookalike.features.augmentation import augment, jitter, random_crop, strong
 
 KINDS = get_args(Augmentation)
 
@@ -39,7 +39,7 @@ def test_a_part_keeps_a_share_of_the_area_and_its_place(pixels: np.ndarray) -> N
     numbered = np.arange(60 * 40).reshape(60, 40, 1)
     shares = []
     for seed in range(200):
-        part = random_part(numbered, np.random.default_rng(seed))
+        part = random_crop(numbered, np.random.default_rng(seed))
         top, left = divmod(int(part[0, 0, 0]), 40)
         rows, columns = part.shape[:2]
         assert np.array_equal(part, numbered[top : top + rows, left : left + columns])
