@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from lookalike.core.log import log
-from lookalike.leaderboard.server import ServeSettings, address, make_server
+from lookalike.leaderboard.server import ServeSettings, make_server, page_url
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
@@ -143,7 +143,7 @@ def start() -> Iterator[Start]:
     def run(settings: ServeSettings) -> str:
         servers.append(make_server(settings))
         threading.Thread(target=servers[-1].run, daemon=True).start()
-        return address(servers[-1])
+        return page_url(servers[-1])
 
     yield run
     for server in servers:

@@ -1,8 +1,11 @@
-"""Sends a checked submission to a leaderboard, by HTTP or by the kaggle package.
+"""The client of a leaderboard: sends a checked submission by HTTP or by the kaggle package.
 
-What is sent: POST, JSON, {"groupname": group, "images": {query: [ten gallery names]}}. What comes
-back: {"accuracy": score} or {"results": score}; anything else is handed on as it is, without
-control characters and not too long. Nothing that comes back is trusted.
+    target = required_target(settings)                 # from --url and --group, or --kaggle
+    outcome = post(target, submission, timeout=60.0)   # Outcome("scored", "", 931.5)
+
+The request is a POST of JSON, {"groupname": group, "images": {query: [ten gallery names]}}. The
+reply is {"accuracy": score} or {"results": score}; any other reply is shown as text, without
+control characters and cut to a sensible length. No reply is trusted.
 """
 
 import importlib.util
@@ -27,19 +30,25 @@ from lookalike.core.options import without_secrets
 from lookalike.core.settings import SubmitSettings
 from lookalike.evaluation.submissions import Submission, read_submission, write_submission
 
-CONNECT_SECONDS = 10.0
-PAUSES = (1.0, 2.0, 4.0, 8.0)  # seconds between attempts
-LONGEST_PAUSE = 60.0  # whatever a Retry-After asks for
-PASSING = {429, 500, 502, 503, 504}  # answers that may be others in a moment
-REPLY_BYTES = 1_000_000
-REPLY_SHOWN = 500
+CONNECT_TIMEOUT = 10.0  # seconds
+RETRY_DELAYS = (1.0, 2.0, 4.0, 8.0)  # seconds between attempts
+MAX_RETRY_DELAY = 60.0  # whatever a Retry-After asks for
+TRANSIENT_CODES = {429, 500, 502, 503, 504}  # status codes that may be others in a moment
+MAX_REPLY_BYTES = 1_000_000
+MAX_REPLY_CHARS = 500  # of what is shown
 
 
-# ---- where to -----------------------------------------------------------------------------------
+# ---- the target ---------------------------------------------------------------------------------
 
 
 class Target(NamedTuple):
-    """Where a submission goes: a leaderboard's URL and the group, or a Kaggle competition."""
+    """A leaderboard to send to.
+
+    Attributes:
+        url: Where the leaderboard takes submissions; empty for Kaggle.
+        group: The group's name there; empty for Kaggle.
+        kaggle: The name of a Kaggle competition; empty for a URL.
+    """
 
     url: str
     group: str
@@ -47,15 +56,19 @@ class Target(NamedTuple):
 
     @property
     def name(self) -> str:
-        """As it is shown and kept: without what may be secret."""
+        """The leaderboard as it is shown and saved: without a password or a query string.
+
+        >>> Target("https://me:secret@example.org/retrieval/?key=1", "us").name
+        'https://example.org/retrieval/'
+        """
         return f"kaggle:{self.kaggle}" if self.kaggle else without_secrets(self.url)
 
 
-def target(settings: SubmitSettings) -> Target | None:
-    """The leaderboard that the settings or, for what they leave open, the environment name.
+def configured_target(settings: SubmitSettings) -> Target | None:
+    """Return the leaderboard that the settings name, or else the environment; None: neither does.
 
     Raises:
-        UserError: a URL without a group, or something that is no URL.
+        UserError: The URL has no group, or is not a URL.
     """
     if settings.kaggle:
         return Target("", "", settings.kaggle)
@@ -70,11 +83,27 @@ def target(settings: SubmitSettings) -> Target | None:
     return Target(url, group)
 
 
-def is_url(text: str) -> bool:
-    """Whether this is the URL of a web server.
+def required_target(settings: SubmitSettings) -> Target:
+    """Return the leaderboard that the settings or the environment name.
 
-    >>> is_url("http://127.0.0.1:8000/retrieval/"), is_url("example.org"), is_url("http://a:b/")
-    (True, False, False)
+    Raises:
+        UserError: They name none, or not completely.
+    """
+    target = configured_target(settings)
+    if target is None:
+        raise UserError(
+            "no leaderboard is named: add --url and --group (or set LEADERBOARD_URL and "
+            "LEADERBOARD_GROUP), or --kaggle"
+        )
+    return target
+
+
+def is_url(text: str) -> bool:
+    """Return whether a text is the URL of a web server.
+
+    Example:
+        >>> is_url("http://127.0.0.1:8000/retrieval/"), is_url("example.org")
+        (True, False)
     """
     try:
         parts = urlsplit(text)
@@ -83,42 +112,18 @@ def is_url(text: str) -> bool:
         return False
 
 
-def required_target(settings: SubmitSettings) -> Target:
-    """The target of the settings.
-
-    Raises:
-        UserError: they name none: what to do.
-    """
-    where = target(settings)
-    if where is None:
-        raise UserError(
-            "no leaderboard is named: add --url and --group (or set LEADERBOARD_URL and "
-            "LEADERBOARD_GROUP), or --kaggle"
-        )
-    return where
-
-
-# ---- what comes back ----------------------------------------------------------------------------
-
-
-def number(value: Any) -> float | None:
-    """A finite number, also one that is written as text; None for everything else.
-
-    >>> number("931.2"), number(True), number("NaN"), number([1])
-    (931.2, None, None, None)
-    """
-    try:
-        found = float(value) if isinstance(value, int | float | str) else math.nan
-    except (ValueError, OverflowError):
-        return None
-    return found if math.isfinite(found) and not isinstance(value, bool) else None
+# ---- the reply ----------------------------------------------------------------------------------
 
 
 class Outcome(NamedTuple):
-    """What came of sending.
+    """The result of sending a submission.
 
-    status: `scored`, `accepted` (the score comes later), `unclear` (another answer than a score),
-        `no reply` (it may have counted), `refused`, `failed` (the server's trouble) or `not sent`.
+    Attributes:
+        status: `scored`; `accepted` (the score comes later); `unclear` (the reply is no score);
+            `no reply` (it may have counted); `refused`; `failed` (an error of the server); or `not
+            sent`.
+        answer: What the leaderboard or the connection said, in one line; empty with a score.
+        score: The score, from 0 to 1000; None where none came.
     """
 
     status: str
@@ -126,105 +131,148 @@ class Outcome(NamedTuple):
     score: float | None = None
 
 
-def plain(text: str, length: int = REPLY_SHOWN) -> str:
-    """Text from outside as a line that is safe to print: no control characters, not too long.
+def finite_number(value: Any) -> float | None:
+    """Return a finite number, also one that is written as text; None for everything else.
 
-    >>> plain("<h1>Bad\\x1b[31m\\n  gateway</h1>")
-    '<h1>Bad [31m gateway</h1>'
+    Example:
+        >>> finite_number("931.2"), finite_number(True), finite_number("NaN"), finite_number([1])
+        (931.2, None, None, None)
+    """
+    try:
+        number = float(value) if isinstance(value, int | float | str) else math.nan
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) and not isinstance(value, bool) else None
+
+
+def printable_line(text: str, length: int = MAX_REPLY_CHARS) -> str:
+    r"""Return text from outside as one line that is safe to print, cut to a length.
+
+    Example:
+        >>> printable_line("<h1>Bad\x1b[31m\n  gateway</h1>")
+        '<h1>Bad [31m gateway</h1>'
     """
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return line if len(line) <= length else line[:length] + " ..."
 
 
-def understand(code: int, text: str, elsewhere: str = "") -> Outcome:
-    """What a reply says, from its status code and text; `elsewhere`: where a redirect leads.
+def parse_reply(code: int, text: str, location: str = "") -> Outcome:
+    """Return what a reply says.
 
-    >>> understand(200, '{"accuracy": 931.5}')
-    Outcome(status='scored', answer='', score=931.5)
-    >>> understand(422, '{"error": "nine names"}')
-    Outcome(status='refused', answer='422: nine names', score=None)
+    Args:
+        code: Its HTTP status code.
+        text: Its body.
+        location: Where a redirect leads.
+
+    Example:
+        >>> parse_reply(200, '{"accuracy": 931.5}')
+        Outcome(status='scored', answer='', score=931.5)
+        >>> parse_reply(422, '{"error": "nine names"}')
+        Outcome(status='refused', answer='422: nine names', score=None)
     """
     try:
         content = json.loads(text)
     except (ValueError, RecursionError):
         content = None
     table = content if isinstance(content, dict) else {}
-    score = number(table.get("accuracy", table.get("results")))
+    score = finite_number(table.get("accuracy", table.get("results")))
     if 200 <= code < 300 and score is not None:
         return Outcome("scored", "", score)
     if 300 <= code < 400:
-        return Outcome("refused", f"{code}: it lives at {plain(without_secrets(elsewhere))} now")
-    said = plain(str(table.get("error", text))) or "(an empty answer)"
-    status = "unclear" if code < 300 else "failed" if code in PASSING else "refused"
-    return Outcome(status, f"{code}: {said}")
+        moved = printable_line(without_secrets(location))
+        return Outcome("refused", f"{code}: it has moved to {moved}")
+    message = printable_line(str(table.get("error", text))) or "(an empty answer)"
+    status = "unclear" if code < 300 else "failed" if code in TRANSIENT_CODES else "refused"
+    return Outcome(status, f"{code}: {message}")
 
 
 # ---- by HTTP ------------------------------------------------------------------------------------
 
 
-def post(where: Target, ranked: Submission, timeout: float) -> Outcome:
-    """Sends a submission, again after a pause where it cannot have counted and the error may pass.
+def post(target: Target, submission: Submission, timeout: float) -> Outcome:
+    """Send a submission by HTTP; try again after a delay where that is safe and may help.
 
-    timeout: seconds to wait for the reply.
+    It is sent again only where it cannot have counted and the error may be gone in a moment.
+
+    Args:
+        target: A leaderboard with a URL.
+        submission: {query: [gallery names, best first]}.
+        timeout: Seconds to wait for the reply.
     """
     outcome = Outcome("not sent", "")
-    for pause in (*PAUSES, None):
-        outcome, settings = attempt(where, ranked, timeout)
-        if settings is None or pause is None:
+    for delay in (*RETRY_DELAYS, None):
+        outcome, retry_after = post_once(target, submission, timeout)
+        if retry_after is None or delay is None:
             break
-        pause = min(max(pause, settings), LONGEST_PAUSE)
-        log.warning("%s: %s; next attempt in %.0f s", where.name, outcome.answer, pause)
-        time.sleep(pause)
+        delay = min(max(delay, retry_after), MAX_RETRY_DELAY)
+        log.warning("%s: %s; next attempt in %.0f s", target.name, outcome.answer, delay)
+        time.sleep(delay)
     return outcome
 
 
-def attempt(where: Target, ranked: Submission, timeout: float) -> tuple[Outcome, float | None]:
-    """One attempt: what came of it, and seconds to wait before another (None: no other)."""
-    body: dict[str, Any] = {"groupname": where.group, "images": ranked}
+def post_once(
+    target: Target, submission: Submission, timeout: float
+) -> tuple[Outcome, float | None]:
+    """Send a submission by HTTP, once.
+
+    Args:
+        target: A leaderboard with a URL.
+        submission: {query: [gallery names, best first]}.
+        timeout: Seconds to wait for the reply.
+
+    Returns:
+        The outcome, and the least seconds to wait before another attempt; None: no other attempt.
+    """
+    body: dict[str, Any] = {"groupname": target.group, "images": submission}
     try:
         # A redirected POST becomes a GET, whose page would look like an answer: not followed.
         with requests.post(
-            where.url,
+            target.url,
             json=body,
-            timeout=(min(CONNECT_SECONDS, timeout), timeout),
+            timeout=(min(CONNECT_TIMEOUT, timeout), timeout),
             stream=True,
             allow_redirects=False,
         ) as reply:
-            text = read_reply(reply, timeout)
-            elsewhere = urljoin(where.url, reply.headers.get("Location", ""))
-            settings = number(reply.headers.get("Retry-After")) or 0.0
-            outcome = understand(reply.status_code, text, elsewhere)
-            return outcome, settings if reply.status_code in PASSING else None
-    except requests.exceptions.InvalidURL:
-        return Outcome("not sent", "its URL cannot be used"), None
-    except requests.exceptions.SSLError:
-        return Outcome("not sent", "its certificate cannot be trusted"), None
+            text = _read_reply(reply, timeout)
+            location = urljoin(target.url, reply.headers.get("Location", ""))
+            retry_after = finite_number(reply.headers.get("Retry-After")) or 0.0
+            outcome = parse_reply(reply.status_code, text, location)
+            return outcome, retry_after if reply.status_code in TRANSIENT_CODES else None
     except (requests.RequestException, HTTPError) as error:
-        if never_left(error):
-            return Outcome("not sent", "no connection: is the server up, and the URL right?"), 0.0
-        late = isinstance(error, requests.Timeout) or "timed out" in str(error)
-        what = f"no reply within {timeout:g} s" if late else "the connection broke"
-        return Outcome("no reply", what), None
+        return _outcome_of_error(error, timeout)
 
 
-def read_reply(reply: requests.Response, seconds: float) -> str:
-    """The beginning of a reply's text: at most a megabyte, and what comes within `seconds`.
+def _outcome_of_error(error: Exception, timeout: float) -> tuple[Outcome, float | None]:
+    """Return what `post_once` returns where no whole reply came."""
+    if isinstance(error, requests.exceptions.InvalidURL):
+        return Outcome("not sent", "its URL cannot be used"), None
+    if isinstance(error, requests.exceptions.SSLError):
+        return Outcome("not sent", "its certificate cannot be trusted"), None
+    if _never_connected(error):
+        return Outcome("not sent", "no connection: is the server up, and the URL right?"), 0.0
+    late = isinstance(error, requests.Timeout) or "timed out" in str(error)
+    reason = f"no reply within {timeout:g} s" if late else "the connection broke"
+    return Outcome("no reply", reason), None
+
+
+def _read_reply(reply: requests.Response, timeout: float) -> str:
+    """Read the beginning of a reply's text: at most a megabyte, and what comes within `timeout`.
 
     Raises:
-        requests.Timeout: it came too slowly.
-        HTTPError: the connection broke.
+        requests.Timeout: It came too slowly.
+        HTTPError: The connection broke.
     """
-    end = time.monotonic() + seconds
+    end = time.monotonic() + timeout
     body = b""
-    while len(body) < REPLY_BYTES and (piece := reply.raw.read1(65536, decode_content=True)):
+    while len(body) < MAX_REPLY_BYTES and (piece := reply.raw.read1(65536, decode_content=True)):
         body += piece
         if time.monotonic() > end:
             raise requests.Timeout
-    return body[:REPLY_BYTES].decode("utf-8", "replace")
+    return body[:MAX_REPLY_BYTES].decode("utf-8", "replace")
 
 
-def never_left(error: Exception) -> bool:
-    """Whether there was no connection, so that nothing can have arrived."""
+def _never_connected(error: Exception) -> bool:
+    """Return whether there was no connection, so that nothing can have arrived."""
     reason = getattr(error.args[0] if error.args else None, "reason", None)
     return isinstance(reason, NewConnectionError | ConnectTimeoutError)
 
@@ -232,35 +280,40 @@ def never_left(error: Exception) -> bool:
 # ---- to Kaggle ----------------------------------------------------------------------------------
 
 
-def send_to_kaggle(where: Target, path: Path, ranked: Submission) -> Outcome:
-    """Writes a submission as Kaggle's CSV beside its file, reads that back, and uploads it.
+def send_to_kaggle(target: Target, path: Path, submission: Submission) -> Outcome:
+    """Write a submission as Kaggle's CSV beside its file, read that back, and upload it.
+
+    Args:
+        target: A Kaggle competition.
+        path: The submission's file; `submission.json` gives `submission.kaggle.csv`.
+        submission: What the file holds.
 
     Raises:
-        UserError: the kaggle package is not installed or not configured; nothing was sent.
+        UserError: The kaggle package is not installed or not configured; nothing was sent.
     """
-    api = kaggle_api()
-    table = path.with_name(f"{path.stem}.kaggle.csv")
-    write_submission(ranked, table, "csv")
-    if read_submission(table) != ranked:
+    api = _kaggle_api()
+    table = write_submission(submission, path.with_name(f"{path.stem}.kaggle.csv"), "csv")
+    if read_submission(table) != submission:
         raise UserError(f"{table} does not hold what {path} holds: nothing is sent")
     try:
         with redirect_stdout(sys.stderr):
-            done = api.competition_submit(str(table), path.parent.name, where.kaggle)
+            done = api.competition_submit(str(table), path.parent.name, target.kaggle)
     except requests.HTTPError as error:
         code = error.response.status_code if error.response is not None else 0
-        return Outcome("refused", f"{code}: {plain(str(error))}")
+        return Outcome("refused", f"{code}: {printable_line(str(error))}")
     except (requests.RequestException, ValueError) as error:
-        return Outcome("not sent" if never_left(error) else "no reply", plain(str(error)))
-    answer = plain(str(done.message))
+        status = "not sent" if _never_connected(error) else "no reply"
+        return Outcome(status, printable_line(str(error)))
+    answer = printable_line(str(done.message))
     failed = answer == getattr(api, "COMPETITION_SUBMIT_UPLOAD_FAILED_MESSAGE", None)
     return Outcome("not sent" if failed else "accepted", answer)
 
 
-def kaggle_api() -> Any:
-    """The kaggle package's client, signed in.
+def _kaggle_api() -> Any:
+    """Return the kaggle package's client, signed in.
 
     Raises:
-        UserError: it is not installed, or has no credentials.
+        UserError: It is not installed, or has no credentials.
     """
     if importlib.util.find_spec("kaggle") is None:
         raise UserError("--kaggle needs the kaggle package: pip install kaggle")

@@ -1,4 +1,11 @@
-"""TODO lookalike.leaderboard.history."""
+"""The history of what was sent: a CSV file, shared by all runs, that holds every attempt.
+
+    row, earlier = record_start(path, submission, target, again=False)   # before it is sent
+    record_outcome(path, row, outcome)                                   # after
+    print(history_table(read_history(path)))
+
+The row stands in the file before a submission is sent, so that a process that dies leaves a trace.
+"""
 
 import csv
 from collections.abc import Iterator, Sequence
@@ -13,39 +20,54 @@ from tabulate import tabulate
 from lookalike.core.errors import UserError
 from lookalike.core.files import file_hash, whole_file
 from lookalike.evaluation.submissions import Submission
-from lookalike.leaderboard.client import Outcome, Target, number, plain
+from lookalike.leaderboard.client import Outcome, Target, finite_number, printable_line
+
+COLUMNS = (
+    "time",
+    "run",
+    "settings_hash",
+    "file_hash",
+    "leaderboard",
+    "group",
+    "forecast",
+    "score",
+    "status",
+    "answer",
+)
+COUNTED = {"scored": "it was scored", "accepted": "it was accepted"}
+MAY_HAVE_COUNTED = {
+    "unclear": "the answer was no score",
+    "no reply": "no reply came: it may have counted",
+}
+HistoryRow = dict[str, str]
 
 
-class Parcel(NamedTuple):
-    """A submission that is ready to be sent, and what the history says about it.
+class PreparedSubmission(NamedTuple):
+    """A checked submission and what the history says about it.
 
-    forecast: the score that its run expects; None: it expects none.
+    Attributes:
+        path: Its file.
+        submission: What the file holds, {query: [gallery names, best first]}.
+        run: The run folder that it belongs to; empty where there is none.
+        settings_hash: SHA-256 of that run's settings; empty where there is none.
+        forecast: The score that its run expects, from 0 to 1000; None where it expects none.
     """
 
     path: Path
-    ranked: Submission
+    submission: Submission
     run: str
-    settings: str
+    settings_hash: str
     forecast: float | None
 
 
-COLUMNS = (
-    *("time", "run", "settings_hash", "file_hash", "leaderboard", "group"),
-    *("forecast", "score", "status", "answer"),
-)
-COUNTED = {"scored": "it was scored", "accepted": "it was accepted"}
-MAYBE = {"unclear": "the answer was no score", "no reply": "no reply came: it may have counted"}
-Row = dict[str, str]
-
-
 @contextmanager
-def open_history(path: Path) -> Iterator[list[Row]]:
-    """The rows of a history, to be read and changed; written back, whole, at the end.
+def locked_history(path: Path) -> Iterator[list[HistoryRow]]:
+    """Give the rows of a history, to be read and changed, and write them back at the end.
 
-    No other process reads or writes it meanwhile.
+    No other process reads or writes the history meanwhile.
 
     Raises:
-        UserError: the file is something else, or another process holds it for too long.
+        UserError: The file is not a history, or another process holds it for too long.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -60,11 +82,11 @@ def open_history(path: Path) -> Iterator[list[Row]]:
         raise UserError(f"another process has held {path} for a minute: stop it") from error
 
 
-def read_history(path: Path) -> list[Row]:
-    """The rows of a history, oldest first; none where there is no file.
+def read_history(path: Path) -> list[HistoryRow]:
+    """Read the rows of a history, oldest first; none where there is no file.
 
     Raises:
-        UserError: the file is something else.
+        UserError: The file is not a history.
     """
     if not path.is_file():
         return []
@@ -75,62 +97,94 @@ def read_history(path: Path) -> list[Row]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read as a history ({error})") from error
     if tuple(reader.fieldnames or COLUMNS) != COLUMNS:
-        raise UserError(f"{path}: has not the columns of a history; move it away")
+        raise UserError(f"{path}: does not have the columns of a history; move it away")
     return rows
 
 
-def begin(path: Path, parcel: Parcel, where: Target, again: bool) -> tuple[Row, Row | None]:
-    """Notes that a file is about to be sent: (its row, None), or (its row, the earlier one).
+def record_start(
+    path: Path, prepared: PreparedSubmission, target: Target, again: bool
+) -> tuple[HistoryRow, HistoryRow | None]:
+    """Record that a submission is about to be sent, unless the same file has been sent before.
 
-    With an earlier row, the file has been sent there already, and nothing is noted.
+    Args:
+        path: The history.
+        prepared: The submission.
+        target: Where it is sent.
+        again: Whether to send it even if the same group has sent the same file there.
+
+    Returns:
+        The new row, and the row of the earlier sending; where there is one, nothing is recorded.
+
+    Raises:
+        UserError: The history cannot be used.
     """
     row = dict.fromkeys(COLUMNS, "") | {
         "time": datetime.now().astimezone().isoformat(timespec="microseconds"),
-        "run": parcel.run,
-        "settings_hash": parcel.settings,
-        "file_hash": str(file_hash(parcel.path)),
-        "leaderboard": where.name,
-        "group": where.group,
-        "forecast": "" if parcel.forecast is None else f"{parcel.forecast:.4f}",
-        # What stands there if this process dies before it knows better.
+        "run": prepared.run,
+        "settings_hash": prepared.settings_hash,
+        "file_hash": str(file_hash(prepared.path)),
+        "leaderboard": target.name,
+        "group": target.group,
+        "forecast": "" if prepared.forecast is None else f"{prepared.forecast:.4f}",
+        # What the row says if this process dies before it knows the outcome.
         "status": "no reply",
         "answer": "stopped while it was being sent",
     }
+    with locked_history(path) as rows:
+        earlier = None if again else _earlier_sending(rows, row)
+        if earlier is None:
+            rows.append(row)
+    return row, earlier
+
+
+def _earlier_sending(rows: Sequence[HistoryRow], row: HistoryRow) -> HistoryRow | None:
+    """Return the last row that may have counted and that has the same file, target and group."""
     same = ("file_hash", "leaderboard", "group")
-    with open_history(path) as rows:
-        for earlier in reversed(rows):
-            known = earlier["status"] in COUNTED | MAYBE
-            if known and not again and all(earlier[name] == row[name] for name in same):
-                return row, earlier
-        rows.append(row)
-    return row, None
+    for earlier in reversed(rows):
+        counts = earlier["status"] in COUNTED | MAY_HAVE_COUNTED
+        if counts and all(earlier[name] == row[name] for name in same):
+            return earlier
+    return None
 
 
-def finish(path: Path, begun: Row, outcome: Outcome) -> None:
-    """Notes what came of a sending."""
+def record_outcome(path: Path, row: HistoryRow, outcome: Outcome) -> None:
+    """Record the outcome of a sending.
+
+    Args:
+        path: The history.
+        row: What `record_start` returned.
+        outcome: What came of it.
+
+    Raises:
+        UserError: The history cannot be used.
+    """
     score = "" if outcome.score is None else f"{outcome.score:.4f}"
-    done = begun | {"score": score, "status": outcome.status, "answer": outcome.answer}
-    with open_history(path) as rows:
-        rows[:] = [done if row == begun else row for row in rows]
+    done = row | {"score": score, "status": outcome.status, "answer": outcome.answer}
+    with locked_history(path) as rows:
+        rows[:] = [done if other == row else other for other in rows]
 
 
-def forecast_error(row: Row) -> float | None:
-    """The forecast less the score; None where either is unknown."""
-    expected, score = number(row["forecast"]), number(row["score"])
-    return None if expected is None or score is None else expected - score
+def forecast_error(row: HistoryRow) -> float | None:
+    """Return the forecast less the score; None where either is unknown."""
+    forecast, score = finite_number(row["forecast"]), finite_number(row["score"])
+    return None if forecast is None or score is None else forecast - score
 
 
-def show_history(rows: Sequence[Row]) -> str:
-    """The history as a table, with the forecast's error; * marks each leaderboard's best."""
+def history_table(rows: Sequence[HistoryRow]) -> str:
+    """Return the history as a table, with the forecast's error; * marks each leaderboard's best.
+
+    Args:
+        rows: The rows, oldest first.
+    """
     best: dict[str, float] = {}
     for row in rows:
-        score = number(row["score"])
+        score = finite_number(row["score"])
         if score is not None:
             best[row["leaderboard"]] = max(score, best.get(row["leaderboard"], score))
-    heads = ["", "time", "run", "leaderboard", "group", "settings", "file"]
-    heads += ["forecast", "score", "error", "status"]
-    lines = [_line_of_table(row, best.get(row["leaderboard"])) for row in rows]
-    table = tabulate(lines, heads, disable_numparse=True)
+    headers = ["", "time", "run", "leaderboard", "group", "settings", "file"]
+    headers += ["forecast", "score", "error", "status"]
+    lines = [_table_line(row, best.get(row["leaderboard"])) for row in rows]
+    table = tabulate(lines, headers, disable_numparse=True)
     errors = [abs(error) for row in rows if (error := forecast_error(row)) is not None]
     if not errors:
         return table
@@ -138,14 +192,14 @@ def show_history(rows: Sequence[Row]) -> str:
     return f"{table}\nmean absolute error of the forecast: {mean:.1f} (n = {len(errors)})"
 
 
-def _line_of_table(row: Row, best: float | None) -> list[str]:
-    score, error = number(row["score"]), forecast_error(row)
+def _table_line(row: HistoryRow, best: float | None) -> list[str]:
+    score, error = finite_number(row["score"]), forecast_error(row)
     return [
         "*" if score is not None and score == best else "",
         row["time"][:19].replace("T", " "),
-        *(plain(row[name], 40) for name in ("run", "leaderboard", "group")),
+        *(printable_line(row[name], 40) for name in ("run", "leaderboard", "group")),
         *(row[name][:8] for name in ("settings_hash", "file_hash")),
-        *("" if v is None else f"{v:.1f}" for v in (number(row["forecast"]), score)),
+        *("" if v is None else f"{v:.1f}" for v in (finite_number(row["forecast"]), score)),
         "" if error is None else f"{error:+.1f}",
-        row["status"] + (f" ({plain(row['answer'], 60)})" if row["answer"] else ""),
+        row["status"] + (f" ({printable_line(row['answer'], 60)})" if row["answer"] else ""),
     ]

@@ -1,17 +1,17 @@
-"""Hands a submission in: checks it, sends it, keeps a history; and a leaderboard to rehearse with.
+"""The command `lookalike submit`: checks and sends a submission, keeps a history, runs a server.
 
     lookalike submit send --run runs/b0 --url https://example.org/retrieval/ --group us
     lookalike submit send submission.json --labels labels.json --url ... --group us --dry-run
     lookalike submit history
     lookalike submit serve --labels labels.json
 
-A file that the leaderboard would refuse is not sent. Every sending is in the history before it
+A file that the leaderboard would refuse is not sent. Every attempt is in the history before it
 begins, so that no file is sent twice without --again, whatever happened to the reply.
 """
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -24,134 +24,185 @@ from lookalike.core.log import exit_code, log, log_to
 from lookalike.core.options import parse
 from lookalike.core.runs import Run
 from lookalike.core.settings import SubmitSettings
-from lookalike.data.catalogue import bare_names, list_pictures, load_catalogue
-from lookalike.evaluation.scoring import read_labels
 from lookalike.evaluation.matching import match, refusals
+from lookalike.evaluation.scoring import read_labels
 from lookalike.evaluation.submissions import read_submission
 from lookalike.leaderboard.client import (
     Outcome,
     Target,
-    number,
-    plain,
+    finite_number,
     post,
+    printable_line,
     required_target,
     send_to_kaggle,
 )
 from lookalike.leaderboard.history import (
     COUNTED,
-    MAYBE,
-    Parcel,
-    begin,
-    finish,
+    MAY_HAVE_COUNTED,
+    HistoryRow,
+    PreparedSubmission,
+    history_table,
     read_history,
-    show_history,
+    record_outcome,
+    record_start,
 )
 from lookalike.leaderboard.server import ServeSettings, serve
 
+REMEDIES = {
+    "refused": "it has not counted; correct that and send it again",
+    "failed": "the error is the server's; the same command tries again",
+    "not sent": "it has not counted; the same command tries again",
+    "no reply": "it may have counted: look at the ranking; --again sends it once more",
+    "unclear": "it may have counted: look at the ranking; --again sends it once more",
+}
 
-def pack(path: Path, run: Path | None, names: tuple[Sequence[str], Sequence[str]]) -> Parcel:
-    """Reads a submission and checks it against the names of the test's queries and gallery.
 
-    run: the run folder that it belongs to, if any.
+# ---- preparing ----------------------------------------------------------------------------------
+
+
+def prepare(
+    path: Path, run: Path | None, queries: Collection[str], gallery: Collection[str]
+) -> PreparedSubmission:
+    """Read a submission and check it by the rules of a leaderboard.
+
+    Args:
+        path: The submission's file, in any form that `read_submission` knows.
+        run: The run folder that it belongs to, if any. The run's forecast counts only for a file
+            that lies in the folder.
+        queries: The names of the test's queries.
+        gallery: The names of its gallery.
 
     Raises:
-        UserError: it cannot be read, or would be refused: all that is wrong, in one list.
+        UserError: It cannot be read, or would be refused: all defects, in one list.
     """
-    ranked = read_submission(path)
-    if wrong := refusals(match(ranked, *names)):
-        raise UserError("\n".join([f"{path} would be refused; nothing is sent:", *wrong]))
+    submission = read_submission(path)
+    if defects := refusals(match(submission, queries, gallery)):
+        raise UserError("\n".join([f"{path} would be refused; nothing is sent:", *defects]))
     if run is None:
-        return Parcel(path, ranked, "", "", None)
-    of_run = path.resolve().parent == run.resolve()
-    return Parcel(path, ranked, str(run), settings_hash(run), forecast(run) if of_run else None)
+        return PreparedSubmission(path, submission, "", "", None)
+    lies_in_run = path.resolve().parent == run.resolve()
+    forecast = read_forecast(run) if lies_in_run else None
+    return PreparedSubmission(path, submission, str(run), settings_hash(run), forecast)
 
 
 def names_of_run(run: Path) -> tuple[list[str], list[str]]:
-    """The bare names of the queries and of the gallery in a run's catalogue."""
+    """Return the bare names of the queries and of the gallery in a run's catalogue.
+
+    Raises:
+        UserError: The run folder has no catalogue of its test.
+    """
+    from lookalike.data.catalogue import bare_names, load_catalogue  # pandas: --help needs none
+
     test = load_catalogue(run / "test.csv")
     query, gallery = (bare_names(test.path[test.part == p]).tolist() for p in ("query", "gallery"))
     return query, gallery
 
 
+def names_of_data(data: Path) -> tuple[list[str], list[str]]:
+    """Return the bare names of the queries and of the gallery in a data set.
+
+    Raises:
+        UserError: There is no data set.
+    """
+    from lookalike.data.catalogue import bare_names, list_pictures  # pandas: --help needs none
+
+    test = list_pictures(data)
+    query, gallery = (bare_names(test.path[test.part == p]).tolist() for p in ("query", "gallery"))
+    return query, gallery
+
+
 def settings_hash(run: Path) -> str:
-    """SHA-256 of the run's settings, wherever it lies; empty where it has none."""
+    """Return the SHA-256 of a run's settings, wherever the run lies; empty where it has none."""
     if not (run / "config.json").is_file():
         return ""
     settings = read_json(run / "config.json", "main.py")
-    kept = {name: value for name, value in settings.items() if name not in ("run", "cache")}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+    hashed = {name: value for name, value in settings.items() if name not in ("run", "cache")}
+    return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()
 
 
-def forecast(run: Path) -> float | None:
-    """The leaderboard score that the run's metrics.json expects, if it says one."""
+def read_forecast(run: Path) -> float | None:
+    """Return the leaderboard score that a run's metrics.json expects; None where it has none."""
     if not (run / "metrics.json").is_file():
         return None
     block = read_json(run / "metrics.json", "--stage evaluate").get("forecast")
-    return number(block.get("score")) if isinstance(block, dict) else None
+    return finite_number(block.get("score")) if isinstance(block, dict) else None
 
 
-def hand_in(parcel: Parcel, where: Target, settings: SubmitSettings) -> str:
-    """Sends a checked submission and keeps the history; one line that says what came of it.
+# ---- sending ------------------------------------------------------------------------------------
+
+
+def submit(prepared: PreparedSubmission, target: Target, settings: SubmitSettings) -> str:
+    """Send a checked submission, unless the same file has been sent, and keep the history.
+
+    Args:
+        prepared: The submission.
+        target: Where to send it.
+        settings: Whether to send at all, and again; the timeout; the file of the history.
+
+    Returns:
+        One line that says what came of it.
 
     Raises:
-        UserError: it was not scored: what the leaderboard said, and whether it may have counted.
+        UserError: It was not scored: what the leaderboard said, and whether it may have counted.
     """
     if settings.dry_run:
-        log.info(describe(parcel, where))
+        log.info(describe(prepared, target))
         return "dry run: nothing is sent"
-    row, earlier = begin(settings.submissions, parcel, where, settings.again)
+    row, earlier = record_start(settings.submissions, prepared, target, settings.again)
     if earlier is not None:
-        meaning = (COUNTED | MAYBE)[earlier["status"]]
-        score = f", {earlier['score']}" if earlier["score"] else ""
-        return (
-            f"not sent: the same file went to {where.name} at {earlier['time'][:19]}, and "
-            f"{meaning}{score}; --again sends it once more"
-        )
+        return _sent_before(earlier, target)
     try:
-        if where.kaggle:
-            outcome = send_to_kaggle(where, parcel.path, parcel.ranked)
-        else:
-            outcome = post(where, parcel.ranked, settings.timeout)
+        outcome = _send(prepared, target, settings.timeout)
     except UserError as error:
-        finish(settings.submissions, row, Outcome("not sent", plain(str(error))))
+        refused = Outcome("not sent", printable_line(str(error)))
+        record_outcome(settings.submissions, row, refused)
         raise
-    finish(settings.submissions, row, outcome)
+    record_outcome(settings.submissions, row, outcome)
     if outcome.status not in COUNTED:
-        raise UserError(complaint(parcel, where, outcome))
-    guess = "" if parcel.forecast is None else f" (forecast {parcel.forecast:.1f})"
-    said = outcome.answer if outcome.score is None else f"{outcome.score:.1f}{guess}"
-    return f"{where.name} says: {said}"
+        remedy = f"{REMEDIES[outcome.status]}; {prepared.path} is as it was"
+        raise UserError(f"{target.name}: {outcome.status}: {outcome.answer}\n{remedy}")
+    forecast = "" if prepared.forecast is None else f" (forecast {prepared.forecast:.1f})"
+    answer = outcome.answer if outcome.score is None else f"{outcome.score:.1f}{forecast}"
+    return f"{target.name} says: {answer}"
 
 
-def complaint(parcel: Parcel, where: Target, outcome: Outcome) -> str:
-    """What went wrong, whether it counted, and what to do."""
-    remedy = {
-        "refused": "it has not counted; mend that and send it anew",
-        "failed": "the trouble is the server's; the same command tries it anew",
-        "not sent": "it has not counted; the same command tries it anew",
-        "no reply": "it may have counted: look at the ranking; --again sends it once more",
-        "unclear": "it may have counted: look at the ranking; --again sends it once more",
-    }[outcome.status]
-    return f"{where.name}: {outcome.status}: {outcome.answer}\n{remedy}; {parcel.path} is as it was"
+def describe(prepared: PreparedSubmission, target: Target) -> str:
+    """Return what would be sent, cut to its first query."""
+    first = dict(list(prepared.submission.items())[:1])
+    body = json.dumps({"groupname": target.group, "images": first}, ensure_ascii=False)
+    more = len(prepared.submission) - 1
+    return (
+        f"{prepared.path} is valid, and would go to {target.name}:\n{body} and {more} more queries"
+    )
 
 
-def describe(parcel: Parcel, where: Target) -> str:
-    """What would be sent, cut to its first query."""
-    first = dict(list(parcel.ranked.items())[:1])
-    body = json.dumps({"groupname": where.group, "images": first}, ensure_ascii=False)
-    more = len(parcel.ranked) - 1
-    return f"{parcel.path} is good, and would go to {where.name}:\n{body} and {more} more queries"
+def _send(prepared: PreparedSubmission, target: Target, timeout: float) -> Outcome:
+    if target.kaggle:
+        return send_to_kaggle(target, prepared.path, prepared.submission)
+    return post(target, prepared.submission, timeout)
+
+
+def _sent_before(earlier: HistoryRow, target: Target) -> str:
+    meaning = (COUNTED | MAY_HAVE_COUNTED)[earlier["status"]]
+    score = f", {earlier['score']}" if earlier["score"] else ""
+    return (
+        f"not sent: the same file went to {target.name} at {earlier['time'][:19]}, and "
+        f"{meaning}{score}; --again sends it once more"
+    )
 
 
 def run_submit(run: Run) -> str:
-    """The stage: sends the run's submission.json to the leaderboard.
+    """Send the run's submission.json to the leaderboard: the stage `submit`.
 
     Raises:
-        UserError: no leaderboard is named, or there is no score.
+        UserError: No leaderboard is named, the submission would be refused, or there is no score.
     """
-    where = required_target(run.settings.submit)
-    parcel = pack(run.path("submission.json"), run.folder, names_of_run(run.folder))
-    return hand_in(parcel, where, run.settings.submit)
+    target = required_target(run.settings.submit)
+    prepared = prepare(run.path("submission.json"), run.folder, *names_of_run(run.folder))
+    return submit(prepared, target, run.settings.submit)
+
+
+# ---- the command --------------------------------------------------------------------------------
 
 
 @dataclass
@@ -168,24 +219,25 @@ class Send:
     """Labels to check the names against, where there is neither run nor data set."""
     to: SubmitSettings = field(default_factory=SubmitSettings)
 
-    def work(self) -> None:
-        """Does it; see hand_in."""
-        where = required_target(self.to)
+    def execute(self) -> None:
+        """Check the submission and send it.
+
+        Raises:
+            UserError: Something is not named, the submission would be refused, or is not scored.
+        """
+        target = required_target(self.to)
         if self.submission is None and self.run is None:
             raise UserError("name a submission, or the run that made one with --run")
         path = self.submission or Path(self.run or "") / "submission.json"
         run = self.run or (path.parent if (path.parent / "test.csv").is_file() else None)
-        log.info(hand_in(pack(path, run, self.names(run)), where, self.to))
+        log.info(submit(prepare(path, run, *self._names(run)), target, self.to))
 
-    def names(self, run: Path | None) -> tuple[Sequence[str], Sequence[str]]:
-        """The names of the test's queries and gallery, from what was given."""
+    def _names(self, run: Path | None) -> tuple[Collection[str], Collection[str]]:
+        """Return the names of the test's queries and gallery from what the options name."""
         if self.labels is not None:
-            labels = read_labels(self.labels)
-            return list(labels.query), list(labels.gallery)
+            return read_labels(self.labels)
         if self.data is not None:
-            test = list_pictures(self.data)
-            query, gallery = (bare_names(test.path[test.part == p]) for p in ("query", "gallery"))
-            return query.tolist(), gallery.tolist()
+            return names_of_data(self.data)
         if run is None:
             raise UserError("nothing to check the names against: add --run, --data or --labels")
         return names_of_run(run)
@@ -198,22 +250,30 @@ class History:
     submissions: Path = SubmitSettings.submissions
     """The history."""
 
-    def work(self) -> None:
-        """Does it."""
+    def execute(self) -> None:
+        """Print the history.
+
+        Raises:
+            UserError: The file is not a history.
+        """
         rows = read_history(self.submissions)
-        print(show_history(rows) if rows else f"nothing was sent yet ({self.submissions})")
+        print(history_table(rows) if rows else f"nothing was sent yet ({self.submissions})")
 
 
 @dataclass
 class Serve(ServeSettings):
     """Run a leaderboard, to rehearse with or to hold a competition."""
 
-    def work(self) -> None:
-        """Does it; see leaderboard.py."""
+    def execute(self) -> None:
+        """Run the server until Ctrl-C.
+
+        Raises:
+            UserError: A setting or a file cannot be used.
+        """
         serve(self)
 
 
-Program = (
+Command = (
     Annotated[Send, tyro.conf.subcommand("send")]
     | Annotated[History, tyro.conf.subcommand("history")]
     | Annotated[Serve, tyro.conf.subcommand("serve")]
@@ -221,8 +281,8 @@ Program = (
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Sends, shows the history or serves; returns the exit code."""
-    what = "Hands submissions in to a leaderboard, or runs one."
-    program = parse(arguments, "lookalike submit", Program, what)
+    """Send a submission, show the history or run a leaderboard; return the exit code."""
+    description = "Send submissions to a leaderboard, or run one."
+    command = parse(arguments, "lookalike submit", Command, description)
     log_to(None)
-    return exit_code(program.work)
+    return exit_code(command.execute)

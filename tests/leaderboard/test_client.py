@@ -1,4 +1,4 @@
-"""What a user reads of every way in which a leaderboard can answer, or fail to; real servers."""
+"""What a user reads of every way in which a leaderboard can reply, or fail to; real servers."""
 
 import json
 import socket
@@ -15,26 +15,26 @@ import pytest
 
 from lookalike.core.errors import UserError
 from lookalike.core.settings import SubmitSettings
-from lookalike.leaderboard import client as send
+from lookalike.leaderboard import client
 from lookalike.leaderboard.client import (
     Outcome,
     Target,
+    configured_target,
+    parse_reply,
     post,
     required_target,
     send_to_kaggle,
-    target,
-    understand,
 )
 
-RANKED = {"q.jpg": ["a.jpg", "b.jpg"]}
-Answer = Callable[[BaseHTTPRequestHandler], None]
+SUBMISSION = {"q.jpg": ["a.jpg", "b.jpg"]}
+Reply = Callable[[BaseHTTPRequestHandler], None]
 
 
 class Leaderboard:
-    """A server that answers as a test tells it to, and keeps what it was sent."""
+    """A server that replies as a test tells it to, and remembers what it was sent."""
 
     def __init__(self) -> None:
-        self.answers: list[Answer] = []
+        self.replies: list[Reply] = []
         self.bodies: list[Any] = []
         outer = self
 
@@ -42,8 +42,8 @@ class Leaderboard:
             def do_POST(self) -> None:
                 length = int(self.headers["Content-Length"])
                 outer.bodies.append(json.loads(self.rfile.read(length)))
-                answers = outer.answers
-                (answers.pop(0) if len(answers) > 1 else answers[0])(self)
+                replies = outer.replies
+                (replies.pop(0) if len(replies) > 1 else replies[0])(self)
 
             def log_message(self, format: str, *args: Any) -> None:
                 pass
@@ -60,14 +60,14 @@ class Leaderboard:
 
 @pytest.fixture
 def board(monkeypatch: pytest.MonkeyPatch) -> Iterator[Leaderboard]:
-    monkeypatch.setattr(send, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(client, "RETRY_DELAYS", (0.0, 0.0))
     board = Leaderboard()
     yield board
     board.close()
 
 
-def says(code: int, text: str | bytes, **headers: str) -> Answer:
-    def answer(handler: BaseHTTPRequestHandler) -> None:
+def says(code: int, text: str | bytes, **headers: str) -> Reply:
+    def reply(handler: BaseHTTPRequestHandler) -> None:
         body = text if isinstance(text, bytes) else text.encode()
         handler.send_response(code)
         for name, value in headers.items():
@@ -76,7 +76,7 @@ def says(code: int, text: str | bytes, **headers: str) -> Answer:
         handler.end_headers()
         handler.wfile.write(body)
 
-    return answer
+    return reply
 
 
 def hangs(handler: BaseHTTPRequestHandler) -> None:
@@ -96,19 +96,19 @@ def drips(handler: BaseHTTPRequestHandler) -> None:
             time.sleep(0.1)
 
 
-def ask(board: Leaderboard, *answers: Answer, timeout: float = 30.0) -> Outcome:
-    board.answers = list(answers)
-    return post(Target(board.url, "us"), RANKED, timeout)
+def send(board: Leaderboard, *replies: Reply, timeout: float = 30.0) -> Outcome:
+    board.replies = list(replies)
+    return post(Target(board.url, "us"), SUBMISSION, timeout)
 
 
 def test_what_is_sent_is_the_protocol_and_the_score_is_read(board: Leaderboard) -> None:
-    assert ask(board, says(200, '{"accuracy": 931.5}')) == Outcome("scored", "", 931.5)
-    assert ask(board, says(200, '{"results": "12"}')).score == 12.0
-    assert board.bodies == [{"groupname": "us", "images": RANKED}] * 2
+    assert send(board, says(200, '{"accuracy": 931.5}')) == Outcome("scored", "", 931.5)
+    assert send(board, says(200, '{"results": "12"}')).score == 12.0
+    assert board.bodies == [{"groupname": "us", "images": SUBMISSION}] * 2
 
 
 @pytest.mark.parametrize(
-    ("answer", "status", "said"),
+    ("reply", "status", "message"),
     [
         (says(422, '{"error": "nine names"}'), "refused", "422: nine names"),
         (says(404, "<h1>Not found</h1>"), "refused", "404: <h1>Not found</h1>"),
@@ -118,27 +118,27 @@ def test_what_is_sent_is_the_protocol_and_the_score_is_read(board: Leaderboard) 
         (says(200, '{"accuracy": "high"}'), "unclear", '200: {"accuracy": "high"}'),
         (says(200, '{"accuracy": NaN}'), "unclear", '200: {"accuracy": NaN}'),
         (says(200, b"\xff\xfe"), "unclear", "200: \ufffd\ufffd"),
-        (says(200, "[" * 100_000), "unclear", "200: " + "[" * send.REPLY_SHOWN + " ..."),
+        (says(200, "[" * 100_000), "unclear", "200: " + "[" * client.MAX_REPLY_CHARS + " ..."),
     ],
 )
-def test_another_answer_than_a_score_is_shown_and_nothing_is_sent_again(
-    board: Leaderboard, answer: Answer, status: str, said: str
+def test_a_reply_without_a_score_is_shown_and_nothing_is_sent_again(
+    board: Leaderboard, reply: Reply, status: str, message: str
 ) -> None:
-    assert ask(board, answer) == Outcome(status, said)
+    assert send(board, reply) == Outcome(status, message)
     assert len(board.bodies) == 1
 
 
 def test_a_redirect_is_not_followed_but_named(board: Leaderboard) -> None:
-    outcome = ask(board, says(302, "", Location="/login?secret=1"))
-    assert outcome.status == "refused" and outcome.answer.endswith("/login now")
+    outcome = send(board, says(302, "", Location="/login?secret=1"))
+    assert outcome.status == "refused" and outcome.answer.endswith("/login")
     assert "secret" not in outcome.answer and len(board.bodies) == 1
 
 
-@pytest.mark.parametrize("code", sorted(send.PASSING))
+@pytest.mark.parametrize("code", sorted(client.TRANSIENT_CODES))
 def test_errors_that_may_pass_are_tried_again(board: Leaderboard, code: int) -> None:
-    outcome = ask(board, says(code, "busy"), says(code, "busy"), says(200, '{"accuracy": 5}'))
+    outcome = send(board, says(code, "busy"), says(code, "busy"), says(200, '{"accuracy": 5}'))
     assert outcome == Outcome("scored", "", 5.0) and len(board.bodies) == 3
-    outcome = ask(board, says(code, '{"error": "full"}'))
+    outcome = send(board, says(code, '{"error": "full"}'))
     assert outcome == Outcome("failed", f"{code}: full") and len(board.bodies) == 6
 
 
@@ -146,61 +146,61 @@ def test_a_server_that_asks_for_time_gets_it_within_a_limit(
     board: Leaderboard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waited: list[float] = []
-    monkeypatch.setattr(send.time, "sleep", waited.append)
+    monkeypatch.setattr(client.time, "sleep", waited.append)
     busy = [says(429, "", Retry_After=text) for text in ("7", "100000")]
-    assert ask(board, *busy, says(200, '{"accuracy": 5}')).score == 5.0
-    assert waited == [7.0, send.LONGEST_PAUSE]
+    assert send(board, *busy, says(200, '{"accuracy": 5}')).score == 5.0
+    assert waited == [7.0, client.MAX_RETRY_DELAY]
 
 
 def test_a_server_that_is_down_is_tried_again_and_nothing_was_sent(
     board: Leaderboard, caplog: pytest.LogCaptureFixture
 ) -> None:
     board.close()
-    outcome = post(Target(board.url, "us"), RANKED, 5)
+    outcome = post(Target(board.url, "us"), SUBMISSION, 5)
     assert outcome.status == "not sent" and "is the server up" in outcome.answer
     assert caplog.text.count("next attempt in 0 s") == 2
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("reply", "message"),
     [(hangs, "no reply within 0.5 s"), (drips, "no reply within"), (hangs_up, "connection broke")],
 )
 def test_a_reply_that_is_lost_may_have_counted_and_is_not_sent_again(
-    board: Leaderboard, answer: Answer, said: str
+    board: Leaderboard, reply: Reply, message: str
 ) -> None:
-    outcome = ask(board, answer, timeout=0.5)
-    assert outcome.status == "no reply" and said in outcome.answer
+    outcome = send(board, reply, timeout=0.5)
+    assert outcome.status == "no reply" and message in outcome.answer
     assert len(board.bodies) == 1
 
 
 def test_only_the_beginning_of_a_huge_reply_is_read(board: Leaderboard) -> None:
-    outcome = ask(board, says(200, b"x" * 5_000_000))
+    outcome = send(board, says(200, b"x" * 5_000_000))
     assert outcome.status == "unclear" and len(outcome.answer) < 600
 
 
 def test_a_deep_or_long_number_is_no_score() -> None:
-    assert understand(200, '{"accuracy": 1' + "0" * 10_000 + "}").status == "unclear"
-    assert understand(200, '{"accuracy": ["5"]}').score is None
+    assert parse_reply(200, '{"accuracy": 1' + "0" * 10_000 + "}").status == "unclear"
+    assert parse_reply(200, '{"accuracy": ["5"]}').score is None
 
 
-# ---- where to -----------------------------------------------------------------------------------
+# ---- the target ---------------------------------------------------------------------------------
 
 
 def test_the_command_line_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert target(SubmitSettings()) is None
+    assert configured_target(SubmitSettings()) is None
     monkeypatch.setenv("LEADERBOARD_URL", "http://here/")
     with pytest.raises(UserError, match="--url without --group"):
-        target(SubmitSettings())
+        configured_target(SubmitSettings())
     monkeypatch.setenv("LEADERBOARD_GROUP", "us")
-    assert target(SubmitSettings()) == Target("http://here/", "us")
-    embeddings = SubmitSettings(url="http://there/", group="they")
-    assert target(embeddings) == Target("http://there/", "they")
+    assert configured_target(SubmitSettings()) == Target("http://here/", "us")
+    settings = SubmitSettings(url="http://there/", group="they")
+    assert configured_target(settings) == Target("http://there/", "they")
 
 
 def test_what_is_no_url_is_an_error_that_does_not_repeat_it() -> None:
     for text in ("me:secret@example.org/x", "ftp://secret/", "http://", "http://[secret"):
         with pytest.raises(UserError, match="must look like") as error:
-            target(SubmitSettings(url=text, group="us"))
+            configured_target(SubmitSettings(url=text, group="us"))
         assert "secret" not in str(error.value)
     with pytest.raises(UserError, match="LEADERBOARD_URL"):
         required_target(SubmitSettings())
@@ -253,16 +253,16 @@ def test_kaggle_gets_its_csv(
     kaggle: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kaggle()
-    done = send_to_kaggle(TO_KAGGLE, tmp_path / "submission.json", RANKED)
+    done = send_to_kaggle(TO_KAGGLE, tmp_path / "submission.json", SUBMISSION)
     assert done == Outcome("accepted", "Submitted")
-    said = capsys.readouterr()
-    assert "id,images\nq.jpg,a.jpg b.jpg\n" in said.err and said.out == ""
+    printed = capsys.readouterr()
+    assert "id,images\nq.jpg,a.jpg b.jpg\n" in printed.err and printed.out == ""
     assert (tmp_path / "submission.kaggle.csv").is_file()
-    assert not (tmp_path / "submission.csv").exists(), "that one is the stage's own"
+    assert not (tmp_path / "submission.csv").exists(), "that is the file of the stage"
 
 
 @pytest.mark.parametrize(
-    ("submit", "status", "said"),
+    ("submit", "status", "message"),
     [
         ("return Done('Could not submit to competition')", "not sent", "Could not submit"),
         (
@@ -275,20 +275,20 @@ def test_kaggle_gets_its_csv(
     ],
 )
 def test_what_kaggle_says_instead(
-    kaggle: Callable[..., None], tmp_path: Path, submit: str, status: str, said: str
+    kaggle: Callable[..., None], tmp_path: Path, submit: str, status: str, message: str
 ) -> None:
     kaggle(submit=submit)
-    outcome = send_to_kaggle(TO_KAGGLE, tmp_path / "submission.json", RANKED)
-    assert outcome.status == status and said in outcome.answer
+    outcome = send_to_kaggle(TO_KAGGLE, tmp_path / "submission.json", SUBMISSION)
+    assert outcome.status == status and message in outcome.answer
 
 
 def test_kaggle_without_package_or_credentials_says_what_to_do(
     kaggle: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(send.importlib.util, "find_spec", lambda name: None)
+        patch.setattr(client.importlib.util, "find_spec", lambda name: None)
         with pytest.raises(UserError, match="pip install kaggle"):
-            send_to_kaggle(TO_KAGGLE, tmp_path / "s.json", RANKED)
+            send_to_kaggle(TO_KAGGLE, tmp_path / "s.json", SUBMISSION)
     kaggle(authenticate="raise SystemExit(1)")
     with pytest.raises(UserError, match=r"kaggle\.json"):
-        send_to_kaggle(TO_KAGGLE, tmp_path / "s.json", RANKED)
+        send_to_kaggle(TO_KAGGLE, tmp_path / "s.json", SUBMISSION)

@@ -1,4 +1,4 @@
-"""The leaderboard: what it takes and refuses, what it keeps, and its page in a real browser."""
+"""The leaderboard: what it takes and refuses, what it saves, and its page in a real browser."""
 
 import json
 from dataclasses import replace
@@ -11,7 +11,7 @@ import requests
 from benchmarks.leaderboard_load import load, serving
 from lookalike.core.errors import UserError
 from lookalike.evaluation.scoring import Labels, score
-from lookalike.evaluation.submissions import Ranked
+from lookalike.evaluation.submissions import Submission
 from lookalike.leaderboard.server import RateLimit, Results, ServeSettings, make_server
 from tests.conftest import Start
 
@@ -20,8 +20,8 @@ LABELS = Labels(
     {f"g{i:02}.jpg": f"person{i % 3}" for i in range(12)},
 )
 GALLERY = list(LABELS.gallery)
-GOOD: Ranked = dict.fromkeys(LABELS.query, GALLERY[:10])
-BEST: Ranked = {f"q{i}.jpg": GALLERY[i:10] + GALLERY[:i] for i in range(3)}
+GOOD: Submission = dict.fromkeys(LABELS.query, GALLERY[:10])
+BEST: Submission = {f"q{i}.jpg": GALLERY[i:10] + GALLERY[:i] for i in range(3)}
 HALF = {**GOOD, "q1.jpg": BEST["q1.jpg"]}
 
 
@@ -32,32 +32,35 @@ def settings(tmp_path: Path) -> ServeSettings:
     return ServeSettings(labels, port=0, results=tmp_path / "results.sqlite", rate=0)
 
 
-def send(url: str, group: str, ranked: Any) -> requests.Response:
-    body = {"groupname": group, "images": ranked}
+def send(url: str, group: str, submission: Any) -> requests.Response:
+    body = {"groupname": group, "images": submission}
     return requests.post(f"{url}retrieval/", json=body, timeout=30)
 
 
 def ranking(url: str) -> list[tuple[str, float, int]]:
-    indices = requests.get(f"{url}ranking.json", timeout=30).json()
-    return [(place["group"], place["score"], place["submissions"]) for place in indices]
+    groups = requests.get(f"{url}ranking.json", timeout=30).json()
+    return [(group["group"], group["score"], group["submissions"]) for group in groups]
 
 
 def test_the_answer_is_the_score_of_evaluate(settings: ServeSettings, start: Start) -> None:
     url = start(settings)
-    for ranked in (GOOD, HALF, BEST):
-        assert send(url, "us", ranked).json() == {"accuracy": score(ranked, LABELS)[0]["score"]}
+    for submission in (GOOD, HALF, BEST):
+        reply = send(url, "us", submission)
+        assert reply.json() == {"accuracy": score(submission, LABELS)["score"]}
     assert ranking(url) == [("us", 1000.0, 3)]
 
 
-def test_the_best_counts_and_of_equals_the_earlier_stands_higher(
-    settings: ServeSettings, start: Start
-) -> None:
+def test_the_best_counts_and_ties_are_ranked_by_time(settings: ServeSettings, start: Start) -> None:
     url = start(settings)
-    for group, ranked in (
-        *(("late", GOOD), ("first", BEST), ("poor", GOOD), ("late", BEST), ("first", GOOD)),
+    for group, submission in (
+        ("late", GOOD),
+        ("first", BEST),
+        ("poor", GOOD),
+        ("late", BEST),
+        ("first", GOOD),
         ("first", BEST),
     ):
-        assert send(url, group, ranked).ok
+        assert send(url, group, submission).ok
     assert [group for group, *_ in ranking(url)] == ["first", "late", "poor"]
     assert [sent for *_, sent in ranking(url)] == [3, 2, 1]
 
@@ -103,7 +106,7 @@ def test_a_bad_submission_is_refused_with_the_reason(
         (b'{"groupname": "a\\u0000", "images": {}}', "groupname must be"),
         (b'{"groupname": "\\ud800", "images": {}}', "groupname must be"),
         (b'{"groupname": "%s", "images": {}}' % (b"a" * 65), "groupname must be"),
-        (b'{"groupname": "us", "images": {"q": [], "q": []}}', "'q' stands there twice"),
+        (b'{"groupname": "us", "images": {"q": [], "q": []}}', "'q' appears twice"),
     ],
 )
 def test_what_is_not_the_protocol_is_refused(
@@ -135,7 +138,7 @@ def test_a_group_that_sends_too_often_has_to_wait_and_others_need_not(
     assert ranking(url)[0][2] == 2
 
 
-def test_the_limit_forgets_groups_that_are_silent() -> None:
+def test_the_limit_forgets_silent_groups() -> None:
     limit = RateLimit(1)
     for number in range(10_002):
         assert limit.wait(f"group {number}", 0.0) == 0
@@ -159,12 +162,14 @@ def test_results_survive_a_kill_and_other_labels_have_a_ranking_of_their_own(
         assert ranking(url) == []
 
 
-def test_what_hinders_the_server_is_said(settings: ServeSettings, start: Start) -> None:
+def test_what_keeps_the_server_from_starting_is_an_error(
+    settings: ServeSettings, start: Start
+) -> None:
     port = int(start(settings).rpartition(":")[2].strip("/"))
     with pytest.raises(UserError, match="choose another --port"):
         make_server(replace(settings, port=port))
     settings.results.with_name("notes.txt").write_text("not a data base " * 100)
-    with pytest.raises(UserError, match=r"notes\.txt: cannot keep results there"):
+    with pytest.raises(UserError, match=r"notes\.txt: cannot hold results"):
         Results(settings.results.with_name("notes.txt"), "")
     with pytest.raises(UserError, match="--rate"):
         make_server(replace(settings, rate=-1))
@@ -193,25 +198,27 @@ def test_names_are_escaped_and_the_browser_is_told_to_run_nothing_else(
     assert "default-src 'none'" in page.headers["Content-Security-Policy"]
 
 
+@pytest.mark.browser
 def test_the_page_updates_by_itself_and_shows_names_as_text(
     settings: ServeSettings, start: Start, browser: Any
 ) -> None:
     url = start(replace(settings, title="Friday <b>"))
     page = browser.new_page()
-    complaints: list[str] = []
-    page.on("console", lambda message: complaints.append(message.text))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
+    messages: list[str] = []
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
     page.goto(url)
-    assert page.get_by_text("No submission yet").is_visible()
+    assert page.get_by_text("No submissions yet").is_visible()
     assert send(url, "they", GOOD).ok and send(url, EVIL, BEST).ok
     page.get_by_role("cell", name=EVIL, exact=True).wait_for(timeout=20_000)
     rows = [row.inner_text().split("\t") for row in page.locator("tbody tr").all()]
     assert [row[1].strip() for row in rows] == [EVIL, "they"]
     assert rows[0][2] == "1000.0"
     assert page.title() == "Friday <b>" and page.locator("img").count() == 0
-    assert not complaints
+    assert not messages
 
 
+@pytest.mark.browser
 def test_the_page_fits_a_phone_and_says_when_the_server_is_gone(
     settings: ServeSettings, browser: Any
 ) -> None:

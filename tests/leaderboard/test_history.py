@@ -1,0 +1,118 @@
+"""The history: no row is lost, a file of something else is left alone, the best are marked."""
+
+import csv
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from lookalike.core.errors import UserError
+from lookalike.leaderboard.client import Outcome, Target
+from lookalike.leaderboard.history import (
+    COLUMNS,
+    HistoryRow,
+    PreparedSubmission,
+    forecast_error,
+    history_table,
+    read_history,
+    record_outcome,
+    record_start,
+)
+
+HISTORY = Path("runs/submissions.csv")
+TARGET = Target("http://example.org/", "us")
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> PreparedSubmission:
+    path = tmp_path / "submission.json"
+    path.write_text('{"q": ["g"]}')
+    return PreparedSubmission(path, {"q": ["g"]}, "runs/x", "", 1.0)
+
+
+def send(prepared: PreparedSubmission, outcome: Outcome, target: Target = TARGET) -> bool:
+    """Record a sending; whether it was a new one."""
+    row, earlier = record_start(HISTORY, prepared, target, again=False)
+    if earlier is None:
+        record_outcome(HISTORY, row, outcome)
+    return earlier is None
+
+
+def test_a_row_stands_there_before_the_outcome_is_known(prepared: PreparedSubmission) -> None:
+    row, earlier = record_start(HISTORY, prepared, TARGET, again=False)
+    assert earlier is None and read_history(HISTORY) == [row]
+    assert row["status"] == "no reply"
+    record_outcome(HISTORY, row, Outcome("scored", "", 2.5))
+    (done,) = read_history(HISTORY)
+    assert (done["status"], done["answer"], done["score"]) == ("scored", "", "2.5000")
+    assert forecast_error(done) == -1.5
+
+
+@pytest.mark.parametrize(
+    ("status", "blocks"),
+    [
+        ("scored", True),
+        ("accepted", True),
+        ("unclear", True),
+        ("no reply", True),
+        ("refused", False),
+        ("failed", False),
+        ("not sent", False),
+    ],
+)
+def test_what_may_have_counted_is_not_sent_again(
+    prepared: PreparedSubmission, status: str, blocks: bool
+) -> None:
+    assert send(prepared, Outcome(status, ""))
+    assert send(prepared, Outcome(status, "")) is (not blocks)
+    assert send(prepared, Outcome(status, ""), TARGET._replace(group="they"))
+    assert record_start(HISTORY, prepared, TARGET, again=True)[1] is None
+
+
+def test_processes_that_write_at_once_lose_no_row(prepared: PreparedSubmission) -> None:
+    def send_one(number: int) -> None:
+        target = TARGET._replace(group=f"{number}")
+        assert send(prepared, Outcome("scored", "", float(number)), target)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(send_one, range(24)))
+    rows = read_history(HISTORY)
+    assert sorted((float(row["score"]), row["group"]) for row in rows) == [
+        (float(number), f"{number}") for number in range(24)
+    ]
+
+
+def test_a_broken_history_is_not_written_over(prepared: PreparedSubmission) -> None:
+    assert send(prepared, Outcome("refused", ""))
+    HISTORY.write_text(HISTORY.read_text() + "2026-11-22T12:00:00,runs/y,ab")  # half a line
+    assert send(prepared, Outcome("refused", ""))
+    assert [row["run"] for row in read_history(HISTORY)] == ["runs/x", "runs/y", "runs/x"]
+    for text in ("something,else\n1,2\n", ",".join((*COLUMNS, "my notes")) + "\n"):
+        HISTORY.write_text(text)
+        with pytest.raises(UserError, match="does not have the columns of a history"):
+            send(prepared, Outcome("refused", ""))
+        assert HISTORY.read_text() == text
+
+
+def test_a_history_that_is_no_text_is_an_error() -> None:
+    Path("bytes.csv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="cannot be read as a history"):
+        read_history(Path("bytes.csv"))
+
+
+def test_the_best_of_each_leaderboard_is_marked_and_answers_cannot_break_the_table() -> None:
+    def row(leaderboard: str, score: str, answer: str = "") -> HistoryRow:
+        written = {"leaderboard": leaderboard, "score": score, "answer": answer}
+        return dict.fromkeys(COLUMNS, "") | written
+
+    evil = "200: \x1b[31m\n| a table\n"
+    rows = [row("http://a/", "10"), row("http://a/", "30"), row("http://b/", "20")]
+    rows.append(row("http://b/", "", evil))
+    HISTORY.parent.mkdir()
+    with HISTORY.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    lines = history_table(read_history(HISTORY)).splitlines()[2:]
+    assert [line.startswith("*") for line in lines] == [False, True, True, False]
+    assert "\x1b" not in lines[3] and "[31m | a table" in lines[3]
