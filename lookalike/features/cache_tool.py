@@ -1,16 +1,23 @@
-"""TODO lookalike.features.cache_tool."""
+"""The command `lookalike cache`: list what lies in the cache, and delete what is not used.
+
+lookalike cache list
+lookalike cache prune --unused 30 --keep 5     # used within 30 days, and at most 5 GB
+lookalike cache prune --keep 5 --dry-run       # only show what would be deleted
+"""
 
 import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import tyro
+from annotated_types import Interval
 from tabulate import tabulate
 
-from lookalike.core.checks import check_least
+from lookalike.core.checks import check_bounds
 from lookalike.core.errors import UserError
 from lookalike.core.files import read_json
 from lookalike.core.log import exit_code, log_to
@@ -19,7 +26,7 @@ from lookalike.core.options import parse
 
 @dataclass
 class List:
-    """Shows what lies in the cache, the least recently used first."""
+    """List the folders of the cache, the least recently used first."""
 
     cache: Path = Path("cache")
     """Folder of the cache."""
@@ -27,99 +34,112 @@ class List:
 
 @dataclass
 class Prune:
-    """Deletes what was not used for long; what a later run misses, it makes again."""
+    """Delete the folders that were not used for long; a later run computes again what it misses."""
 
     cache: Path = Path("cache")
     """Folder of the cache."""
-    unused: float | None = None
-    """Delete what was not used within so many days."""
-    keep: float | None = None
-    """Keep at most so many gigabytes, those that were used last."""
+    unused: Annotated[float, Interval(ge=0)] | None = None
+    """Delete the folders that were not used within so many days."""
+    keep: Annotated[float, Interval(ge=0)] | None = None
+    """Keep at most so many gigabytes, the most recently used ones."""
     dry_run: bool = False
     """Only show what would be deleted."""
 
 
 @dataclass
-class Program:
-    """Settings of this file as a program."""
+class CacheCommand:
+    """The command line: `list` or `prune`."""
 
     command: tyro.conf.OmitSubcommandPrefixes[List | Prune]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A folder of the cache: the rows made in one way, or a compiled model.
+    """A folder of the cache: the rows computed in one way, or a compiled model.
 
-    what: how it was made. rows: None where it holds none. used: days since it was used last.
+    Attributes:
+        folder: Where it lies.
+        description: How it was made.
+        rows: Number of pictures; None for a compiled model.
+        size: In bytes.
+        days: Since it was last used.
     """
 
     folder: Path
-    what: str
+    description: str
     rows: int | None
     size: int
-    used: float
+    days: float
 
 
 def entries(root: Path) -> list[Entry]:
-    """What lies in a cache, the least recently used first.
+    """Return the folders of a cache, the least recently used first.
 
     Raises:
-        UserError: there is no such folder.
+        UserError: There is no such cache.
     """
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; name the cache with --cache")
     stored = [path.parent for path in root.glob("*/about.json")]
     compiled = [path.parent for path in root.glob("engines/*/model.xml")]
     found = [*map(_entry_of_rows, stored), *map(_entry_of_model, compiled)]
-    return sorted(found, key=lambda entry: (-entry.used, entry.folder))
+    return sorted(found, key=lambda entry: (-entry.days, entry.folder))
 
 
 def _entry_of_rows(folder: Path) -> Entry:
+    """Describe a folder of rows."""
     about = read_json(folder / "about.json", "any run that uses it")
-    shown = (about.get(name) for name in ("engine", "view", "detector"))
-    rows = sum(map(_keys_in, folder.glob("[!.]*.keys.npy")))
-    return _entry(folder, ", ".join(filter(None, shown)), rows, "about.json")
+    parts = (about.get(name) for name in ("engine", "view", "detector"))
+    rows = sum(map(_count_keys, folder.glob("[!.]*.keys.npy")))
+    return _entry(folder, ", ".join(filter(None, parts)), rows, "about.json")
 
 
-def _keys_in(path: Path) -> int:
-    """How many keys a shard has; none where it is broken or has just gone."""
+def _entry_of_model(folder: Path) -> Entry:
+    """Describe a folder with a compiled model."""
+    return _entry(folder, "compiled model", None, "model.xml")
+
+
+def _entry(folder: Path, description: str, rows: int | None, marker: str) -> Entry:
+    """Describe a folder; the time of its file `marker` is that of its last use."""
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    days = (time.time() - (folder / marker).stat().st_mtime) / 86_400
+    return Entry(folder, description, rows, size, days)
+
+
+def _count_keys(path: Path) -> int:
+    """Count the keys of a shard; none where it is broken or has just been merged away."""
     try:
         return len(np.load(path, mmap_mode="r"))
     except (OSError, ValueError, EOFError):
         return 0
 
 
-def _entry_of_model(folder: Path) -> Entry:
-    return _entry(folder, "compiled model", None, "model.xml")
-
-
-def _entry(folder: Path, what: str, rows: int | None, marker: str) -> Entry:
-    size = sum(path.stat().st_size for path in folder.iterdir())
-    used = (time.time() - (folder / marker).stat().st_mtime) / 86_400
-    return Entry(folder, what, rows, size, used)
-
-
 def to_delete(found: Sequence[Entry], settings: Prune) -> list[Entry]:
-    """Those that were not used for too long, then as many of the others as are too much."""
+    """Choose what to delete: what was unused for too long, then the oldest of what is too much.
+
+    Args:
+        found: The cache's folders, the least recently used first.
+        settings: The limits.
+    """
     total = sum(entry.size for entry in found)
     chosen = []
     for entry in found:
-        old = settings.unused is not None and entry.used > settings.unused
-        if old or (settings.keep is not None and total > settings.keep * 1e9):
+        too_old = settings.unused is not None and entry.days > settings.unused
+        if too_old or (settings.keep is not None and total > settings.keep * 1e9):
             chosen.append(entry)
             total -= entry.size
     return chosen
 
 
-def show(found: Sequence[Entry]) -> str:
-    """A row an entry, and the sum."""
+def table(found: Sequence[Entry]) -> str:
+    """Format folders of the cache as a table with a row each, and their sum."""
     rows = [
         (
             entry.folder.name,
-            entry.what,
+            entry.description,
             "" if entry.rows is None else f"{entry.rows:,}",
             f"{entry.size / 1e6:,.1f}",
-            f"{entry.used:.1f}",
+            f"{entry.days:.1f}",
         )
         for entry in found
     ]
@@ -129,25 +149,28 @@ def show(found: Sequence[Entry]) -> str:
 
 
 def prune(settings: Prune) -> None:
-    """Deletes what the settings say, and shows it.
+    """Delete what the settings choose, and print it.
 
     Raises:
-        UserError: nothing was said, or a limit below 0.
+        UserError: No limit is given, or one below 0, or there is no such cache.
     """
     if settings.unused is None and settings.keep is None:
-        raise UserError("say what may go: --unused 30 (days), --keep 5 (gigabytes), or both")
-    check_least(settings, unused=0, keep=0)
+        raise UserError("say what to delete: --unused 30 (days), --keep 5 (gigabytes), or both")
+    check_bounds(settings)
     chosen = to_delete(entries(settings.cache), settings)
-    for entry in () if settings.dry_run else chosen:
-        (entry.folder / "about.json").unlink(missing_ok=True)  # first: half a folder is none
-        shutil.rmtree(entry.folder)
-    print(f"{show(chosen)} {'would be' if settings.dry_run else ''} deleted")
+    if not settings.dry_run:
+        for entry in chosen:
+            # First what makes it a folder of rows: a process killed here leaves no half folder.
+            (entry.folder / "about.json").unlink(missing_ok=True)
+            shutil.rmtree(entry.folder)
+    print(f"{table(chosen)} {'would be deleted' if settings.dry_run else 'deleted'}")
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Lists or prunes the cache; returns the exit code."""
-    settings = parse(arguments, "lookalike cache", Program, "What lies in the cache.").command
+    """Run `lookalike cache` and return the exit code: 0, or 1 for a mistake."""
+    description = "List or prune the cache of features and compiled models."
+    settings = parse(arguments, "lookalike cache", CacheCommand, description).command
     log_to(None)
     if isinstance(settings, Prune):
         return exit_code(lambda: prune(settings))
-    return exit_code(lambda: print(show(entries(settings.cache))))
+    return exit_code(lambda: print(table(entries(settings.cache))))

@@ -1,7 +1,6 @@
 """The cache keeps every row, in few files, whoever writes at the same time."""
 
 import os
-import time
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -9,8 +8,6 @@ import numpy as np
 import pytest
 
 from lookalike.core.cache import FANOUT, KEY, FeatureCache, keys_of
-from lookalike.core.files import write_json
-from lookalike.features import cache_tool
 
 
 def open_cache(root: Path, dim: int = 4, **about: str) -> FeatureCache:
@@ -139,70 +136,6 @@ def test_runs_write_at_once_and_lose_nothing(tmp_path: Path) -> None:
     store = open_cache(tmp_path)
     assert np.array_equal(store.rows(keys(*range(750))), rows(*range(750)))
     assert len(shards(store)) < 4 * FANOUT
-
-
-# ---- the program --------------------------------------------------------------------------------
-
-
-def fill(root: Path, view: str, days: float, count: int) -> FeatureCache:
-    """A cache folder that was used so many days ago."""
-    store = open_cache(root, engine="torch", view=view)
-    store.add(keys(*range(count)), rows(*range(count)))
-    store.flush()
-    then = time.time() - days * 86_400
-    os.utime(store.folder / "about.json", (then, then))
-    return store
-
-
-def test_the_cache_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    fill(tmp_path, "plain", 3, 1500)
-    model = tmp_path / "engines" / "some-model"
-    write_json(model / "model.xml", {})
-    assert cache_tool.main(["list", "--cache", str(tmp_path)]) == 0
-    said = capsys.readouterr().out
-    assert "torch, plain" in said and "1,500" in said and "3.0" in said
-    assert "compiled model" in said and "2 folders" in said
-
-
-def test_what_was_not_used_for_long_is_pruned(tmp_path: Path) -> None:
-    old, new = fill(tmp_path, "old", 40, 10), fill(tmp_path, "new", 1, 10)
-    words = ["prune", "--cache", str(tmp_path), "--unused", "30"]
-    assert cache_tool.main([*words, "--dry-run"]) == 0
-    assert old.folder.is_dir()
-    assert cache_tool.main(words) == 0
-    assert not old.folder.exists() and new.folder.is_dir()
-    assert np.array_equal(new.rows(keys(3)), rows(3))
-
-
-def test_the_least_recently_used_goes_where_the_cache_is_too_large(tmp_path: Path) -> None:
-    stores = [fill(tmp_path, str(days), days, 2000) for days in (1, 5, 9)]
-    size = sum(path.stat().st_size for path in stores[0].folder.iterdir())
-    assert (
-        cache_tool.main(["prune", "--cache", str(tmp_path), "--keep", str(2.5 * size / 1e9)]) == 0
-    )
-    assert [store.folder.is_dir() for store in stores] == [True, True, False]
-
-
-def test_a_folder_that_is_used_counts_as_used(tmp_path: Path) -> None:
-    store = fill(tmp_path, "plain", 40, 10)
-    open_cache(tmp_path, engine="torch", view="plain")
-    assert cache_tool.main(["prune", "--cache", str(tmp_path), "--unused", "30"]) == 0
-    assert store.folder.is_dir()
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["prune"], "say what may go: --unused 30"),
-        (["prune", "--keep", "-1"], "--keep -1.0: must be at least 0"),
-        (["list", "--cache", "nowhere"], "nowhere: no such folder"),
-    ],
-)
-def test_what_cannot_be_done_is_said(
-    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert cache_tool.main(words) == 1
-    assert said in capsys.readouterr().err
 
 
 def test_keys_have_sixteen_bytes() -> None:
