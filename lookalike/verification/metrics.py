@@ -1,11 +1,11 @@
-"""How good is a verifier? Accuracy by folds, AUC, equal error rate, true accepts, calibration.
+"""Measures of a verifier: accuracy by folds, AUC, equal error rate, TAR at FAR, and calibration.
 
-    measures = measure(scores, same, folds)      # {"accuracy": 0.94, "auc": 0.98, …}
-    made = calibrate(scores, same)               # thresholds by false accepts, and a probability
+    measures = measure_pairs(scores, same, folds)     # {"accuracy": 0.94, "auc": 0.98, …}
+    calibration = fit_calibration(scores, same)       # thresholds by false accepts, probability
 
-A verifier gives a pair a score, higher for more alike, and says "same" where the score is at least
-a threshold. A score of NaN stands for a pair that could not be looked at, since a picture of it is
-broken: it counts as answered wrong. A verifier has to answer, and none gains by refusing.
+A verifier gives each pair a score, higher for more alike, and calls the pair "same" where the score
+reaches a threshold. A score of NaN stands for a pair with an unreadable picture. It counts as
+answered wrong, so that no verifier gains by leaving pairs out.
 """
 
 from collections.abc import Mapping
@@ -19,56 +19,77 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from lookalike.core.errors import UserError
 from lookalike.evaluation.metrics import threshold_at
 
-FALSE_ACCEPTS = (0.1, 0.01, 0.001)  # that a calibration keeps thresholds for
+FALSE_ACCEPTS = (0.1, 0.01, 0.001)  # rates for which a calibration holds thresholds
 
 
-def answered(scores: np.ndarray, same: np.ndarray) -> np.ndarray:
-    """The scores as float64, a NaN replaced by the most wrong of all: below every other score of a
-    same pair, above every other score of one that is not.
+def fill_missing_scores(scores: np.ndarray, same: np.ndarray) -> np.ndarray:
+    """Replace each NaN by a score that is wrong at every threshold.
 
-    >>> answered(np.array([0.5, np.nan, np.nan]), np.array([True, True, False])).tolist()
+    Args:
+        scores: (N,) scores; NaN where there is none.
+        same: (N,) bool.
+
+    Returns:
+        (N,) float64: for a missing score of a same pair a value below, of a different pair a value
+        above all others.
+
+    Raises:
+        UserError: All scores are missing.
+
+    >>> fill_missing_scores(np.array([0.5, np.nan, np.nan]), np.array([True, True, False])).tolist()
     [0.5, -0.5, 1.5]
     """
     scores = scores.astype(float)
-    known = scores[~np.isnan(scores)]
-    if not len(known):
-        raise UserError("not one of the pairs could be looked at")
-    return np.where(np.isnan(scores), np.where(same, known.min() - 1, known.max() + 1), scores)
+    valid = scores[~np.isnan(scores)]
+    if not len(valid):
+        raise UserError("none of the pairs could be compared: their pictures cannot be read")
+    return np.where(np.isnan(scores), np.where(same, valid.min() - 1, valid.max() + 1), scores)
 
 
 # ---- accuracy -----------------------------------------------------------------------------------
 
 
 def best_threshold(scores: np.ndarray, same: np.ndarray) -> float:
-    """The threshold with the most right answers: midway between two neighboring scores, or just
-    outside of all. Of several equally good ones, the highest, which accepts fewest strangers.
+    """Return the threshold with the highest accuracy.
 
-    scores: (N,) without NaN. same: (N,) bool, both kinds present.
+    Candidates lie midway between two neighboring scores, or just outside of all. Of several equally
+    accurate ones the highest is taken, which has the fewest false accepts.
+
+    Args:
+        scores: (N,) without NaN.
+        same: (N,) bool with both values present.
 
     >>> best_threshold(np.array([0.9, 0.7, 0.3, 0.1]), np.array([True, True, False, False]))
     0.5
     """
     false_accepts, true_accepts, levels = roc_curve(same, scores, drop_intermediate=False)
-    right = np.rint(true_accepts * same.sum()) - np.rint(false_accepts * (~same).sum())
+    correct = np.rint(true_accepts * same.sum()) - np.rint(false_accepts * (~same).sum())
     levels = np.append(levels, np.nextafter(levels[-1], -np.inf))
     levels[0] = np.nextafter(levels[1], np.inf)  # scikit-learn has infinity: nothing is accepted
-    best = int(right.argmax())
+    best = int(correct.argmax())
     return float(levels[0]) if best == 0 else float((levels[best] + levels[best + 1]) / 2)
 
 
-def judge_folds(
+def evaluate_folds(
     scores: np.ndarray,
     same: np.ndarray,
     folds: np.ndarray,
     thresholds: Mapping[int, float] | None = None,
 ) -> pd.DataFrame:
-    """Columns `fold`, `accuracy` (share of right answers) and `threshold`, a row a fold.
+    """Return the accuracy of each fold at a threshold that was chosen without the fold.
 
-    A fold's threshold is the best of all other folds, or the one given: a fold never chooses its
-    own. scores: (N,) without NaN.
+    Args:
+        scores: (N,) without NaN.
+        same: (N,) bool.
+        folds: (N,) int.
+        thresholds: Threshold by fold. Default: the best threshold on all other folds.
+
+    Returns:
+        One row per fold with the columns `fold`, `accuracy` (share of correct answers) and
+        `threshold`.
 
     Raises:
-        UserError: a single fold, and no threshold given.
+        UserError: There is a single fold and no threshold for it.
     """
     rows = []
     for fold in sorted(set(folds.tolist())):
@@ -85,14 +106,19 @@ def judge_folds(
 
 
 def equal_error_rate(scores: np.ndarray, same: np.ndarray) -> float:
-    """The error at which as many strangers are accepted as same pairs are refused (in shares),
-    linearly interpolated between the two neighboring points of the ROC.
+    """Return the rate at which false accepts and false rejects are equal.
+
+    It is interpolated linearly between the two neighboring points of the ROC.
+
+    Args:
+        scores: (N,) without NaN.
+        same: (N,) bool with both values present.
 
     >>> equal_error_rate(np.array([0.9, 0.4, 0.6, 0.1]), np.array([True, True, False, False]))
     0.5
     """
     false_accepts, true_accepts, _ = roc_curve(same, scores, drop_intermediate=False)
-    # Refusals less accepts fall from 1 to -1 along the curve: where do they cross zero?
+    # False rejects less false accepts fall from 1 to -1 along the curve: where do they cross zero?
     gap = 1 - true_accepts - false_accepts
     after = int(np.argmax(gap <= 0))
     before = after - 1
@@ -101,27 +127,45 @@ def equal_error_rate(scores: np.ndarray, same: np.ndarray) -> float:
 
 
 def true_accepts_at(scores: np.ndarray, same: np.ndarray, false_accept: float) -> float:
-    """The largest share of same pairs accepted by a threshold that accepts at most this share of
-    the others (TAR at FAR; a step of the ROC, not interpolated)."""
+    """Return the true accept rate at a false accept rate (TAR at FAR).
+
+    It is a step of the ROC, not interpolated.
+
+    Args:
+        scores: (N,) without NaN.
+        same: (N,) bool with both values present.
+        false_accept: The maximum share of different pairs that are accepted, from 0 to 1.
+    """
     false_accepts, true_accepts, _ = roc_curve(same, scores, drop_intermediate=False)
     return float(true_accepts[false_accepts <= false_accept].max())
 
 
-def measure(
+def measure_pairs(
     scores: np.ndarray,
     same: np.ndarray,
     folds: np.ndarray,
     thresholds: Mapping[int, float] | None = None,
 ) -> dict[str, Any]:
-    """All measures, from 0 to 1, of (N,) scores, answers and folds.
+    """Compute all measures of a verifier, the content of its metrics.json.
 
-    `accuracy` is the mean over folds (see `judge_folds`) and `accuracy_sd` their sample standard
-    deviation (0 for a single fold). `auc` (area under the ROC), `eer` (equal error rate) and
-    `tar@far=…` are of the pairs of all folds together. `by_fold` has a row a fold.
+    Args:
+        scores: (N,); NaN for a pair that could not be compared.
+        same: (N,) bool.
+        folds: (N,) int.
+        thresholds: Threshold by fold. Default: each fold's is chosen on all other folds.
+
+    Returns:
+        Rates from 0 to 1 and counts. `accuracy` is the mean over folds and `accuracy_sd` their
+        sample standard deviation (0 for a single fold). `auc` (area under the ROC), `eer` (equal
+        error rate) and `tar@far=…` are of the pairs of all folds together. `by_fold` has one row
+        per fold.
+
+    Raises:
+        UserError: No pair has a score, or a single fold has no threshold.
     """
     unanswered = int(np.isnan(scores).sum())
-    scores = answered(scores, same)
-    by_fold = judge_folds(scores, same, folds, thresholds)
+    scores = fill_missing_scores(scores, same)
+    by_fold = evaluate_folds(scores, same, folds, thresholds)
     spread = float(by_fold.accuracy.std()) if len(by_fold) > 1 else 0.0
     return {
         "accuracy": float(by_fold.accuracy.mean()),
@@ -139,27 +183,34 @@ def measure(
 # ---- calibration --------------------------------------------------------------------------------
 
 
-def calibrate(scores: np.ndarray, same: np.ndarray) -> dict[str, Any]:
-    """What turns a score into a probability and a verdict, learnt on pairs that were looked at.
+def fit_calibration(scores: np.ndarray, same: np.ndarray) -> dict[str, Any]:
+    """Fit what turns a score into a probability and a decision.
 
-    Returns {"slope", "intercept", "thresholds": {"0.01": least score that at most 1 % of the
-    strangers reach, …}, "pairs", "same"}. The probability is 1 / (1 + exp(-(slope · score +
-    intercept))), by logistic regression (Platt, Probabilistic outputs for support vector machines,
-    1999). It holds where as many pairs are the same as here, in protocols half of them.
+    The probability is 1 / (1 + exp(-(slope · score + intercept))), fitted by logistic regression
+    (Platt, Probabilistic outputs for support vector machines, 1999). It holds where as many pairs
+    are the same as here, in protocols half of them.
+
+    Args:
+        scores: (N,); pairs with NaN are left out.
+        same: (N,) bool.
+
+    Returns:
+        {"slope", "intercept", "thresholds", "pairs", "same"}. `thresholds` maps a false accept rate
+        such as "0.01" to the lowest score that at most this share of different pairs reaches.
 
     Raises:
-        UserError: no pair of one of the two kinds could be looked at.
+        UserError: No pair of one of the two kinds has a score.
     """
-    known = ~np.isnan(scores)
-    scores, same = scores[known].astype(float), same[known]
+    valid = ~np.isnan(scores)
+    scores, same = scores[valid].astype(float), same[valid]
     if same.all() or not same.any():
         raise UserError("calibration needs pairs that are the same, and pairs that are not")
     # Of deviation 1, so that any unit of the score is fitted as well.
     unit = float(scores.std()) or 1.0
-    fitted = LogisticRegression(C=1e6).fit(scores[:, None] / unit, same)
+    model = LogisticRegression(C=1e6).fit(scores[:, None] / unit, same)
     return {
-        "slope": float(fitted.coef_[0, 0]) / unit,
-        "intercept": float(fitted.intercept_[0]),
+        "slope": float(model.coef_[0, 0]) / unit,
+        "intercept": float(model.intercept_[0]),
         "thresholds": {str(far): threshold_at(scores[~same], far) for far in FALSE_ACCEPTS},
         "pairs": len(scores),
         "same": int(same.sum()),
@@ -167,13 +218,13 @@ def calibrate(scores: np.ndarray, same: np.ndarray) -> dict[str, Any]:
 
 
 def log_odds(calibration: Mapping[str, Any], scores: np.ndarray) -> np.ndarray:
-    """Scores -> natural logarithms of the odds that a pair is the same; NaN stays NaN."""
+    """Convert scores to natural logarithms of the odds that a pair is the same; NaN stays NaN."""
     odds: np.ndarray = calibration["slope"] * scores.astype(float) + calibration["intercept"]
     return odds
 
 
 def probability(calibration: Mapping[str, Any], score: float) -> float:
-    """The probability from 0 to 1 that a pair of this score is the same.
+    """Return the probability, from 0 to 1, that a pair with this score is the same.
 
     >>> probability({"slope": 2.0, "intercept": -1.0}, 0.5)
     0.5

@@ -1,6 +1,6 @@
-"""What a verifier's run folder holds: every pair's score, measures, plots, and its calibration.
+"""The results in a run folder of `lookalike verify`: scores, measures, plots and calibration.
 
-measures = write_results(folder, answers)      # pairs.csv, metrics.json, roc.png, errors.jpg, …
+measures = write_results(folder, scored)       # pairs.csv, metrics.json, roc.png, errors.jpg, …
 print(results_table([Path("runs/sface"), Path("runs/siamese")]))
 """
 
@@ -18,21 +18,24 @@ from lookalike.core.errors import UserError
 from lookalike.core.files import read_json, whole_file, write_json
 from lookalike.core.log import log
 from lookalike.data.images import read_known_picture
-from lookalike.verification.metrics import answered, calibrate, measure
-from lookalike.verification.scoring import MADE_BY
+from lookalike.verification.metrics import fill_missing_scores, fit_calibration, measure_pairs
+from lookalike.verification.settings import MADE_BY
 from lookalike.viz.drawing import fitting_font
 from lookalike.viz.plots import roc, save_png
 
-SHOWN = 8  # errors of each kind
+ERRORS_SHOWN = 8  # of each kind
 CELL, LINE = 128, 18  # pixels of a picture, and of a line of text
 
 
-class Answers(NamedTuple):
-    """What a verifier said of a protocol's pairs.
+class ScoredPairs(NamedTuple):
+    """The pairs of a protocol with the scores of a verifier.
 
-    root: folder of the pictures. rows: their catalogue rows. table: the pairs that were asked.
-    scores: (N,), higher for more alike, NaN for a pair with a broken picture. thresholds: by fold,
-    where the folds do not choose them for each other.
+    Attributes:
+        root: Folder of the pictures.
+        rows: Catalogue rows of the pictures.
+        table: The N pairs that were scored.
+        scores: (N,), higher for more alike; NaN for a pair with an unreadable picture.
+        thresholds: By fold. None: each fold's is chosen on the other folds.
     """
 
     root: Path
@@ -42,69 +45,112 @@ class Answers(NamedTuple):
     thresholds: Mapping[int, float] | None = None
 
 
-def write_results(folder: Path, made: Answers) -> dict[str, Any]:
-    """Writes pairs.csv, metrics.json, calibration.json, roc.png and errors.jpg; returns the
-    measures."""
-    table, same = made.table, made.table.same.to_numpy()
-    measures = measure(made.scores, same, table.fold.to_numpy(), made.thresholds)
-    chosen = {row["fold"]: row["threshold"] for row in measures["by_fold"]}
-    beyond = made.scores - table.fold.map(chosen).to_numpy()
-    right = ((beyond >= 0) == same) & ~np.isnan(beyond)
-    judged = table.assign(score=made.scores, beyond=beyond, right=right)
+def write_results(folder: Path, scored: ScoredPairs) -> dict[str, Any]:
+    """Write pairs.csv, metrics.json, calibration.json, roc.png and errors.jpg.
+
+    Returns:
+        The measures.
+
+    Raises:
+        UserError: No pair of one kind has a score, or a single fold has no threshold.
+    """
+    table, scores, same = scored.table, scored.scores, scored.table.same.to_numpy()
+    measures = measure_pairs(scores, same, table.fold.to_numpy(), scored.thresholds)
+    answers = mark_answers(table, scores, measures["by_fold"])
     with whole_file(folder / "pairs.csv") as beside:
-        judged.to_csv(beside, index=False)
-    write_json(folder / "calibration.json", calibrate(made.scores, same))
-    curve = roc_curve(same, answered(made.scores, same), drop_intermediate=False)[:2]
+        answers.to_csv(beside, index=False)
+    write_json(folder / "calibration.json", fit_calibration(scores, same))
+    curve = roc_curve(same, fill_missing_scores(scores, same), drop_intermediate=False)[:2]
     save_png(roc({folder.name: curve}), folder / "roc.png")
     with whole_file(folder / "errors.jpg") as beside:
-        errors_sheet(judged, made.root, made.rows).save(beside, "JPEG", quality=90)
+        errors_sheet(answers, scored.root, scored.rows).save(beside, "JPEG", quality=90)
     write_json(folder / "metrics.json", measures)
     if measures["unanswered"]:
         log.warning(
             "warning: %d of %d pairs have a picture that cannot be read: answered wrong",
-            *(measures["unanswered"], measures["pairs"]),
+            measures["unanswered"],
+            measures["pairs"],
         )
     return measures
+
+
+def mark_answers(
+    table: pd.DataFrame, scores: np.ndarray, by_fold: Sequence[Mapping[str, Any]]
+) -> pd.DataFrame:
+    """Add the score of each pair, its distance from the threshold, and whether it is correct.
+
+    Args:
+        table: N pairs.
+        scores: (N,); NaN for a pair that could not be compared.
+        by_fold: A fold and its threshold in each entry, as in metrics.json.
+
+    Returns:
+        The table with the columns `score`, `beyond` (score less threshold) and `right`.
+    """
+    thresholds = {row["fold"]: row["threshold"] for row in by_fold}
+    beyond = scores - table.fold.map(thresholds).to_numpy()
+    right = ((beyond >= 0) == table.same.to_numpy()) & ~np.isnan(beyond)
+    return table.assign(score=scores, beyond=beyond, right=right)
 
 
 # ---- the worst errors ---------------------------------------------------------------------------
 
 
-def worst_errors(judged: pd.DataFrame, same: bool) -> pd.DataFrame:
-    """The wrong answers farthest beyond the threshold, of pairs that are the same or are not.
+def worst_errors(answers: pd.DataFrame, same: bool) -> pd.DataFrame:
+    """Return the wrong answers farthest from the threshold, the worst first.
 
-    judged: columns `same`, `beyond` (score less threshold; NaN is left out) and `right`.
+    Args:
+        answers: Columns `same`, `beyond` (score less threshold; rows with NaN are left out) and
+            `right`.
+        same: Whether to look among same pairs, or among different ones.
     """
-    wrong = judged[(judged.same == same) & ~judged.right & judged.beyond.notna()]
-    return wrong.sort_values("beyond", ascending=same, kind="stable").head(SHOWN)
+    wrong = answers[(answers.same == same) & ~answers.right & answers.beyond.notna()]
+    return wrong.sort_values("beyond", ascending=same, kind="stable").head(ERRORS_SHOWN)
 
 
-def errors_sheet(judged: pd.DataFrame, root: Path, rows: pd.DataFrame) -> Image.Image:
-    """Two columns: different people taken for one, and one person taken for two; worst first."""
+def errors_sheet(answers: pd.DataFrame, root: Path, rows: pd.DataFrame) -> Image.Image:
+    """Draw the worst errors in two columns: false accepts and false rejects.
+
+    Args:
+        answers: Pairs with the columns of `mark_answers`.
+        root: Folder of the pictures.
+        rows: Catalogue rows of the pictures.
+    """
     contents = dict(zip(rows.path, rows.content, strict=True))
     columns = {
-        "different people, taken for one": worst_errors(judged, same=False),
-        "one person, taken for two": worst_errors(judged, same=True),
+        "different people, called the same": worst_errors(answers, same=False),
+        "the same person, called different": worst_errors(answers, same=True),
     }
-    wide, high = 2 * CELL + 4, CELL + 2 * LINE
+    width, height = 2 * CELL + 4, CELL + 2 * LINE
     most = max(len(errors) for errors in columns.values())
-    sheet = Image.new("RGB", (2 * wide + 24, 2 * LINE + max(1, most) * high), "white")
+    sheet = Image.new("RGB", (2 * width + 24, 2 * LINE + max(1, most) * height), "white")
     pen = ImageDraw.Draw(sheet)
     for number, (title, errors) in enumerate(columns.items()):
-        left = number * (wide + 24)
-        pen.text((left, 4), title, fill="black", font=fitting_font(title, wide, 14))
+        left = number * (width + 24)
+        pen.text((left, 4), title, fill="black", font=fitting_font(title, width, 14))
         for i, error in enumerate(errors.itertuples(index=False)):
             entry = error_entry(root, contents, str(error.a), str(error.b), float(error.score))  # type: ignore[arg-type]
-            sheet.paste(entry, (left, 2 * LINE + i * high))
+            sheet.paste(entry, (left, 2 * LINE + i * height))
         if errors.empty:
-            pen.text((left, 2 * LINE), "none", fill="black", font=fitting_font("none", wide, 14))
+            pen.text((left, 2 * LINE), "none", fill="black", font=fitting_font("none", width, 14))
     return sheet
 
 
 def error_entry(
     root: Path, contents: Mapping[str, str], a: str, b: str, score: float
 ) -> Image.Image:
-    """Two pictures side by side, with the ends of their paths below, and the pair's score."""
+    """Draw two pictures side by side, with the ends of their paths and the pair's score below.
+
+    Args:
+        root: Folder of the pictures.
+        contents: {path: content hash}.
+        a: Path of the first picture.
+        b: Path of the second picture.
+        score: Of the pair.
+
+    Raises:
+        UserError: A picture has changed or gone since the catalogue was made.
+    """
     entry = Image.new("RGB", (2 * CELL + 4, CELL + 2 * LINE), "white")
     pen = ImageDraw.Draw(entry)
     for left, path in ((0, a), (CELL + 4, b)):
@@ -118,27 +164,27 @@ def error_entry(
 
 # ---- tables -------------------------------------------------------------------------------------
 
-HEADS = ["run", "pairs", "folds", "accuracy", "AUC", "EER", "TAR at FAR 1e-2", "TAR at FAR 1e-3"]
+HEADERS = ["run", "pairs", "folds", "accuracy", "AUC", "EER", "TAR at FAR 1e-2", "TAR at FAR 1e-3"]
 
 
-def result_line(name: str, measures: Mapping[str, Any]) -> list[str]:
-    """A line under HEADS."""
-    kept = ("auc", "eer", "tar@far=0.01", "tar@far=0.001")
+def result_row(name: str, measures: Mapping[str, Any]) -> list[str]:
+    """Return the row of a run, in the order of HEADERS."""
+    columns = ("auc", "eer", "tar@far=0.01", "tar@far=0.001")
     accuracy = f"{measures['accuracy']:.4f} ± {measures['accuracy_sd']:.4f}"
     counts = [f"{measures['pairs']:,}", str(len(measures["by_fold"]))]
-    return [name, *counts, accuracy, *(f"{measures[key]:.4f}" for key in kept)]
+    return [name, *counts, accuracy, *(f"{measures[key]:.4f}" for key in columns)]
 
 
 def results_table(runs: Sequence[Path]) -> str:
-    """The measures of finished runs, a line each, as a table that Markdown shows too.
+    """Return the measures of finished runs, one row each, as a Markdown table.
 
     Raises:
-        UserError: one of them has no metrics.json, or is no run of lookalike verify.
+        UserError: One of the folders has no metrics.json, or is not a run of lookalike verify.
     """
-    lines = []
+    rows = []
     for run in runs:
         measures = read_json(run / "metrics.json", MADE_BY)
         if not isinstance(measures, dict) or "by_fold" not in measures:
-            raise UserError(f"{run}: is no run of {MADE_BY}")
-        lines.append(result_line(run.name, measures))
-    return tabulate(lines, HEADS, tablefmt="github", disable_numparse=True)
+            raise UserError(f"{run}: not a run of {MADE_BY}")
+        rows.append(result_row(run.name, measures))
+    return tabulate(rows, HEADERS, tablefmt="github", disable_numparse=True)

@@ -1,8 +1,8 @@
-"""How alike are two pictures? By an embedder as it is, or by a trained network.
+"""Similarity of two pictures: by an embedder as it is, or by a trained network.
 
-vectors = vectors_of(job, rows, "cosine")
-scores = similarities(vectors, "cosine", first, second)      # of pairs of row numbers
-score = plain_score(job, read_two([Path("A.jpg"), Path("B.jpg")]), "cosine")
+vectors = feature_vectors(extractor, rows, "cosine")
+scores = similarities(vectors, "cosine", first, second)      # of pairs of row indices
+score = embedding_similarity(extractor, read_photos([Path("A.jpg"), Path("B.jpg")]), "cosine")
 """
 
 from collections.abc import Sequence
@@ -19,14 +19,21 @@ from lookalike.data.catalogue import outside_pictures, readable
 from lookalike.faces.detection import MISSED
 from lookalike.features.extractor import FeatureExtractor, embed, embed_features
 from lookalike.verification.metrics import log_odds
-from lookalike.verification.siamese import SiameseSettings, make_inputs, make_network, score_pairs
+from lookalike.verification.settings import MADE_BY, SiameseSettings
+from lookalike.verification.siamese import make_inputs, make_network, score_pairs
 
-MADE_BY = "lookalike verify score or train"
 
+def feature_vectors(extractor: FeatureExtractor, rows: pd.DataFrame, distance: str) -> np.ndarray:
+    """Compute the vectors whose similarity by `distance` is the score of a pair.
 
-def vectors_of(extractor: FeatureExtractor, rows: pd.DataFrame, distance: str) -> np.ndarray:
-    """(N, D) of N catalogue rows that can be read: unit rows, or for `euclidean` the features of
-    all views, summed."""
+    Args:
+        extractor: Makes the embeddings.
+        rows: Catalogue rows of N readable pictures.
+        distance: cosine or euclidean.
+
+    Returns:
+        (N, D): unit rows for `cosine`, the sums of the features of all views for `euclidean`.
+    """
     if distance == "cosine":
         return embed(extractor, rows)
     first, *others = extractor.views
@@ -39,53 +46,70 @@ def vectors_of(extractor: FeatureExtractor, rows: pd.DataFrame, distance: str) -
 def similarities(
     vectors: np.ndarray, distance: str, first: np.ndarray, second: np.ndarray
 ) -> np.ndarray:
-    """(N,) scores of pairs of row numbers: cosines of unit rows, or distances below zero."""
+    """Score pairs of vectors, higher for more alike.
+
+    Args:
+        vectors: (N, D), from `feature_vectors`.
+        distance: cosine or euclidean.
+        first: (n,) row indices of the first vector of each pair.
+        second: (n,) row indices of the second.
+
+    Returns:
+        (n,) cosines, or negated Euclidean distances.
+
+    >>> vectors = np.array([[0.0, 0.0], [3.0, 4.0]])
+    >>> similarities(vectors, "euclidean", np.array([0]), np.array([1])).tolist()
+    [-5.0]
+    """
     a, b = vectors[first].astype(float), vectors[second].astype(float)
-    if distance == "cosine":
-        cosines: np.ndarray = (a * b).sum(1)
-        return cosines
-    distances: np.ndarray = np.linalg.norm(a - b, axis=1)
-    return -distances
+    scores: np.ndarray = (a * b).sum(1) if distance == "cosine" else -np.linalg.norm(a - b, axis=1)
+    return scores
 
 
-def plain_score(extractor: FeatureExtractor, photos: pd.DataFrame, distance: str) -> float:
-    """The similarity of two pictures by an embedder as it is."""
-    vectors = vectors_of(extractor, photos, distance)
+def embedding_similarity(extractor: FeatureExtractor, photos: pd.DataFrame, distance: str) -> float:
+    """Return the similarity of two pictures by an embedder as it is."""
+    vectors = feature_vectors(extractor, photos, distance)
     return float(similarities(vectors, distance, np.array([0]), np.array([1]))[0])
 
 
-def one_view(extractor: FeatureExtractor) -> FeatureExtractor:
-    """The job with one view of each picture, as a network is trained with."""
+def single_view(extractor: FeatureExtractor) -> FeatureExtractor:
+    """Return the extractor restricted to the one view of each picture that a network sees."""
     return replace(extractor, flip=False)
 
 
-def trained_score(
+def network_similarity(
     extractor: FeatureExtractor, photos: pd.DataFrame, folder: Path, settings: SiameseSettings
 ) -> float:
-    """The log-odds that two pictures show the same person, by the network of one fold of a run.
+    """Return the log-odds, by a trained network, that two pictures show the same person.
+
+    Args:
+        extractor: Has the embedder from which the network was trained.
+        photos: Catalogue rows of the two pictures.
+        folder: Files of one fold of a training run.
+        settings: With which the network was trained.
 
     Raises:
-        UserError: the folder holds no network, or not the one that the settings describe.
+        UserError: The folder holds no network, or one with other settings.
     """
-    kept = read_json(folder / "fold.json", MADE_BY)
-    extractor = one_view(extractor)
+    calibration = read_json(folder / "fold.json", MADE_BY)["calibration"]
+    extractor = single_view(extractor)
     network = make_network(extractor.embedder, settings)
     state = load_state(folder / "model.safetensors")
     own = {name.removeprefix("network."): tensor for name, tensor in state.items()}
     load_into(network, own, str(folder / "model.safetensors"))
     inputs = make_inputs(extractor, photos, replace(settings, augment=False), seed=0)
     raw = score_pairs(network, inputs, np.array([0]), np.array([1]))
-    return float(log_odds(kept["calibration"], raw)[0])
+    return float(log_odds(calibration, raw)[0])
 
 
 # ---- pictures from outside ----------------------------------------------------------------------
 
 
-def read_two(paths: Sequence[Path]) -> pd.DataFrame:
-    """Rows (see `outside_pictures`) of pictures, with `photo`, the path as it was given.
+def read_photos(paths: Sequence[Path]) -> pd.DataFrame:
+    """Return catalogue rows of pictures from outside, with `photo`, the path as it was given.
 
     Raises:
-        UserError: one cannot be read.
+        UserError: One cannot be read.
     """
     photos = outside_pictures(paths).assign(photo=list(map(str, paths)))
     for photo in photos[~readable(photos)].itertuples():
@@ -94,7 +118,7 @@ def read_two(paths: Sequence[Path]) -> pd.DataFrame:
 
 
 def without_face(extractor: FeatureExtractor, photos: pd.DataFrame) -> list[str]:
-    """The photos in which a face was wanted, and none found."""
-    found = extractor.faces(photos)
-    shown = zip(photos.photo, photos.content, strict=True)
-    return [name for name, content in shown if found and found[content].found == MISSED]
+    """Return the photos in which no face was found; none where the embedder needs no faces."""
+    faces = extractor.faces(photos)
+    pairs = zip(photos.photo, photos.content, strict=True)
+    return [name for name, content in pairs if faces and faces[content].found == MISSED]

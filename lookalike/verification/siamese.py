@@ -15,7 +15,6 @@ every step.
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -24,62 +23,15 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 from tqdm import tqdm
 
-from lookalike.core.checks import check_least
-from lookalike.core.errors import UserError
 from lookalike.core.numeric import blocks
-from lookalike.data.images import truncated_pictures
 from lookalike.features.augmentation import weak
 from lookalike.features.extractor import FeatureExtractor, embed_features
 from lookalike.features.loader import PLAIN, load_pixels, random_views
 from lookalike.models.embedder import Embedder
+from lookalike.verification.settings import SiameseSettings
 
 HIDDEN, DROPOUT = 512, 0.2
 VIEWS = 4  # augmented views of each picture, where the trunk's features are cached
-
-
-@dataclass
-class SiameseSettings:
-    """The trained verifier."""
-
-    head: Literal["two", "one", "cosine"] = "two"
-    """A decision network with two outputs and cross-entropy, or with one and binary cross-entropy;
-    or no network: the cosine, by the cosine-embedding loss."""
-    branch_dim: int | None = None
-    """Width of a linear layer at the end of both branches. Default: none; `cosine` on a frozen
-    trunk must have one, since nothing else would be trained."""
-    layers: Literal["none", "half", "all"] = "none"
-    """How much of the backbone is trained: nothing, the second half of its layers, or all."""
-    augment: bool = False
-    """Train with random crops, mirror images and colours."""
-    optimizer: Literal["adam", "sgd"] = "adam"
-    """Adam, or stochastic gradient descent with momentum 0.9."""
-    lr: float = 1e-3
-    """Learning rate; 1e-4 suits a backbone that is trained by Adam."""
-    margin: float = 0.0
-    """`cosine`: pairs of different people are pushed apart down to this cosine."""
-    epochs: int = 10
-    """Epochs at most."""
-    patience: int = 3
-    """Epochs without a better validation before training stops early."""
-    epoch_pairs: int = 4000
-    """Pairs drawn for an epoch, half of them the same person."""
-    batch_size: int = 32
-    """Pairs in a training step."""
-    max_minutes: float | None = None
-    """Stop the training of a fold after so long. What it then gives depends on the machine."""
-
-
-def check_siamese(settings: SiameseSettings) -> None:
-    """Raises UserError for a value that has the right type but no meaning."""
-    check_least(settings, branch_dim=1, epochs=1, patience=1, epoch_pairs=2, batch_size=2)
-    if not 0 < settings.lr <= 1000:
-        raise UserError(f"--lr {settings.lr}: must be above 0 and at most 1000")
-    if not -1 <= settings.margin <= 1:
-        raise UserError(f"--margin {settings.margin}: must be a cosine, from -1 to 1")
-    if settings.max_minutes is not None and not settings.max_minutes > 0:
-        raise UserError(f"--max-minutes {settings.max_minutes}: must be above 0")
-    if settings.head == "cosine" and settings.layers == "none" and settings.branch_dim is None:
-        raise UserError("--head cosine with --layers none trains nothing: add --branch-dim")
 
 
 # ---- the network --------------------------------------------------------------------------------
@@ -209,11 +161,10 @@ def pixel_inputs(extractor: FeatureExtractor, rows: pd.DataFrame, augmented: boo
     """Pixels, kept in memory at the size that the trunk sees, normalised when asked for."""
     faces, preprocessing = extractor.faces(rows), extractor.embedder.preprocessing
     files = zip(rows.path, rows.content, strict=True)
-    with truncated_pictures(True):
-        bar = tqdm(files, "reading", len(rows), unit=" pictures")
-        pixels = np.stack(
-            [load_pixels(extractor.root / p, c, faces.get(c), preprocessing, PLAIN) for p, c in bar]
-        )
+    bar = tqdm(files, "reading", len(rows), unit=" pictures")
+    pixels = np.stack(
+        [load_pixels(extractor.root / p, c, faces.get(c), preprocessing, PLAIN) for p, c in bar]
+    )
 
     def plain(indices: np.ndarray) -> Tensor:
         return preprocessing.normalize(torch.from_numpy(pixels[indices]))

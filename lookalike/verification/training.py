@@ -30,12 +30,17 @@ from lookalike.core.numeric import one_thread, seeded
 from lookalike.data.splits import Pictures
 from lookalike.models.checkpoints import save_model
 from lookalike.models.embedder import Embedder
-from lookalike.verification.metrics import answered, best_threshold, calibrate, log_odds
-from lookalike.verification.protocols import score_known
+from lookalike.verification.metrics import (
+    best_threshold,
+    fill_missing_scores,
+    fit_calibration,
+    log_odds,
+)
+from lookalike.verification.protocols import score_readable
+from lookalike.verification.settings import SiameseSettings
 from lookalike.verification.siamese import (
     Inputs,
     Siamese,
-    SiameseSettings,
     make_network,
     score_pairs,
     set_training,
@@ -250,10 +255,12 @@ def train_fold(work: Work, fold: int) -> Trained:
     answers = validation.same.to_numpy()
 
     def scores_of(network: Siamese, pairs: pd.DataFrame) -> np.ndarray:
-        return score_known(pairs, work.rows, partial(score_pairs, network, work.inputs))
+        return score_readable(pairs, work.rows, partial(score_pairs, network, work.inputs))
 
     def judge(network: Siamese) -> float:
-        return float(roc_auc_score(answers, answered(scores_of(network, validation), answers)))
+        return float(
+            roc_auc_score(answers, fill_missing_scores(scores_of(network, validation), answers))
+        )
 
     # A head's sums are cheap, and the same on any number of cores only if one core makes them.
     with one_thread() if settings.layers == "none" else nullcontext(), seeded(work.seed):
@@ -261,8 +268,8 @@ def train_fold(work: Work, fold: int) -> Trained:
         history = fit(network, work.inputs, drawer, judge, settings, work.seed)
         raw = scores_of(network, validation)
         tested = scores_of(network, table[table.fold == fold])
-    calibration = calibrate(raw, answers)
-    threshold = best_threshold(answered(log_odds(calibration, raw), answers), answers)
+    calibration = fit_calibration(raw, answers)
+    threshold = best_threshold(fill_missing_scores(log_odds(calibration, raw), answers), answers)
     return Trained(network, history, calibration, threshold, log_odds(calibration, tested))
 
 

@@ -1,17 +1,20 @@
-"""Protocols are read as they are meant; what does not fit is an error that says where."""
+"""Protocols are read as documented; a line that does not fit is an error that says where."""
 
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from lookalike.core.errors import UserError
 from lookalike.verification.protocols import (
     Pairs,
-    PairSettings,
-    places_of,
     read_pairs,
     read_pictures,
+    row_indices,
+    score_readable,
 )
+from lookalike.verification.settings import PairSettings
 from tests.conftest import draw_cfp
 
 
@@ -33,15 +36,15 @@ def test_cfp_pairs_frontal_pictures_with_profiles(tmp_path: Path) -> None:
     pairs = read_pairs(PairSettings(root, kind="FP"))
     first = ("Data/Images/001/frontal/01.jpg", "Data/Images/001/profile/01.jpg")
     assert listed(pairs)[0] == (1, *first, True)
-    assert pairs.people[first[1]] == "001"
+    assert pairs.identities[first[1]] == "001"
     assert pairs.rows[0].where == f"{root}/Protocol/Split/FP/01/same.txt:1"
     frontal = read_pairs(PairSettings(root, kind="FF"))
-    assert not any("profile" in path for path in frontal.people)
+    assert not any("profile" in path for path in frontal.identities)
     assert {pair.fold for pair in frontal.rows} == {1, 2, 3, 4}
 
 
 @pytest.mark.parametrize(
-    ("file", "text", "said"),
+    ("file", "text", "message"),
     [
         ("Split/FP/02/same.txt", "1,1\n999,1\n", "same.txt:2: the list of pictures has no number"),
         ("Split/FP/02/same.txt", "1;1\n", "same.txt:1: '1;1' is not two numbers"),
@@ -49,13 +52,17 @@ def test_cfp_pairs_frontal_pictures_with_profiles(tmp_path: Path) -> None:
         ("Split/FP/02/diff.txt", "\n1,1\n", "diff.txt:2: .* cannot be different people"),
         ("Split/FP/02/diff.txt", "", "fold 2 has 4 pairs that are the same, 0 that are not"),
         ("Pair_list_P.txt", "1 ../Data/Images/001/profile/01.jpg\n1 x\n", "Pair_list_P.txt:2: "),
-        ("Pair_list_F.txt", "1 ../../../../etc/a/b\n", "Pair_list_F.txt:1: .* no picture inside"),
+        (
+            "Pair_list_F.txt",
+            "1 ../../../../etc/a/b\n",
+            "Pair_list_F.txt:1: .* not a picture inside",
+        ),
     ],
 )
-def test_a_broken_line_is_named(tmp_path: Path, file: str, text: str, said: str) -> None:
+def test_a_broken_cfp_line_is_named(tmp_path: Path, file: str, text: str, message: str) -> None:
     root = draw_cfp(tmp_path / "cfp")
     write(root / "Protocol" / file, text)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         read_pairs(PairSettings(root))
 
 
@@ -101,13 +108,13 @@ def test_lfw_has_lines_of_three_and_of_four(tmp_path: Path) -> None:
         (2, "Bo_R/Bo_R_0001.jpg", "Bo_R/Bo_R_0002.jpg", True),
         (2, "Bo_R/Bo_R_0001.jpg", "Cy/Cy_0001.jpg", False),
     ]
-    assert pairs.people["Cy/Cy_0001.jpg"] == "Cy"
+    assert pairs.identities["Cy/Cy_0001.jpg"] == "Cy"
     elsewhere = write(tmp_path / "elsewhere/view2.txt", LFW)
-    assert read_pairs(PairSettings(tmp_path, "lfw", pairs=elsewhere)).people == pairs.people
+    assert read_pairs(PairSettings(tmp_path, "lfw", pairs=elsewhere)).identities == pairs.identities
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "pairs.txt:1: '' is not the folds"),
         ("10\n", "pairs.txt:1: '10' is not the folds"),
@@ -117,7 +124,7 @@ def test_lfw_has_lines_of_three_and_of_four(tmp_path: Path) -> None:
             LFW.replace("Ada_L\t3\tBo_R\t12", "Ada_L\t1\t3"),
             f"pairs.txt:3: .* {A_FEW}",
         ),
-        (LFW.replace("\t12", "\tx"), "pairs.txt:3: 'x' is no picture's number"),
+        (LFW.replace("\t12", "\tx"), "pairs.txt:3: 'x' is not the number of a picture"),
         (
             LFW.replace("Bo_R\t1\t2", "Bo_R\t1\t1"),
             "pairs.txt:4: pairs Bo_R/.* with itself",
@@ -125,26 +132,28 @@ def test_lfw_has_lines_of_three_and_of_four(tmp_path: Path) -> None:
         (LFW.replace("3\tBo_R", "3\tAda_L"), "pairs.txt:3: .* cannot be different people"),
     ],
 )
-def test_lfw_lines_that_do_not_fit_are_named(tmp_path: Path, text: str, said: str) -> None:
+def test_a_broken_lfw_line_is_named(tmp_path: Path, text: str, message: str) -> None:
     write(tmp_path / "pairs.txt", text)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         read_pairs(PairSettings(tmp_path, "lfw"))
 
 
-# ---- pairs of one's own -------------------------------------------------------------------------
+# ---- pairs of your own --------------------------------------------------------------------------
 
 
-def test_pairs_of_ones_own_are_dealt_to_ten_folds(tmp_path: Path) -> None:
+def test_csv_pairs_without_folds_are_assigned_to_ten(tmp_path: Path) -> None:
     rows = [f"p{i}/a.jpg,p{i}/b.jpg,yes\np{i}/a.jpg,p{i + 1}/a.jpg,0" for i in range(20)]
     path = write(tmp_path / "pairs.csv", "a,b,same\n" + "\n".join(rows) + "\n")
     pairs = read_pairs(PairSettings(tmp_path, "csv", pairs=path))
     counts = pairs.table.groupby(["fold", "same"]).size()
     assert len(counts) == 20 and (counts == 2).all()
-    assert pairs.people["p3/b.jpg"] == pairs.people["p3/a.jpg"] != pairs.people["p4/a.jpg"]
+    assert (
+        pairs.identities["p3/b.jpg"] == pairs.identities["p3/a.jpg"] != pairs.identities["p4/a.jpg"]
+    )
     assert pairs.rows[2].where == f"{path}:4"
 
 
-def test_pairs_of_ones_own_may_name_their_folds(tmp_path: Path) -> None:
+def test_a_csv_file_may_name_its_folds(tmp_path: Path) -> None:
     text = "fold,same,b,a\n7,1,x.jpg,y.jpg\n\n7,0,x.jpg,z.jpg\n"
     pairs = read_pairs(PairSettings(tmp_path, "csv", pairs=write(tmp_path / "pairs.csv", text)))
     assert listed(pairs) == [(7, "y.jpg", "x.jpg", True), (7, "z.jpg", "x.jpg", False)]
@@ -152,21 +161,21 @@ def test_pairs_of_ones_own_may_name_their_folds(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("a,b\n", "pairs.csv:1: has no column same"),
         ("a,b,same\n", "holds no pairs"),
         ("a,b,same\nx,y,perhaps\n", "pairs.csv:2: same is 'perhaps'"),
         ("a,b,same\nx,y\n", "pairs.csv:2: same is ''"),
-        ("a,b,same\nx,,1\n", "pairs.csv:2:  is no picture inside"),
-        ("a,b,same\n/etc/x,y,1\n", "pairs.csv:2: /etc/x is no picture inside"),
+        ("a,b,same\nx,,1\n", "pairs.csv:2:  is not a picture inside"),
+        ("a,b,same\n/etc/x,y,1\n", "pairs.csv:2: /etc/x is not a picture inside"),
         ("a,b,same,fold\nx,y,1,one\n", "pairs.csv:2: fold is 'one'"),
         ("a,b,same\nx,y,1\ny,z,1\nx,z,0\n", "pairs.csv:4: x and z cannot be different people"),
     ],
 )
-def test_csv_lines_that_do_not_fit_are_named(tmp_path: Path, text: str, said: str) -> None:
+def test_a_broken_csv_line_is_named(tmp_path: Path, text: str, message: str) -> None:
     path = write(tmp_path / "pairs.csv", text)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         read_pairs(PairSettings(tmp_path, "csv", pairs=path))
     with pytest.raises(UserError, match="name the file of the pairs with --pairs"):
         read_pairs(PairSettings(tmp_path, "csv"))
@@ -175,19 +184,19 @@ def test_csv_lines_that_do_not_fit_are_named(tmp_path: Path, text: str, said: st
 # ---- their pictures -----------------------------------------------------------------------------
 
 
-def test_a_picture_that_is_not_there_is_an_error_that_says_where(tmp_path: Path) -> None:
+def test_a_missing_picture_is_an_error_that_says_where(tmp_path: Path) -> None:
     root = draw_cfp(tmp_path / "cfp")
     (root / "Data/Images/003/frontal/02.jpg").unlink()
     settings = PairSettings(root)
-    said = "Split/FP/02/same.txt:2: Data/Images/003/frontal/02.jpg is not in .*; 1 of "
-    with pytest.raises(UserError, match=said):
+    message = "Split/FP/02/same.txt:2: Data/Images/003/frontal/02.jpg is not in .*; 1 of "
+    with pytest.raises(UserError, match=message):
         read_pictures(settings, read_pairs(settings))
     settings.missing = "wrong"
     rows = read_pictures(settings, read_pairs(settings))
     assert rows[rows.problem != ""].path.tolist() == ["Data/Images/003/frontal/02.jpg"]
 
 
-def test_a_broken_picture_is_named_and_stands_nowhere(
+def test_an_unreadable_picture_is_named_and_has_no_row(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     root = draw_cfp(tmp_path / "cfp")
@@ -198,12 +207,27 @@ def test_a_broken_picture_is_named_and_stands_nowhere(
     rows = read_pictures(settings, pairs)
     assert "1 pictures cannot be read: all their pairs count as answered wrong" in caplog.text
     assert broken in caplog.text
-    first, second = places_of(pairs.table, rows[rows.problem == ""].reset_index())
+    first, second = row_indices(pairs.table, rows[rows.problem == ""].reset_index())
     assert ((second == -1) == (pairs.table.b == broken)).all() and (first >= 0).all()
 
 
-def test_a_quote_that_never_ends_is_said(tmp_path: Path) -> None:
+def test_only_pairs_of_readable_pictures_are_scored() -> None:
+    pairs = pd.DataFrame({"a": ["x", "gone", "y"], "b": ["y", "x", "x"]})
+    rows = pd.DataFrame({"path": ["x", "y"]})
+    seen: list[tuple[list[int], list[int]]] = []
+
+    def score(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        seen.append((first.tolist(), second.tolist()))
+        return np.array([0.5, 0.7])
+
+    np.testing.assert_array_equal(score_readable(pairs, rows, score), [0.5, np.nan, 0.7])
+    assert seen == [([0, 1], [1, 0])]
+    nothing = score_readable(pairs.iloc[[1]], rows, score)
+    assert np.isnan(nothing).all() and len(seen) == 1, "the scorer is not called without pairs"
+
+
+def test_a_quote_that_never_ends_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "pairs.csv"
     path.write_text('a,b,same\n"x.jpg,y.jpg,1\n' + "z.jpg,w.jpg,0\n" * 20_000)
-    with pytest.raises(UserError, match=r"pairs\.csv:\d+: no CSV"):
+    with pytest.raises(UserError, match=r"pairs\.csv:\d+: not CSV"):
         read_pairs(PairSettings(tmp_path, "csv", pairs=path))

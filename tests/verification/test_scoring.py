@@ -1,4 +1,4 @@
-"""Two pictures are as alike as their embeddings are; what cannot be compared is named."""
+"""The similarity of two pictures is that of their embeddings; unreadable ones are errors."""
 
 from pathlib import Path
 
@@ -11,10 +11,10 @@ from lookalike.features import extractor as embed
 from lookalike.features.extractor import FeatureExtractor
 from lookalike.models.embedder import load_embedder
 from lookalike.verification.scoring import (
-    plain_score,
-    read_two,
+    embedding_similarity,
+    feature_vectors,
+    read_photos,
     similarities,
-    vectors_of,
     without_face,
 )
 from tests.conftest import draw
@@ -31,19 +31,19 @@ def extractor(tmp_path: Path) -> FeatureExtractor:
 def test_pictures_of_one_person_are_more_alike(extractor: FeatureExtractor) -> None:
     for distance in ("cosine", "euclidean"):
         same, other = (
-            plain_score(
-                extractor, read_two([extractor.root / "00.jpg", extractor.root / name]), distance
+            embedding_similarity(
+                extractor, read_photos([extractor.root / "00.jpg", extractor.root / name]), distance
             )
             for name in ("01.jpg", "10.jpg")
         )
         assert same > other
 
 
-def test_euclidean_distance_is_of_the_features_as_they_are(extractor: FeatureExtractor) -> None:
-    rows = read_two([extractor.root / "00.jpg", extractor.root / "10.jpg"])
-    features = vectors_of(extractor, rows, "euclidean")
+def test_euclidean_distance_is_of_the_unnormalized_features(extractor: FeatureExtractor) -> None:
+    rows = read_photos([extractor.root / "00.jpg", extractor.root / "10.jpg"])
+    features = feature_vectors(extractor, rows, "euclidean")
     assert not np.allclose(np.linalg.norm(features, axis=1), 1)
-    assert np.allclose(np.linalg.norm(vectors_of(extractor, rows, "cosine"), axis=1), 1)
+    assert np.allclose(np.linalg.norm(feature_vectors(extractor, rows, "cosine"), axis=1), 1)
     found = similarities(np.array([[0.0, 0.0], [3.0, 4.0]]), "euclidean", *np.array([[0], [1]]))
     assert found.tolist() == [-5.0]
 
@@ -51,9 +51,9 @@ def test_euclidean_distance_is_of_the_features_as_they_are(extractor: FeatureExt
 def test_a_picture_that_cannot_be_read_is_named(extractor: FeatureExtractor) -> None:
     (extractor.root / "broken.jpg").write_bytes(b"no picture")
     with pytest.raises(UserError, match=r"broken\.jpg: unreadable: not a picture"):
-        read_two([extractor.root / "00.jpg", extractor.root / "broken.jpg"])
+        read_photos([extractor.root / "00.jpg", extractor.root / "broken.jpg"])
     with pytest.raises(UserError, match=r"nowhere\.jpg: unreadable: No such file"):
-        read_two([extractor.root / "nowhere.jpg", extractor.root / "00.jpg"])
+        read_photos([extractor.root / "nowhere.jpg", extractor.root / "00.jpg"])
 
 
 class NoFace:
@@ -62,14 +62,14 @@ class NoFace:
     name = "stand-in"
 
     def find(self, pixels: np.ndarray) -> np.ndarray:
-        """See faces.Detector."""
+        """Find no face."""
         return np.zeros((0, 15), np.float32)
 
 
-def test_a_picture_without_a_face_is_said(
+def test_a_picture_without_a_face_is_reported(
     extractor: FeatureExtractor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    photos = read_two([extractor.root / "00.jpg", extractor.root / "10.jpg"])
+    photos = read_photos([extractor.root / "00.jpg", extractor.root / "10.jpg"])
     assert without_face(extractor, photos) == [], "whole pictures: no face is wanted"
     monkeypatch.setattr(embed, "load_detector", lambda name, cache: NoFace())
     faces = load_embedder("test_efficientnet", weights="none", crop=Crop("face"))

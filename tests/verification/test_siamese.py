@@ -11,10 +11,9 @@ from lookalike.core.errors import UserError
 from lookalike.data.catalogue import outside_pictures
 from lookalike.features.extractor import FeatureExtractor
 from lookalike.models.embedder import Embedder, load_embedder
+from lookalike.verification.settings import SiameseSettings, check_siamese
 from lookalike.verification.siamese import (
     Siamese,
-    SiameseSettings,
-    check_siamese,
     make_inputs,
     make_network,
     score_pairs,
@@ -136,7 +135,7 @@ def test_a_size_that_a_backbone_cannot_see_is_an_error() -> None:
     ("changed", "said"),
     [
         ({"lr": 0.0}, "--lr 0.0: must be above 0"),
-        ({"margin": 2.0}, "--margin 2.0: must be a cosine"),
+        ({"margin": 2.0}, "--margin 2.0: must be at least -1 and at most 1"),
         ({"max_minutes": 0.0}, "--max-minutes 0.0: must be above 0"),
         ({"batch_size": 1}, "--batch-size 1: must be at least 2"),
         ({"head": "cosine"}, "--head cosine with --layers none trains nothing"),

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from lookalike.core.errors import UserError
-from lookalike.verification.protocols import PairSettings, read_pairs
-from lookalike.verification.siamese import Inputs, SiameseSettings
+from lookalike.verification.protocols import read_pairs
+from lookalike.verification.settings import PairSettings, SiameseSettings
+from lookalike.verification.siamese import Inputs
 from lookalike.verification.training import PairDrawer, Work, train_fold, trained_people
 from tests.conftest import draw_cfp
 
@@ -60,13 +61,13 @@ def test_too_few_people_are_an_error() -> None:
 def test_nobody_of_the_test_or_the_validation_is_trained_on(tmp_path: Path) -> None:
     pairs = read_pairs(PairSettings(draw_cfp(tmp_path / "cfp")))
     table = pairs.table
-    assert trained_people(table, pairs.people, 1) == {"005", "006", "007", "008"}
-    assert trained_people(table, pairs.people, 4) == {"003", "004", "005", "006"}
+    assert trained_people(table, pairs.identities, 1) == {"005", "006", "007", "008"}
+    assert trained_people(table, pairs.identities, 4) == {"003", "004", "005", "006"}
     # Somebody of the tested fold who occurs in another one too is left out there.
     more = pd.DataFrame([(3, table.a[0], table.a[20], False, "")], columns=table.columns)
     shared = pd.concat([table, more], ignore_index=True)
-    assert trained_people(shared, pairs.people, 1) == {"005", "006", "007", "008"}
-    assert "001" not in trained_people(shared, pairs.people, 1)
+    assert trained_people(shared, pairs.identities, 1) == {"005", "006", "007", "008"}
+    assert "001" not in trained_people(shared, pairs.identities, 1)
 
 
 # ---- a fold -------------------------------------------------------------------------------------
@@ -76,8 +77,8 @@ def test_nobody_of_the_test_or_the_validation_is_trained_on(tmp_path: Path) -> N
 def work(tmp_path: Path) -> Work:
     """Features that show who it is; the folds of the tiny CFP."""
     pairs = read_pairs(PairSettings(draw_cfp(tmp_path / "cfp")))
-    rows = pd.DataFrame({"path": sorted(pairs.people)})
-    rows["identity"] = rows.path.map(pairs.people)
+    rows = pd.DataFrame({"path": sorted(pairs.identities)})
+    rows["identity"] = rows.path.map(pairs.identities)
     rng = np.random.default_rng(0)
     people = {name: rng.normal(size=16) for name in sorted(set(rows.identity))}
     noisy = [people[name] + rng.normal(0, 0.1, 16) for name in rows.identity]
@@ -88,7 +89,7 @@ def work(tmp_path: Path) -> Work:
         features_dim = 16
 
     settings = SiameseSettings(head="cosine", branch_dim=8, epochs=3, epoch_pairs=40, batch_size=8)
-    return Work(Stub(), inputs, rows, pairs.people, pairs.table, settings, 0)  # type: ignore[arg-type]
+    return Work(Stub(), inputs, rows, pairs.identities, pairs.table, settings, 0)  # type: ignore[arg-type]
 
 
 def test_a_trained_network_tells_people_apart_whom_it_never_saw(work: Work) -> None:
