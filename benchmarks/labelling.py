@@ -1,10 +1,10 @@
-"""Is every test picture given its right name? By each of the four methods, on LFW62.
+"""Accuracy of identification by each of the four methods, on LFW62.
 
     python -m benchmarks.labelling --source-path ../shared/data/lfw62
 
-The report's protocol: known are the people of the training half (part `training` of the catalogue),
-named is every picture of the test, queries and gallery. The threshold for "unknown" is calibrated
-on the validation, never on the test.
+The baseline report's protocol: the references are the pictures of the training half (part
+`training` of the catalogue), and every picture of the test, queries and gallery, is identified. The
+threshold for "unknown" is calibrated on the validation, never on the test.
 """
 
 import argparse
@@ -18,20 +18,16 @@ from lookalike import pipeline as runner
 from lookalike.core.errors import UserError
 from lookalike.core.runs import Run, open_run
 from lookalike.data.catalogue import bare_names, load_catalogue, readable
-from lookalike.evaluation.scoring import labels_path, read_labels
-from lookalike.features.extractor import embed, load_extractor
-from lookalike.identification.references import (
-    METHODS,
-    Naming,
-    calibration,
-    labelled_pictures,
-    make_references,
-    name_rows,
-)
+from lookalike.evaluation.scoring import read_labels
+from lookalike.evaluation.stage import labels_path
+from lookalike.features.extractor import embed, trained_extractor
+from lookalike.identification.calibration import load_calibration
+from lookalike.identification.references import labeled_pictures, make_references, match_rows
+from lookalike.identification.settings import METHODS, ReferenceSettings
 
 
 def make_run(words: list[str], source: str, seed: int) -> Run:
-    """A run as far as it is needed to embed."""
+    """Run the stages that are needed to embed, and return the run."""
     name = f"labelling{seed:02}"
     where = ["--source", "folder", "--source-path", source, "--seed", str(seed)]
     where += ["--data", f"data/{name}", "--run", f"runs/{name}"]
@@ -41,7 +37,7 @@ def make_run(words: list[str], source: str, seed: int) -> Run:
 
 
 def test_pictures(run: Run) -> pd.DataFrame:
-    """Catalogue rows of the test that can be read, with their identities."""
+    """Return catalogue rows of the readable test pictures, with their identities."""
     rows, path = load_catalogue(run.path("test.csv")), labels_path(run)
     if path is None:
         raise UserError(f"{run.data}: the labels of its test are not known")
@@ -52,31 +48,31 @@ def test_pictures(run: Run) -> pd.DataFrame:
 
 
 def main() -> None:
-    """See the top of this file; further options go to main.py."""
+    """Print a table with one row per method; unknown options go to main.py."""
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--source-path", required=True)
     parser.add_argument("--backbone", default="sface")
     parser.add_argument("--seed", type=int, default=0)
     arguments, words = parser.parse_known_args()
-    run = make_run(
-        ["--backbone", arguments.backbone, *words], arguments.source_path, arguments.seed
-    )
-    extractor, labelled, test = load_extractor(run), labelled_pictures(run), test_pictures(run)
-    known = labelled[labelled.part == "training"]
-    rows, settings = embed(extractor, known), embed(extractor, test)
+    words = ["--backbone", arguments.backbone, *words]
+    run = make_run(words, arguments.source_path, arguments.seed)
+    extractor, labeled, test = trained_extractor(run), labeled_pictures(run), test_pictures(run)
+    known = labeled[labeled.part == "training"]
+    rows, queries = embed(extractor, known), embed(extractor, test)
     table = []
     for method in METHODS:
-        how = Naming(run.folder, method=method)
-        references = make_references(rows, list(known.identity), how, run.seed)
-        best = [guesses[0] for guesses in name_rows(settings, references, how)]
-        right = np.array([guess.identity for guess in best]) == test.identity.to_numpy()
-        threshold = calibration(run, extractor, how, 0.01)["threshold"]
-        sure = np.array([guess.similarity for guess in best]) >= threshold
-        shares = (right.mean(), (right & sure).mean(), (~right & sure).mean(), (~sure).mean())
-        table.append((method, len(references.rows), *shares, threshold))
-    heads = ["method", "references", "accuracy", "named right", "wrong", "unknown", "threshold"]
+        settings = ReferenceSettings(run.folder, method=method)
+        references = make_references(rows, list(known.identity), settings, run.seed)
+        best = [matches[0] for matches in match_rows(queries, references, settings)]
+        correct = np.array([match.identity for match in best]) == test.identity.to_numpy()
+        threshold = load_calibration(run, extractor, settings, 0.01)["threshold"]
+        accepted = np.array([match.similarity for match in best]) >= threshold
+        named = ((correct & accepted).mean(), (~correct & accepted).mean())
+        rates = (correct.mean(), *named, (~accepted).mean())
+        table.append((method, len(references.rows), *rates, threshold))
+    headers = ["method", "references", "accuracy", "correct", "wrong", "unknown", "threshold"]
     print(f"{len(test)} test pictures, {len(known)} known of {known.identity.nunique()} people\n")
-    print(tabulate(table, heads, floatfmt=("", "", *[".4f"] * 4, ".3f")))
+    print(tabulate(table, headers, floatfmt=("", "", *[".4f"] * 4, ".3f")))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""Photographs in, marked pictures out: a box and a name for each face, and panels of likenesses.
+"""Annotated pictures: a box and a name for each face, and panels of the most similar pictures.
 
 rows, broken = readable_photos([Path("party.jpg")])
 photo = read_photo(Path("party.jpg"))
-marked = mark(photo.image, faces, ["Ada Lovelace 0.71"])
-record = write_results(Path("out"), {"photo": "party.jpg"}, marked)   # and JSON beside it
+annotated = annotate(photo.image, faces, ["Ada Lovelace 0.71"])
+record = write_results(Path("out"), {"photo": "party.jpg"}, annotated)   # and JSON beside it
 """
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,62 +17,76 @@ import pandas as pd
 from PIL import Image, ImageDraw, ImageOps
 
 from lookalike.core.errors import UserError
-from lookalike.core.files import files_below, kept_record, whole_file, write_json
+from lookalike.core.files import files_below, saved_record, whole_file, write_json
 from lookalike.core.log import report_each
 from lookalike.data.catalogue import outside_pictures, readable
 from lookalike.data.images import FORMATS, read_picture
 from lookalike.data.layout import named_as_picture
-from lookalike.faces.detection import LOOKS
+from lookalike.faces.detection import SEARCH_SIDES
 from lookalike.faces.geometry import Face
 from lookalike.viz.drawing import fitting_font
 
 RED = "#d40000"
-CELL, GAP = 192, 12  # of a panel
-LEAST_SHOWN = 320  # pixels of the longer side of a marked picture: names must be readable
-ALL_OF_IT = Face(np.array([0.0, 0.0, 1.0, 1.0]), np.zeros((0, 2)), 1.0, "")
+CELL, GAP = 192, 12  # pixels of a reference picture in a panel, and between two
+MIN_SIDE = 320  # pixels of the longer side of an annotated picture: names must be readable
+WHOLE_PICTURE = Face(np.array([0.0, 0.0, 1.0, 1.0]), np.zeros((0, 2)), 1.0, "")
+
+# ---- photographs --------------------------------------------------------------------------------
 
 
 class Photo(NamedTuple):
-    """An upright RGB picture, and its full size (width, height): a huge JPEG is decoded smaller."""
+    """A photograph.
+
+    Attributes:
+        image: Upright RGB picture; a huge JPEG is decoded at a smaller size.
+        size: Full width and height of the upright picture.
+    """
 
     image: Image.Image
     size: tuple[int, int]
 
 
 def read_photo(path: Path) -> Photo:
-    """Any picture that `data.read_picture` reads, as large as faces are looked for in.
+    """Read a picture as large as faces are searched in.
 
-    Raises: see read_picture.
+    Raises:
+        ReadError: It cannot be read.
     """
     raw = path.read_bytes()
-    image = read_picture(raw, LOOKS[-1])
-    stored = Image.open(io.BytesIO(raw), formats=FORMATS).size  # perhaps not upright
+    image = read_picture(raw, SEARCH_SIDES[-1])
+    stored = Image.open(io.BytesIO(raw), formats=FORMATS).size  # not necessarily upright
     width, height = sorted(stored, reverse=image.width > image.height)
     return Photo(image, (width, height))
 
 
 def find_photos(paths: Iterable[Path]) -> list[Path]:
-    """The pictures among files and folders, in order, each one once.
+    """Return the pictures among files and folders, in order, without repeats.
 
     Raises:
-        UserError: one of the paths is not there, or no picture is.
+        UserError: One of the paths does not exist, or there is no picture.
     """
     found: list[Path] = []
     for path in paths:
         if not path.exists():
             raise UserError(f"{path}: no such picture or folder")
-        inside = files_below(path) if path.is_dir() else [path]
-        found += [file for file in inside if not path.is_dir() or named_as_picture(file)]
+        if path.is_dir():
+            found += filter(named_as_picture, files_below(path))
+        else:
+            found.append(path)
     if not found:
         raise UserError("no pictures there: name at least one, or a folder that holds some")
     return list(dict.fromkeys(found))
 
 
 def readable_photos(paths: Iterable[Path]) -> tuple[pd.DataFrame, list[str]]:
-    """Rows (see `outside_pictures`) of the pictures among files and folders, with `photo`, the path
-    as it was given; and the names of those that cannot be read, with the reason.
+    """Check the pictures among files and folders.
 
-    Raises: see find_photos.
+    Returns:
+        Rows of `outside_pictures` for those that can be read, with `photo`, the path as it was
+        given; and the names of the others, with the reason.
+
+    Raises:
+        UserError: One of the paths does not exist, or there is no picture.
     """
     photos = find_photos(paths)
     rows = outside_pictures(photos).assign(photo=list(map(str, photos)))
@@ -83,121 +97,179 @@ def readable_photos(paths: Iterable[Path]) -> tuple[pd.DataFrame, list[str]]:
 
 
 def refuse_broken(broken: Sequence[str]) -> None:
-    """Raises UserError at the end of a command that had to leave pictures out."""
+    """Raise UserError at the end of a command that had to leave pictures out."""
     if broken:
         raise UserError(f"{len(broken)} pictures could not be read, first {broken[0]}")
 
 
-def mark(image: Image.Image, faces: Sequence[Face], labels: Sequence[str]) -> Image.Image:
-    """A copy of an RGB picture with a red box and a name for each face; a tiny one is enlarged."""
-    scale = max(1.0, LEAST_SHOWN / max(image.size))
+# ---- boxes and labels ---------------------------------------------------------------------------
+
+
+def annotate(image: Image.Image, faces: Sequence[Face], labels: Sequence[str]) -> Image.Image:
+    """Return a copy of an RGB picture with a red box and a label for each face.
+
+    A picture smaller than MIN_SIDE is enlarged.
+    """
+    scale = max(1.0, MIN_SIDE / max(image.size))
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    marked = image.resize(size)
-    pen = ImageDraw.Draw(marked)
-    corners = [np.concatenate([f.box[:2], f.box[:2] + f.box[2:]]) * (size * 2) for f in faces]
-    for box in corners:
+    annotated = image.resize(size)
+    pen = ImageDraw.Draw(annotated)
+    boxes = [np.concatenate([f.box[:2], f.box[:2] + f.box[2:]]) * (size * 2) for f in faces]
+    for box in boxes:
         pen.rectangle(box.tolist(), outline=RED, width=max(2, round(min(size) / 250)))
-    taken = list(corners)
-    for box, label in zip(corners, labels, strict=True):
-        taken.append(write_label(pen, box, label, size, taken))
-    return marked
+    occupied = list(boxes)
+    for box, label in zip(boxes, labels, strict=True):
+        occupied.append(draw_label(pen, box, label, size, occupied))
+    return annotated
 
 
-def write_label(
+def draw_label(
     pen: ImageDraw.ImageDraw,
     box: np.ndarray,
     label: str,
     size: tuple[int, int],
-    taken: Sequence[np.ndarray],
+    occupied: Sequence[np.ndarray],
 ) -> np.ndarray:
-    """Writes a name in white on red by a face's box, and returns the place that it takes.
+    """Draw a label in white on red near a face's box.
 
-    box, taken: left, top, right, bottom; of the face, and of what the name should not hide.
-    size: of the picture. All in pixels.
+    Args:
+        pen: Draws on the picture.
+        box: (left, top, right, bottom) of the face, in pixels.
+        label: The text.
+        size: Width and height of the picture.
+        occupied: Boxes that the label should not cover.
+
+    Returns:
+        The box that the label covers.
     """
     width = max(1.5 * (box[2] - box[0]), min(size) / 8)
     font = fitting_font(label, min(width, size[0]), max(14, min(size) / 35))
     left, top, right, bottom = pen.textbbox((0, 0), label, font=font)
     edge = (bottom - top) / 4
     extent = np.array([right - left, bottom - top]) + 2 * edge
-    x, y, *_ = place = label_place(box, extent, size, taken)
-    pen.rectangle(place.tolist(), fill=RED)
+    x, y, *_ = area = label_box(box, extent, size, occupied)
+    pen.rectangle(area.tolist(), fill=RED)
     pen.text((x + edge - left, y + edge - top), label, fill="white", font=font)
-    return place
+    return area
 
 
-def label_place(
-    box: np.ndarray, extent: np.ndarray, size: tuple[int, int], taken: Sequence[np.ndarray]
+def label_box(
+    box: np.ndarray, extent: np.ndarray, size: tuple[int, int], occupied: Sequence[np.ndarray]
 ) -> np.ndarray:
-    """Where a label of this width and height hides least: above the face, below it, or a line
-    further off; inside of the picture.
+    """Choose the position of a label that covers least of other boxes.
 
-    >>> label_place(np.array([10, 0, 20, 10]), np.array([30, 5]), (35, 50), [])  # no room above
+    Candidates lie above the face, below it, or one line further off, within the picture.
+
+    Args:
+        box: (left, top, right, bottom) of the face, in pixels.
+        extent: Width and height of the label.
+        size: Width and height of the picture.
+        occupied: Boxes that the label should not cover.
+
+    Returns:
+        (left, top, right, bottom) of the label.
+
+    >>> label_box(np.array([10, 0, 20, 10]), np.array([30, 5]), (35, 50), [])  # no space above
     array([ 5, 10, 35, 15])
     """
-    high = extent[1]
-    tops = (box[1] - high, box[3], box[1] - 2 * high, box[3] + high)
-    room = np.maximum(0, size - extent)
-    inside = [np.array([box[0], top]).clip(0, room) for top in tops if 0 <= top <= room[1]]
-    indices = [np.concatenate([corner, corner + extent]) for corner in inside or [room * (0, 1)]]
-    return min(indices, key=lambda place: sum(shared_area(place, other) for other in taken))
+    height = extent[1]
+    tops = (box[1] - height, box[3], box[1] - 2 * height, box[3] + height)
+    limit = np.maximum(0, size - extent)
+    corners = [np.array([box[0], top]).clip(0, limit) for top in tops if 0 <= top <= limit[1]]
+    candidates = [np.concatenate([xy, xy + extent]) for xy in corners or [limit * (0, 1)]]
+    return min(candidates, key=lambda area: sum(shared_area(area, other) for other in occupied))
 
 
 def shared_area(one: np.ndarray, two: np.ndarray) -> float:
-    """Of two boxes (left, top, right, bottom)."""
+    """Return the area of the intersection of two boxes (left, top, right, bottom)."""
     sides = np.minimum(one[2:], two[2:]) - np.maximum(one[:2], two[:2])
     return float(np.prod(sides.clip(0)))
 
 
-def panel(
-    image: Image.Image, face: Face | None, label: str, known: Iterable[tuple[Image.Image, str]]
+def draw_panel(
+    image: Image.Image,
+    face: Face | None,
+    label: str,
+    references: Iterable[tuple[Image.Image, str]],
 ) -> Image.Image:
-    """A picture marked with its label, at the left, and known pictures with their captions.
+    """Draw a labeled picture, and to its right reference pictures with their captions.
 
-    face: what of the picture the label is about; None is all of it. known: read one by one.
+    Args:
+        image: The picture.
+        face: What of it the label is about; None is all of it.
+        label: Of the picture.
+        references: Pictures with captions; they are consumed one by one.
     """
-    query = ImageOps.contain(image, (LEAST_SHOWN, LEAST_SHOWN))
-    query = mark(query, [face or ALL_OF_IT], [label])
-    cells = [(ImageOps.pad(shown, (CELL, CELL), color="white"), name) for shown, name in known]
-    wide = LEAST_SHOWN + len(cells) * (CELL + GAP)
-    sheet = Image.new("RGB", (wide, LEAST_SHOWN), "white")
-    sheet.paste(query, ((LEAST_SHOWN - query.width) // 2, (LEAST_SHOWN - query.height) // 2))
-    pen, top = ImageDraw.Draw(sheet), (LEAST_SHOWN - CELL) // 2
+    query = ImageOps.contain(image, (MIN_SIDE, MIN_SIDE))
+    query = annotate(query, [face or WHOLE_PICTURE], [label])
+    cells = [(ImageOps.pad(view, (CELL, CELL), color="white"), name) for view, name in references]
+    width = MIN_SIDE + len(cells) * (CELL + GAP)
+    sheet = Image.new("RGB", (width, MIN_SIDE), "white")
+    sheet.paste(query, ((MIN_SIDE - query.width) // 2, (MIN_SIDE - query.height) // 2))
+    pen, top = ImageDraw.Draw(sheet), (MIN_SIDE - CELL) // 2
     for i, (cell, caption) in enumerate(cells):
-        left = LEAST_SHOWN + GAP + i * (CELL + GAP)
+        left = MIN_SIDE + GAP + i * (CELL + GAP)
         sheet.paste(cell, (left, top))
         font = fitting_font(caption, CELL, 16)
         pen.text((left, top + CELL + 4), caption, fill="black", font=font)
     return sheet
 
 
+# ---- results ------------------------------------------------------------------------------------
+
+
 def box_in_pixels(face: Face, size: tuple[int, int]) -> list[int]:
-    """[left, top, width, height] of a face's box, as far as it lies in a picture of this size."""
+    """Return [left, top, width, height] of the part of a face's box inside a picture of this size.
+
+    >>> box_in_pixels(Face(np.array([-0.1, 0.5, 0.3, 0.2]), np.zeros((5, 2)), 0.9, ""), (100, 200))
+    [0, 100, 20, 40]
+    """
     corners = np.array([face.box[:2], face.box[:2] + face.box[2:]]).clip(0, 1) * size
     low, high = corners.round().astype(int).tolist()
     return [*low, high[0] - low[0], high[1] - low[1]]
 
 
-def place_for(photo: Path, folder: Path) -> Path:
-    """Where the marked picture of a photo goes, its JSON beside it: under the photo's name, with a
-    number where that is taken by another photo, or by a file that is not ours."""
+def output_path(photo: Path, folder: Path) -> Path:
+    """Return the path of a photograph's annotated picture; its JSON lies beside it.
+
+    It has the photograph's name, with a number where that is taken by another photograph or by a
+    file of other origin.
+    """
     for number in count(1):
         name = photo.stem if number == 1 else f"{photo.stem}-{number}"
-        place, record = folder / f"{name}.jpg", folder / f"{name}.json"
-        ours = kept_record(record).get("photo") == str(photo)
-        if ours or not (place.exists() or record.exists()):
-            return place
-    raise AssertionError("numbers do not end")
+        path, record = folder / f"{name}.jpg", folder / f"{name}.json"
+        own = saved_record(record).get("photo") == str(photo)
+        if own or not (path.exists() or record.exists()):
+            return path
+    raise AssertionError("unreachable")
 
 
 def write_results(folder: Path, record: dict[str, Any], picture: Image.Image) -> dict[str, Any]:
-    """Writes a photo's picture and JSON, and returns the record with the place of the picture.
+    """Write a photograph's annotated picture and its JSON.
 
-    The JSON comes first: it says that the place is this photo's.
+    The JSON comes first: it says that the path is this photograph's.
+
+    Returns:
+        The record with the path of the picture, `marked`.
     """
-    place = place_for(Path(record["photo"]), folder)
-    record = record | {"marked": str(place)}
-    write_json(place.with_suffix(".json"), record)
-    with whole_file(place) as beside:
+    path = output_path(Path(record["photo"]), folder)
+    record = record | {"marked": str(path)}
+    write_json(path.with_suffix(".json"), record)
+    with whole_file(path) as beside:
         picture.save(beside, "JPEG", quality=92)
     return record
+
+
+def list_files(records: Sequence[Mapping[str, Any]]) -> str:
+    """Return the list of the written pictures, for the screen; empty where there are none."""
+    paths = [record["marked"] for record in records]
+    return "\n".join(["written, each with its .json beside it:", *paths]) if paths else ""
+
+
+def two_digits(number: float | None) -> str:
+    """Format a number for a table.
+
+    >>> two_digits(0.7123), two_digits(None)
+    ('0.71', '')
+    """
+    return "" if number is None else f"{number:.2f}"

@@ -1,8 +1,9 @@
-"""Faces get the right names, strangers none; every picture is answered, every mistake explained."""
+"""The commands: faces get the right names, unknown people none, and bad input is an error."""
 
 import json
 import runpy
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,23 +18,22 @@ from lookalike import pipeline as runner
 from lookalike.core.files import read_json
 from lookalike.core.log import log
 from lookalike.core.runs import open_run
-from lookalike.features import extractor as embed
-from lookalike.features.extractor import load_extractor
-from lookalike.identification import annotate as marking
-from lookalike.identification import identify
-from lookalike.identification.references import METHODS
-from tests.conftest import FAST, SHARED, draw, draw_competition
+from lookalike.features import extractor as extraction
+from lookalike.features.extractor import FeatureExtractor, trained_extractor
+from lookalike.identification import annotate, identifier, identify, likeness
+from lookalike.identification.settings import METHODS
+from tests.conftest import FAST, ROOT, SHARED, draw, draw_competition
 
 # ---- on drawn pictures without faces ------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run on the tiny competition, which sees whole pictures."""
+    """The folder of a run on the tiny competition, whose embedder sees whole pictures."""
     root = tmp_path_factory.mktemp("drawn")
-    indices = ["--data", draw_competition(root / "tiny"), "--run", root / "run"]
+    folders = ["--data", draw_competition(root / "tiny"), "--run", root / "run"]
     words = ["--stage", "split", "train", "--cache", root / "cache", "--epochs", "1", *FAST]
-    assert runner.main([str(word) for word in (*words, *indices)]) == 0
+    assert runner.main([str(word) for word in (*words, *folders)]) == 0
     log.handlers.clear()
     return root / "run"
 
@@ -44,7 +44,7 @@ class OneFace:
     name = "stand-in"
 
     def find(self, pixels: np.ndarray) -> np.ndarray:
-        """See faces.Detector."""
+        """Return one row: box, five points and confidence, in pixels."""
         height, width = pixels.shape[:2]
         box = [width / 4, height / 8, width / 2, height / 2]
         return np.array([[*box, *([width / 2, height / 3] * 5), 0.9]], np.float32)
@@ -52,23 +52,23 @@ class OneFace:
 
 @pytest.fixture
 def one_face(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embed, "load_detector", lambda name, cache: OneFace())
+    monkeypatch.setattr(extraction, "load_detector", lambda name, cache: OneFace())
 
 
 def run_identify(*words: str | Path) -> int:
     return identify.main(list(map(str, words)))
 
 
-def answer(capsys: pytest.CaptureFixture[str], *words: str | Path) -> dict[str, Any]:
-    """What --json prints, which must be one object and nothing else."""
+def run_json(capsys: pytest.CaptureFixture[str], *words: str | Path) -> dict[str, Any]:
+    """Return what --json prints, which must be one object and nothing else."""
     assert run_identify(*words, "--json") == 0, capsys.readouterr().err
     return dict(json.loads(capsys.readouterr().out))
 
 
-def test_a_photograph_without_a_face_is_no_error(
+def test_a_photograph_without_a_face_is_not_an_error(
     drawn: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The file as a program, whose libraries this process has imported already."""
+    """Start the program in this process, which has imported the libraries already."""
     draw(Path("blobs.jpg"), person=1, picture=77)
     words = ["lookalike", "identify", "who", "blobs.jpg", "--run", str(drawn)]
     monkeypatch.setattr(sys, "argv", words)
@@ -76,35 +76,35 @@ def test_a_photograph_without_a_face_is_no_error(
         runpy.run_module("lookalike", run_name="__main__")
     said = capsys.readouterr()
     assert done.value.code == 0, said.err
-    assert "1 photographs show no face: written unmarked: blobs.jpg" in said.err
+    assert "1 photographs show no face: written without boxes: blobs.jpg" in said.err
     assert "made for whole pictures, not for faces" in said.err
     assert "(no face)" in said.out and str(drawn / "identify" / "blobs.jpg") in said.out
     record = read_json(drawn / "identify" / "blobs.json", "")
     assert record["faces"] == [] and record["size"] == [48, 48]
 
 
-def test_a_likeness_is_found_in_any_picture(
+def test_the_nearest_identity_of_any_picture_is_found(
     drawn: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     draw(Path("blobs.jpg"), person=1, picture=77)
-    [found] = answer(capsys, "like", "blobs.jpg", "--run", drawn)["photos"]
+    [found] = run_json(capsys, "like", "blobs.jpg", "--run", drawn)["photos"]
     assert found["identity"] == "person_01" and len(found["nearest"]) == 5
     assert found == read_json(drawn / "like" / "blobs.json", "")
     assert Image.open(found["marked"]).width > 5 * 192
 
 
-def test_boxes_are_pixels_of_the_upright_picture(
+def test_boxes_are_in_pixels_of_the_upright_picture(
     drawn: Path,
     one_face: None,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(marking, "LOOKS", (100,))  # so that this picture is decoded at a half
+    monkeypatch.setattr(annotate, "SEARCH_SIDES", (100,))  # so that this picture is decoded at a half
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (600, 400), "grey").save("turned.jpg", exif=exif)
-    assert marking.read_photo(Path("turned.jpg")).image.size == (200, 300)
-    [photo] = answer(capsys, "who", "turned.jpg", "--run", drawn)["photos"]
+    assert annotate.read_photo(Path("turned.jpg")).image.size == (200, 300)
+    [photo] = run_json(capsys, "who", "turned.jpg", "--run", drawn)["photos"]
     assert photo["size"] == [400, 600]
     [face] = photo["faces"]
     assert face["box"] == [100, 75, 200, 300]
@@ -113,50 +113,50 @@ def test_boxes_are_pixels_of_the_upright_picture(
     assert red[200:350, 98:104].any(axis=1).all() and not red[200:350, 110:290].any()
 
 
-def test_a_threshold_is_kept_until_its_inputs_change(
+def test_a_threshold_is_stored_until_its_inputs_change(
     drawn: Path, one_face: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     draw(Path("photo.jpg"), person=3, picture=50)
     who = ("who", "photo.jpg", "--run", drawn)
-    first = answer(capsys, *who)
-    kept = drawn / "identify.json"
-    made = read_json(kept, "")
-    assert first["threshold"] == made["threshold"] and made["method"] == "centroid"
-    assert made["strangers"] == "12 pictures of 2 people", "a fifth of 10 people, 6 pictures each"
-    before = kept.stat().st_mtime_ns
-    answer(capsys, *who)
-    assert kept.stat().st_mtime_ns == before
-    assert answer(capsys, *who, "--threshold", "0.5")["threshold"] == 0.5
-    assert kept.stat().st_mtime_ns == before, "it was not asked for"
-    answer(capsys, *who, "--method", "knn")
-    assert read_json(kept, "")["method"] == "knn"
-    kept.write_text("broken")
-    assert answer(capsys, *who) == first
-    assert read_json(kept, "") == made
+    first = run_json(capsys, *who)
+    path = drawn / "identify.json"
+    stored = read_json(path, "")
+    assert first["threshold"] == stored["threshold"] and stored["method"] == "centroid"
+    assert stored["strangers"] == "12 pictures of 2 people", "a fifth of 10 people, 6 pictures each"
+    before = path.stat().st_mtime_ns
+    run_json(capsys, *who)
+    assert path.stat().st_mtime_ns == before
+    assert run_json(capsys, *who, "--threshold", "0.5")["threshold"] == 0.5
+    assert path.stat().st_mtime_ns == before, "a given threshold is not calibrated"
+    run_json(capsys, *who, "--method", "knn")
+    assert read_json(path, "")["method"] == "knn"
+    path.write_text("broken")
+    assert run_json(capsys, *who) == first
+    assert read_json(path, "") == stored
 
 
-def test_who_is_like_nobody_is_unknown(
+def test_a_face_below_the_threshold_is_unknown(
     drawn: Path, one_face: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     draw(Path("photo.jpg"), person=3, picture=50)
     who = ("who", "photo.jpg", "--run", drawn)
-    [face] = answer(capsys, *who, "--threshold", "1")["photos"][0]["faces"]
+    [face] = run_json(capsys, *who, "--threshold", "1")["photos"][0]["faces"]
     assert face["identity"] == "unknown" and face["nearest"].startswith("person_")
-    [sure] = answer(capsys, *who, "--threshold", "-1")["photos"][0]["faces"]
-    assert sure == face | {"identity": face["nearest"]}
-    assert sure["similarity"] >= sure["second"]["similarity"]
+    [named] = run_json(capsys, *who, "--threshold", "-1")["photos"][0]["faces"]
+    assert named == face | {"identity": face["nearest"]}
+    assert named["similarity"] >= named["second"]["similarity"]
 
 
-def test_photographs_of_one_name_keep_apart_and_no_file_is_overwritten(
+def test_photographs_of_one_name_do_not_overwrite_each_other(
     drawn: Path, one_face: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for number, path in enumerate(("a.jpg", "x/a.jpg", "x/a.png", "y/a.jpg")):
         draw(Path(path), number, 0)
     before = Path("a.jpg").read_bytes()
     who = ("who", "a.jpg", "x", "y/a.jpg", "--run", drawn, "--output", ".")
-    photos = answer(capsys, *who)["photos"]
-    indices = {photo["photo"]: photo["marked"] for photo in photos}
-    assert indices == {
+    photos = run_json(capsys, *who)["photos"]
+    written = {photo["photo"]: photo["marked"] for photo in photos}
+    assert written == {
         "a.jpg": "a-2.jpg",
         "x/a.jpg": "a-3.jpg",
         "x/a.png": "a-4.jpg",
@@ -164,10 +164,12 @@ def test_photographs_of_one_name_keep_apart_and_no_file_is_overwritten(
     }
     assert Path("a.jpg").read_bytes() == before
     assert [read_json(Path(p["marked"]).with_suffix(".json"), "") for p in photos] == photos
-    assert answer(capsys, *who)["photos"] == photos, "the same photograph takes the same place"
+    assert run_json(capsys, *who)["photos"] == photos, (
+        "the same photograph is written to the same path"
+    )
 
 
-def test_pictures_of_every_kind_are_answered(
+def test_pictures_of_every_kind_are_processed(
     drawn: Path, one_face: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for mode, name in (("L", "grey.png"), ("P", "palette.gif"), ("RGBA", "clear.png")):
@@ -177,12 +179,12 @@ def test_pictures_of_every_kind_are_answered(
     Image.new("RGB", (900, 3)).save("strip.png")
     names = ["grey.png", "palette.gif", "clear.png", "tiny.png", "dot.png", "strip.png"]
     for command in ("who", "like"):
-        photos = answer(capsys, command, *names, "--run", drawn)["photos"]
+        photos = run_json(capsys, command, *names, "--run", drawn)["photos"]
         assert [photo["photo"] for photo in photos] == names
         assert all(Image.open(photo["marked"]).width >= 1 for photo in photos)
 
 
-def test_an_unreadable_picture_costs_only_itself(
+def test_an_unreadable_picture_does_not_affect_others(
     drawn: Path, one_face: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("broken.jpg").write_text("no picture")
@@ -194,17 +196,17 @@ def test_an_unreadable_picture_costs_only_itself(
         assert "good.jpg" in said.out and (drawn / folder / "good.json").is_file()
 
 
-def test_people_of_a_folder_are_known_instead(
+def test_references_can_come_from_a_folder(
     drawn: Path, classes: Path, one_face: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (classes / "person_00" / "broken.jpg").write_text("no picture")
     (classes / "person_02").rename(classes / "Mary Shelley")
     draw(Path("mary.jpg"), 2, 99)
-    [found] = answer(capsys, "like", "mary.jpg", "--run", drawn, "--folder", classes)["photos"]
+    [found] = run_json(capsys, "like", "mary.jpg", "--run", drawn, "--folder", classes)["photos"]
     assert found["identity"] == "Mary Shelley"
     assert Path(found["nearest"][0]["path"]).parent == classes / "Mary Shelley"
     words = ("who", "mary.jpg", "--run", drawn, "--folder", classes, "--threshold", "-1")
-    [photo] = answer(capsys, *words)["photos"]
+    [photo] = run_json(capsys, *words)["photos"]
     assert photo["faces"][0]["identity"] in {p.name for p in classes.iterdir()}
 
 
@@ -216,18 +218,27 @@ WRONG = [
     (["who", "--run", "RUN"], "no pictures there: name at least one"),
     (["who", "p.jpg", "--run", "RUN", "--folder", "no"], "no: no such folder"),
     (["who", "p.jpg", "--run", "RUN", "--folder", "empty"], "holds no class folders"),
-    (["who", "p.jpg", "--run", "RUN", "--confidence", "0.1"], "must be from 0.3 to 1"),
-    (["who", "p.jpg", "--run", "RUN", "--overlap", "2"], "--overlap 2.0: must be from 0 to 1"),
-    (["who", "p.jpg", "--run", "RUN", "--threshold", "7"], "must be a cosine, from -1 to 1"),
+    (
+        ["who", "p.jpg", "--run", "RUN", "--confidence", "0.1"],
+        "--confidence 0.1: must be at least 0.3 and at most 1",
+    ),
+    (
+        ["who", "p.jpg", "--run", "RUN", "--overlap", "2"],
+        "--overlap 2.0: must be at least 0 and at most 1",
+    ),
+    (
+        ["who", "p.jpg", "--run", "RUN", "--threshold", "7"],
+        "--threshold 7.0: must be at least -1 and at most 1",
+    ),
     (["who", "p.jpg", "--run", "RUN", "--false-accept", "1"], "must be at least 0 and below 1"),
     (["who", "p.jpg", "--run", "RUN", "--neighbors", "0"], "--neighbors 0: must be at least 1"),
     (["like", "p.jpg", "--run", "RUN", "--nearest", "0"], "--nearest 0: must be at least 1"),
-    (["like", "p.jpg", "--run", "UNTRAINED"], "has no training pictures: name people with"),
+    (["like", "p.jpg", "--run", "UNTRAINED"], "has no training pictures: name a folder"),
 ]
 
 
 @pytest.mark.parametrize(("words", "message"), WRONG)
-def test_a_mistake_is_a_sentence(
+def test_bad_input_is_an_error_in_words(
     words: list[str], message: str, drawn: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     draw(Path("p.jpg"), 0, 0)
@@ -242,12 +253,20 @@ def test_a_mistake_is_a_sentence(
     assert "Traceback" not in said.err and not said.out
 
 
-def test_an_unknown_method_names_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_method_is_an_error_that_lists_all(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         run_identify("who", "p.jpg", "--run", "x", "--method", "mean")
     assert stopped.value.code == 2
     said = capsys.readouterr().err
     assert all(method in said for method in METHODS)
+
+
+def test_help_answers_without_the_libraries() -> None:
+    code = "import sys, lookalike.identification.identify; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert not {"torch", "sklearn", "faiss", "pandas"} & set(done.stdout.split())
 
 
 # ---- real faces ---------------------------------------------------------------------------------
@@ -258,60 +277,60 @@ real_faces = pytest.mark.skipif(not LFW.is_dir(), reason="needs the pictures of 
 
 
 @pytest.fixture(scope="module")
-def six_people(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, embed.FeatureExtractor]:
-    """The folder of a run with SFace that knows six people by four pictures each, and the means to
-    embed, which take seconds to load."""
+def six_people(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, FeatureExtractor]:
+    """The folder of a run with SFace on four pictures of each of six people, and its extractor,
+    which takes seconds to load."""
     root = tmp_path_factory.mktemp("lfw")
     for name in PEOPLE:
         pictures = sorted((LFW / name).iterdir())
-        indices = [f"training/{name}"] * 4 + ["test/query", "test/gallery"]
-        for picture, place in zip(pictures[:6], indices, strict=True):
-            (root / "data" / place).mkdir(parents=True, exist_ok=True)
-            shutil.copy(picture, root / "data" / place)
+        parts = [f"training/{name}"] * 4 + ["test/query", "test/gallery"]
+        for picture, part in zip(pictures[:6], parts, strict=True):
+            (root / "data" / part).mkdir(parents=True, exist_ok=True)
+            shutil.copy(picture, root / "data" / part)
     words = ["--stage", "split", "train", "--backbone", "sface", "--epochs", "0"]
-    indices = [f"--{name}={root / name}" for name in ("data", "run", "cache")]
-    assert runner.main([*words, *indices]) == 0
+    folders = [f"--{name}={root / name}" for name in ("data", "run", "cache")]
+    assert runner.main([*words, *folders]) == 0
     log.handlers.clear()
-    return root / "run", load_extractor(open_run(root / "run"))
+    return root / "run", trained_extractor(open_run(root / "run"))
 
 
 @pytest.fixture
-def faces_run(
-    six_people: tuple[Path, embed.FeatureExtractor], monkeypatch: pytest.MonkeyPatch
-) -> Path:
-    """The folder of that run. Batches are small, since even those of one picture are filled up."""
+def faces_run(six_people: tuple[Path, FeatureExtractor], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of that run. Batches are small, since even those of one picture are padded."""
     folder, extractor = six_people
     small = [replace(plan, batch=8) for plan in extractor.plans]
-    monkeypatch.setattr(embed, "plans", lambda mode, pictures: small)
-    monkeypatch.setattr(identify, "load_job", lambda run: extractor)
+    monkeypatch.setattr(extraction, "plans", lambda mode, pictures: small)
+    for module in (identifier, likeness):
+        monkeypatch.setattr(module, "trained_extractor", lambda run: extractor)
     return folder
 
 
 def face_of(person: str, number: int = 10) -> Image.Image:
-    """A picture that the run does not know; 250×250."""
+    """A picture that the run has not seen; 250×250."""
     return Image.open(sorted((LFW / person).iterdir())[number])
 
 
 def names_in(photo: dict[str, Any]) -> list[str]:
-    """From left to right, without those of strangers in the background."""
+    """The names from left to right, without unknown faces in the background."""
     faces = sorted(photo["faces"], key=lambda face: face["box"])
     return [face["identity"] for face in faces if face["identity"] != "unknown"]
 
 
-def once(work: Callable[..., Any]) -> Callable[..., Any]:
-    """The work done once: its first result, whatever it is asked for."""
+def cache_first(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that is called once: later calls return the first result."""
     results: list[Any] = []
 
-    def first(*embeddings: Any) -> Any:
+    def cached(*arguments: Any) -> Any:
         if not results:
-            results.append(work(*embeddings))
+            results.append(function(*arguments))
         return results[0]
 
-    return first
+    return cached
 
 
+@pytest.mark.data
 @real_faces
-def test_every_method_names_everybody_in_a_group(
+def test_every_method_identifies_all_faces_of_a_group(
     faces_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     group = ["Laura_Bush", "Hugo_Chavez", "Hans_Blix", "Naomi_Watts"]
@@ -321,37 +340,42 @@ def test_every_method_names_everybody_in_a_group(
         face = face_of(person).crop((50, 40, 200, 210)).resize((side, side))
         sheet.paste(face, (20 + 270 * i, 10 * i))
     sheet.save("group.jpg")
-    for slow in ("find_all", "embed_faces"):  # the same for all methods
-        monkeypatch.setattr(identify, slow, once(getattr(identify, slow)))
+    for slow in ("find_faces", "embed_faces"):  # the same for all methods
+        cached = cache_first(getattr(identifier, slow))
+        monkeypatch.setattr(identifier, slow, cached)
     for method in METHODS:
         who = ("who", "group.jpg", "--run", faces_run, "--method", method)
-        [photo] = answer(capsys, *who)["photos"]
+        [photo] = run_json(capsys, *who)["photos"]
         assert names_in(photo) == group, method
         for face in photo["faces"]:
             second = face["second"] or {"similarity": -1}  # none where all neighbors agree
             assert face["similarity"] > second["similarity"], method
 
 
+@pytest.mark.data
 @real_faces
-def test_a_stranger_is_unknown_and_a_turned_photograph_is_no_obstacle(
+def test_unknown_people_are_unknown_and_rotated_photographs_are_identified(
     faces_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     face_of("Vladimir_Putin").save("stranger.png")
     face_of("Jack_Straw").rotate(90).save("turned.png")
     face_of("Jack_Straw").resize((10, 10)).save("tiny.png")
     words = ("who", "stranger.png", "turned.png", "tiny.png", "--run", faces_run)
-    stranger, turned, tiny = answer(capsys, *words)["photos"]
+    stranger, turned, tiny = run_json(capsys, *words)["photos"]
     assert stranger["faces"] and names_in(stranger) == []
     assert names_in(turned) == ["Jack_Straw"]
     assert tiny["size"] == [10, 10]
 
 
+@pytest.mark.data
 @real_faces
-def test_a_likeness_is_found_by_the_face(
+def test_the_nearest_identity_is_found_by_the_face(
     faces_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     face_of("Colin_Powell").save("someone.png")
-    [found] = answer(capsys, "like", "someone.png", "--run", faces_run, "--nearest", "3")["photos"]
+    [found] = run_json(capsys, "like", "someone.png", "--run", faces_run, "--nearest", "3")[
+        "photos"
+    ]
     assert found["identity"] == "Colin_Powell"
     assert [near["identity"] for near in found["nearest"]] == ["Colin_Powell"] * 3
     scores = [near["similarity"] for near in found["nearest"]]
@@ -359,13 +383,14 @@ def test_a_likeness_is_found_by_the_face(
     assert found["face"]["found"] == "at once" and found["face"]["confidence"] > 0.6
 
 
+@pytest.mark.data
 @real_faces
-def test_a_group_that_lies_on_its_side_is_named_as_one_that_stands(
+def test_a_group_in_a_rotated_photograph_is_identified(
     faces_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sheet = Image.new("RGB", (700, 300), "grey")
     for i, person in enumerate(("Laura_Bush", "Hans_Blix")):
         sheet.paste(face_of(person).crop((50, 40, 200, 210)), (50 + 350 * i, 60))
     sheet.rotate(-90, expand=True).save("side.png")
-    [photo] = answer(capsys, "who", "side.png", "--run", faces_run)["photos"]
+    [photo] = run_json(capsys, "who", "side.png", "--run", faces_run)["photos"]
     assert sorted(names_in(photo)) == ["Hans_Blix", "Laura_Bush"]
