@@ -1,10 +1,12 @@
-"""The faces of a data set: found once per picture ever, counted by domain, and shown to a person.
+"""Detect the faces of a data set, each picture only once, and make the result easy to inspect.
 
     python main.py --stage crop --run runs/faces --backbone sface
 
-`runs/<name>/faces.csv` has a row for every picture; `crops.jpg` shows the crops, misses first.
+`runs/<name>/faces.csv` has a row for every picture; `crops.jpg` shows the crops, those without a
+face first.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -17,50 +19,62 @@ from lookalike.core.cache import FeatureCache, keys_of
 from lookalike.core.files import whole_file
 from lookalike.core.log import log
 from lookalike.core.runs import Run
-from lookalike.data.catalogue import load_catalogue, readable
+from lookalike.data.catalogue import load_full_catalogue, readable
 from lookalike.data.images import map_images, read_known_picture
 from lookalike.data.pictures import open_source, sources
 from lookalike.faces.detection import (
+    CONFIDENT,
     FOUND,
-    LOOK,
     MISSED,
     RETRIES,
-    SURE,
+    SEARCH_SIDE,
     Detector,
     find_face,
     load_detector,
 )
 from lookalike.faces.geometry import Crop, Face, crop_face, crop_kind, pixels_needed
 
-ROW = 16  # numbers of a face in the cache: box, points, score, number of FOUND
+ROW = 16  # values of a face in the cache: box, points, score, index in FOUND
 
 
 def detect(pictures: pd.DataFrame, root: Path, cache: Path, detector: Detector) -> dict[str, Face]:
-    """{content hash: its face} of catalogue rows; a picture is searched once ever, and cached.
+    """Return the face that each picture is of; a picture is searched only once, and cached.
 
-    pictures: rows with `path` (below `root`) and `content` that can be read.
+    Args:
+        pictures: Readable catalogue rows; their `path` (below `root`) and `content` are used.
+        root: Folder of the data set.
+        cache: Folder of the cache.
+        detector: The detector.
+
+    Returns:
+        {content hash: face}.
 
     Raises:
-        UserError: a picture has changed or gone since the catalogue was made.
+        UserError: A picture is gone or has changed since the catalogue was made.
     """
-    store = FeatureCache(cache, "faces", way_to_find(detector), ROW)
+    store = FeatureCache(cache, "faces", detection_recipe(detector), ROW)
     keys = keys_of(pictures.content)
     _search(pictures.iloc[store.missing(keys)], root, store, detector)
     return dict(zip(pictures.content, map(_from_row, store.rows(keys)), strict=True))
 
 
-def way_to_find(detector: Detector) -> dict[str, Any]:
-    """All that decides which face is found in a picture: what a cache must know."""
-    return {"detector": detector.name, "look": LOOK, "sure": SURE, "surest of": RETRIES}
+def detection_recipe(detector: Detector) -> dict[str, Any]:
+    """Return all that decides which face is found in a picture: a part of the cache's keys."""
+    return {
+        "detector": detector.name,
+        "look": SEARCH_SIDE,
+        "sure": CONFIDENT,
+        "surest of": RETRIES,
+    }
 
 
 def _search(pictures: pd.DataFrame, root: Path, store: FeatureCache, detector: Detector) -> None:
-    """Finds the faces that are not cached; what is found when an error comes is kept."""
+    """Add the faces that are not cached; those before an error stay in the cache."""
     if pictures.empty:
         return
 
     def search(picture: tuple[Path | np.ndarray, str]) -> np.ndarray:
-        return _as_row(find_face(open_source(*picture, LOOK), detector))
+        return _as_row(find_face(open_source(*picture, SEARCH_SIDE), detector))
 
     files = list(zip(sources(pictures, root), pictures.content, strict=True))
     try:
@@ -83,15 +97,21 @@ def _from_row(row: np.ndarray) -> Face:
 
 
 def run_crop(run: Run) -> str:
-    """The stage: faces.csv and crops.jpg, where the backbone sees faces."""
+    """Run the stage: write faces.csv and crops.jpg, where the backbone sees crops of faces.
+
+    Returns:
+        A line that says in how many pictures a face was found.
+
+    Raises:
+        UserError: The catalogue is missing, a picture has changed, or the detector cannot be used.
+    """
     settings = run.settings.embed
     kind = crop_kind(settings)
     if kind == "none":
         for stale in ("faces.csv", "crops.jpg"):
             run.path(stale).unlink(missing_ok=True)
-        return "whole pictures: no faces wanted"
-    parts = [load_catalogue(run.path(name)) for name in ("training.csv", "test.csv")]
-    pictures = pd.concat(parts, ignore_index=True)
+        return "whole pictures: faces are not needed"
+    pictures = load_full_catalogue(run.folder)
     pictures = pictures[readable(pictures)]
     detector = load_detector(settings.detector, run.cache)
     found = detect(pictures, run.data, run.cache, detector)
@@ -106,8 +126,16 @@ def run_crop(run: Run) -> str:
 
 
 def face_table(pictures: pd.DataFrame, faces: dict[str, Face]) -> pd.DataFrame:
-    """A row a picture: path, domain (the part where it is unknown), how its face was found, the
-    confidence, and the box in shares of the picture's width and height."""
+    """Return how the face of each picture was found.
+
+    Args:
+        pictures: Catalogue rows.
+        faces: {content hash: face}.
+
+    Returns:
+        One row per picture with its path, domain (its part, where that is unknown), the attempt
+        that found the face, the confidence, and the box as shares of the picture's size.
+    """
     chosen = [faces[content] for content in pictures.content]
     boxes = np.array([face.box for face in chosen]).reshape(-1, 4).astype(float)
     return pd.DataFrame(
@@ -125,29 +153,46 @@ BOX = ("left", "top", "width", "height")
 
 
 def found_rates(table: pd.DataFrame) -> str:
-    """For each domain how many faces were found, and by what."""
+    """Return a text table: for each domain how many faces each attempt found.
+
+    Args:
+        table: What `face_table` returns.
+    """
     rows = []
     for domain, group in table.groupby("domain", sort=True):
         counts = group.found.value_counts()
         rate = (group.found != MISSED).mean()
-        rows.append([domain, len(group), *(counts.get(how, 0) for how in FOUND), f"{rate:.2%}"])
+        rows.append([domain, len(group), *(counts.get(name, 0) for name in FOUND), f"{rate:.2%}"])
     return tabulate(rows, ["domain", "pictures", *FOUND, "found"], disable_numparse=True)
 
 
-# ---- a sheet to look at -------------------------------------------------------------------------
+# ---- the contact sheet --------------------------------------------------------------------------
 
-CELL, CAPTION, COLUMNS, SHOWN = 112, 14, 6, 120
+CELL, CAPTION = 112, 14  # pixels
+COLUMNS, MAX_ENTRIES = 6, 120
 
 
 def contact_sheet(
     pictures: pd.DataFrame, faces: dict[str, Face], root: Path, crop: Crop
 ) -> Image.Image:
-    """The 120 pictures whose faces are least certain, misses first: each with the box that was
-    found, and the crop beside it."""
-    doubt = [faces[content].score for content in pictures.content]
-    doubtful = pictures.iloc[np.argsort(doubt, kind="stable")[:SHOWN]]
+    """Draw the pictures whose faces are least certain: each with its box, and the crop beside it.
+
+    Args:
+        pictures: Catalogue rows.
+        faces: {content hash: face}.
+        root: Folder of the data set.
+        crop: What the backbone sees.
+
+    Returns:
+        At most 120 pictures, those without a face first.
+
+    Raises:
+        UserError: A picture is gone or has changed since the catalogue was made.
+    """
+    scores = [faces[content].score for content in pictures.content]
+    doubtful = pictures.iloc[np.argsort(scores, kind="stable")[:MAX_ENTRIES]]
     width, height = 2 * CELL + 8, CELL + CAPTION + 6
-    lines = -(-len(doubtful) // COLUMNS)
+    lines = math.ceil(len(doubtful) / COLUMNS)
     sheet = Image.new("RGB", (COLUMNS * width, max(1, lines) * height), "white")
     for i, (path, content) in enumerate(zip(doubtful.path, doubtful.content, strict=True)):
         face = faces[content]
@@ -158,12 +203,12 @@ def contact_sheet(
 
 
 def _entry(image: Image.Image, face: Face, crop: Crop) -> Image.Image:
-    """A picture with its face's box, the crop beside it, and how sure the detector was."""
+    """Draw a picture with its face's box, the crop beside it, and the confidence."""
     entry = Image.new("RGB", (2 * CELL + 4, CELL + CAPTION), "white")
-    shown = ImageOps.contain(image, (CELL, CELL))
-    low, high = face.box[:2] * shown.size, (face.box[:2] + face.box[2:]) * shown.size
-    ImageDraw.Draw(shown).rectangle([*low, *high], outline="red", width=2)
-    entry.paste(shown, ((CELL - shown.width) // 2, (CELL - shown.height) // 2))
+    small = ImageOps.contain(image, (CELL, CELL))
+    low, high = face.box[:2] * small.size, (face.box[:2] + face.box[2:]) * small.size
+    ImageDraw.Draw(small).rectangle([*low, *high], outline="red", width=2)
+    entry.paste(small, ((CELL - small.width) // 2, (CELL - small.height) // 2))
     entry.paste(Image.fromarray(crop_face(np.array(image), face, crop, CELL)), (CELL + 4, 0))
     ImageDraw.Draw(entry).text((2, CELL), f"{face.found} {face.score:.2f}", fill="black")
     return entry

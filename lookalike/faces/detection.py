@@ -1,15 +1,15 @@
-"""Faces: find them in a picture, choose one, and crop it as a face backbone wants it.
+"""Detect faces in a picture, and choose the one that it is of.
 
-    faces = find_all(image, yunet)             # every face, surest first
-    face = find_face(image, yunet)             # the one that the picture is of, or a central guess
-    pixels = crop_face(image, face, Crop("aligned"), side=112)
+    detector = load_detector("yunet", Path("cache"))
+    faces = find_faces(image, detector)     # every face, most confident first
+    face = find_face(image, detector)       # the one that the picture is of, or a central guess
 
-Places are shares of a picture's width and height, so that they hold at whatever size it is decoded.
+Coordinates are normalized to [0, 1] by the picture's width and height.
 """
 
+import functools
 import threading
 from collections.abc import Sequence
-from functools import cache as keep
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -22,52 +22,75 @@ from lookalike.core.errors import UserError
 from lookalike.core.weights import YUNET, carried_file
 from lookalike.faces.geometry import TEMPLATE, TEMPLATE_SIDE, Face
 
-# One thread a picture: pictures are many, and a sum is not split as the load decides.
+# One thread per picture: there are many, and a sum is not divided as the load decides.
 cv2.setNumThreads(1)
-
-
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
 
-
-SURE = 0.6  # confidence that ends the search
-LEAST = 0.3  # confidence of a face that is taken where nothing surer is found
-OVERLAP = 0.4  # of two boxes with a higher intersection over union, the less sure is dropped
-LOOK = 320  # longest side in pixels at which pictures are searched first
-LOOKS = (LOOK, 2 * LOOK, 4 * LOOK, 8 * LOOK)  # and where faces of all sizes are wanted
+CONFIDENT = 0.6  # confidence that ends the search
+MIN_CONFIDENCE = 0.3  # of a face that is used where there is none of more confidence
+MAX_OVERLAP = 0.4  # intersection over union; of two boxes with more, the less confident is dropped
+SEARCH_SIDE = 320  # longest side in pixels at which a picture is searched first
+SEARCH_SIDES = tuple(SEARCH_SIDE * factor for factor in (1, 2, 4, 8))  # for faces of all sizes
 
 
 class Detector(Protocol):
-    """What finds faces. name: what its findings are cached under, with its version."""
+    """A face detector.
+
+    Attributes:
+        name: Its name and version, which are part of the cache's key.
+    """
 
     name: str
 
     def find(self, pixels: np.ndarray) -> np.ndarray:
-        """(H, W, 3) uint8 RGB -> (n, 15): box, five points, confidence of at least LEAST; in pixels
-        of this array, in the order of Face."""
+        """Detect faces.
+
+        Args:
+            pixels: (H, W, 3) uint8 RGB.
+
+        Returns:
+            (n, 15) box, five points and confidence of at least MIN_CONFIDENCE, in the order of
+            `Face`, in pixels of the array.
+        """
+        ...
 
 
 class YuNet:
-    """YuNet, by OpenCV: Wu et al., YuNet: A Tiny Millisecond-level Face Detector (2023)."""
+    """YuNet, by OpenCV.
+
+    Wu et al., YuNet: A Tiny Millisecond-level Face Detector (2023).
+
+    Args:
+        weights: The ONNX file.
+    """
 
     def __init__(self, weights: Path) -> None:
         self.name = f"yunet {YUNET.sha256[:12]} opencv {cv2.__version__}"
         self.weights = str(weights.resolve())
-        self.own = threading.local()  # a detector keeps buffers of its own: one a thread
+        self.local = threading.local()  # a network has buffers: one for each thread
 
     def find(self, pixels: np.ndarray) -> np.ndarray:
-        """See Detector."""
-        if not hasattr(self.own, "net"):
-            self.own.net = cv2.FaceDetectorYN.create(
-                self.weights, "", (LOOK, LOOK), LEAST, OVERLAP, 5000
+        """Detect faces, see `Detector.find`."""
+        if not hasattr(self.local, "net"):
+            size = (SEARCH_SIDE, SEARCH_SIDE)
+            self.local.net = cv2.FaceDetectorYN.create(
+                self.weights, "", size, MIN_CONFIDENCE, MAX_OVERLAP, 5000
             )
         height, width = pixels.shape[:2]
-        self.own.net.setInputSize((width, height))
-        _, found = self.own.net.detect(np.ascontiguousarray(pixels[:, :, ::-1]))
+        self.local.net.setInputSize((width, height))
+        _, found = self.local.net.detect(np.ascontiguousarray(pixels[:, :, ::-1]))
         return np.zeros((0, 15), np.float32) if found is None else found
 
 
 class Mtcnn:
-    """MTCNN, by facenet-pytorch: Zhang et al., Joint Face Detection and Alignment (2016)."""
+    """MTCNN, by facenet-pytorch.
+
+    Zhang et al., Joint Face Detection and Alignment Using Multitask Cascaded Convolutional Networks
+    (2016).
+
+    Raises:
+        UserError: facenet-pytorch is not installed.
+    """
 
     def __init__(self) -> None:
         try:
@@ -83,7 +106,7 @@ class Mtcnn:
         self.net = MTCNN(keep_all=True, min_face_size=12)
 
     def find(self, pixels: np.ndarray) -> np.ndarray:
-        """See Detector."""
+        """Detect faces, see `Detector.find`."""
         boxes, scores, points = self.net.detect(Image.fromarray(pixels), landmarks=True)
         if boxes is None:
             return np.zeros((0, 15), np.float32)
@@ -91,26 +114,37 @@ class Mtcnn:
         boxes[:, 2:] -= boxes[:, :2]
         columns = [boxes, points.reshape(len(boxes), 10), np.asarray(scores, np.float32)[:, None]]
         rows = np.concatenate(columns, axis=1)
-        return rows[rows[:, 14] >= LEAST]
+        return rows[rows[:, 14] >= MIN_CONFIDENCE]
 
 
-@keep
+@functools.cache
 def load_detector(name: str, cache: Path) -> Detector:
-    """The detector that --detector names; its weights come with a package.
+    """Load a face detector; its weights come with a package.
+
+    Args:
+        name: `yunet` or `mtcnn`.
+        cache: Folder that the weights are copied to.
 
     Raises:
-        UserError: it needs a package that is not installed, or its weights cannot be had.
+        UserError: A package that it needs is not installed.
     """
     return Mtcnn() if name == "mtcnn" else YuNet(carried_file(YUNET, cache))
 
 
 class Attempt(NamedTuple):
-    """A way to look at a picture: scaled, with a grey border (a share of its side), turned."""
+    """A way to search a picture.
+
+    Attributes:
+        name: What a face that it finds has in `Face.found`.
+        scale: Factor on the picture's size.
+        border: Width of a gray border, as a share of the longest side.
+        angle: By which the picture is turned, in degrees counterclockwise.
+    """
 
     name: str
     scale: float = 1.0
     border: float = 0.0
-    angle: float = 0.0  # degrees, against the clock
+    angle: float = 0.0
 
 
 AT_ONCE = Attempt("at once")
@@ -126,9 +160,17 @@ UNSURE, MISSED = "low confidence", "not found"
 FOUND = ("at once", "upscaled", "padded", "rotated", UNSURE, MISSED)
 
 
-def look(image: Image.Image, detector: Detector, attempt: Attempt, side: int = LOOK) -> list[Face]:
-    """The faces that one attempt finds in an RGB picture of which the longest side is made `side`
-    pixels, where it has more, times the attempt's scale."""
+def search(
+    image: Image.Image, detector: Detector, attempt: Attempt, side: int = SEARCH_SIDE
+) -> list[Face]:
+    """Return the faces that one attempt finds.
+
+    Args:
+        image: RGB picture.
+        detector: The detector.
+        attempt: How the picture is changed before.
+        side: What its longest side is reduced to, in pixels, before the attempt's scale.
+    """
     scale = attempt.scale * min(1.0, side / max(image.size))
     width, height = (max(1, round(length * scale)) for length in image.size)
     pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
@@ -138,24 +180,31 @@ def look(image: Image.Image, detector: Detector, attempt: Attempt, side: int = L
     if border or attempt.angle:
         canvas = (width + 2 * border, height + 2 * border)
         pixels = cv2.warpAffine(pixels, matrix, canvas, borderValue=(127, 127, 127))
-    back = cv2.invertAffineTransform(matrix)
+    inverse = cv2.invertAffineTransform(matrix)
     size = np.array([width, height])
-    return [_as_face(row, back, size, attempt.name) for row in detector.find(pixels)]
+    return [_as_face(row, inverse, size, attempt.name) for row in detector.find(pixels)]
 
 
-def _as_face(row: np.ndarray, back: np.ndarray, size: np.ndarray, name: str) -> Face:
-    """A detector's row, moved back by an affine matrix to the picture of this size."""
+def _as_face(row: np.ndarray, inverse: np.ndarray, size: np.ndarray, name: str) -> Face:
+    """Return a detector's row, mapped back to the upright picture of this size."""
     left, top, width, height = row[:4]
     corners = [(left + i * width, top + j * height) for i in (0, 1) for j in (0, 1)]
-    indices = np.concatenate([corners, row[4:14].reshape(5, 2)]) @ back[:, :2].T + back[:, 2]
-    indices = (indices / size).astype(np.float32)
-    low, high = indices[:4].min(0), indices[:4].max(0)
-    return Face(np.concatenate([low, high - low]), indices[4:], float(row[14]), name)
+    points = np.concatenate([corners, row[4:14].reshape(5, 2)])
+    points = ((points @ inverse[:, :2].T + inverse[:, 2]) / size).astype(np.float32)
+    low, high = points[:4].min(0), points[:4].max(0)
+    return Face(np.concatenate([low, high - low]), points[4:], float(row[14]), name)
 
 
 def prominence(face: Face, size: tuple[int, int]) -> float:
-    """How large and central a face is: the side of its box, as a share of the picture's shorter
-    side, times 1 in the picture's centre falling to 0 in its corners."""
+    """Return how large and central a face is.
+
+    It is the side of the face's box, as a share of the picture's shorter side, times 1 in the
+    picture's center, falling to 0 in its corners.
+
+    Args:
+        face: The face.
+        size: Width and height of the picture.
+    """
     width, height = size
     side = np.sqrt(face.box[2] * width * face.box[3] * height) / min(size)
     off = (face.box[:2] + face.box[2:] / 2 - 0.5) * (width, height)
@@ -163,25 +212,38 @@ def prominence(face: Face, size: tuple[int, int]) -> float:
 
 
 def find_face(image: Image.Image, detector: Detector) -> Face:
-    """The face that a picture is of: the most prominent that the first look is sure of.
+    """Return the face that a picture is of: the most prominent confident one.
 
-    Where it is sure of none, the surest of all retries, if its confidence reaches LEAST; `found` is
-    then the retry, or UNSURE. Else a guess in the centre, whose `found` is MISSED.
+    Where the first search finds none with the confidence CONFIDENT, the picture is searched again
+    enlarged, padded and turned, and the most confident face of all is returned.
+
+    Args:
+        image: RGB picture.
+        detector: The detector.
+
+    Returns:
+        The face. Its `found` is the attempt that found it, UNSURE for a confidence below CONFIDENT,
+        or MISSED for a guess in the picture's center, where there is no face at all.
     """
-    faces = look(image, detector, AT_ONCE)
-    sure = [face for face in faces if face.score >= SURE]
-    if sure:
-        return max(sure, key=lambda face: prominence(face, image.size))
-    faces += [face for attempt in RETRIES for face in look(image, detector, attempt)]
+    faces = search(image, detector, AT_ONCE)
+    confident = [face for face in faces if face.score >= CONFIDENT]
+    if confident:
+        return max(confident, key=lambda face: prominence(face, image.size))
+    faces += [face for attempt in RETRIES for face in search(image, detector, attempt)]
     if not faces:
         return central_guess(image.size)
     best = max(faces, key=lambda face: face.score)
-    return best if best.score >= SURE else best._replace(found=UNSURE)
+    return best if best.score >= CONFIDENT else best._replace(found=UNSURE)
 
 
 def central_guess(size: tuple[int, int]) -> Face:
-    """Where a face would be, had the picture been cropped to it: a central square of three quarters
-    of the shorter side, its points those of the template."""
+    """Return where a face would be, had the picture been cropped to it.
+
+    It is a central square of three quarters of the shorter side, its points those of the template.
+
+    Args:
+        size: Width and height of the picture.
+    """
     side = 0.75 * min(size) / np.array(size)
     corner = 0.5 - side / 2
     points = corner + side * (TEMPLATE / TEMPLATE_SIDE)
@@ -189,39 +251,59 @@ def central_guess(size: tuple[int, int]) -> Face:
     return Face(box.astype(np.float32), points.astype(np.float32), 0.0, MISSED)
 
 
-def find_all(
-    image: Image.Image, detector: Detector, confidence: float = LEAST, overlap: float = OVERLAP
+def find_faces(
+    image: Image.Image,
+    detector: Detector,
+    confidence: float = MIN_CONFIDENCE,
+    overlap: float = MAX_OVERLAP,
 ) -> list[Face]:
-    """Every face in an RGB picture, surest first: small ones and large, turned pictures too.
+    """Return every face in a picture: small ones and large, in turned pictures too.
 
-    confidence: the least of a face, from LEAST to 1. overlap: highest intersection over union of
-        two faces.
+    Args:
+        image: RGB picture.
+        detector: The detector.
+        confidence: The least of a face, from MIN_CONFIDENCE to 1.
+        overlap: The highest intersection over union of two faces.
+
+    Returns:
+        The faces, most confident first.
     """
-    sides = [side for side in LOOKS if side < 2 * max(image.size)] or [LOOK]
-    up = max(TURNS, key=lambda turn: sure_sum(look(image, detector, turn, 2 * LOOK)))
-    faces = [face for side in sides for face in look(image, detector, up, side)]
-    if not any(face.score >= SURE for face in faces):
-        faces += [face for attempt in RETRIES for face in look(image, detector, attempt)]
-    return apart([face for face in faces if face.score >= confidence], overlap)
+    sides = [side for side in SEARCH_SIDES if side < 2 * max(image.size)] or [SEARCH_SIDE]
+    upright = max(TURNS, key=lambda turn: _uprightness(image, detector, turn))
+    faces = [face for side in sides for face in search(image, detector, upright, side)]
+    if not any(face.score >= CONFIDENT for face in faces):
+        faces += [face for attempt in RETRIES for face in search(image, detector, attempt)]
+    return suppress_overlaps([face for face in faces if face.score >= confidence], overlap)
 
 
-def sure_sum(faces: Sequence[Face]) -> float:
-    """Summed confidence of the faces that are sure: highest when a picture stands upright. Faces
-    that lie on their side are found as well, but less surely, and their five points are wrong."""
-    return sum(face.score for face in faces if face.score >= SURE)
+def _uprightness(image: Image.Image, detector: Detector, turn: Attempt) -> float:
+    """Return the summed confidence of the confident faces: highest if a turn makes them upright.
+
+    Faces that lie on their side are found too, with less confidence, but their points are wrong.
+    """
+    faces = search(image, detector, turn, 2 * SEARCH_SIDE)
+    return sum(face.score for face in faces if face.score >= CONFIDENT)
 
 
-def apart(faces: Sequence[Face], overlap: float) -> list[Face]:
-    """Non-maximum suppression: the surest first, none that overlaps a surer one by more."""
-    kept: list[Face] = []
+def suppress_overlaps(faces: Sequence[Face], overlap: float) -> list[Face]:
+    """Return the faces without those that overlap a more confident one (non-maximum suppression).
+
+    Args:
+        faces: In any order.
+        overlap: The highest intersection over union of two faces.
+
+    Returns:
+        The remaining faces, most confident first.
+    """
+    remaining: list[Face] = []
     for face in sorted(faces, key=lambda face: -face.score):
-        if all(intersection_over_union(face.box, other.box) <= overlap for other in kept):
-            kept.append(face)
-    return kept
+        if all(intersection_over_union(face.box, other.box) <= overlap for other in remaining):
+            remaining.append(face)
+    return remaining
 
 
 def intersection_over_union(one: np.ndarray, two: np.ndarray) -> float:
-    """Of two boxes (left, top, width, height), from 0 to 1.
+    """Return the overlap of two boxes (left, top, width, height), from 0 to 1.
 
     >>> intersection_over_union(np.array([0, 0, 2, 1]), np.array([1, 0, 2, 1]))
     0.3333333333333333

@@ -1,4 +1,10 @@
-"""TODO lookalike.faces.geometry."""
+"""A face in a picture, and the crop of it that a face backbone sees.
+
+    pixels = crop_face(picture, face, Crop("aligned"), side=112)    # (112, 112, 3) uint8
+
+Coordinates are normalized to [0, 1] by the picture's width and height, so that they hold at
+whatever size it is decoded.
+"""
 
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -9,13 +15,19 @@ from PIL import Image
 
 from lookalike.core.settings import EmbedSettings
 
+CropKind = Literal["none", "face", "aligned"]
+Points = tuple[tuple[float, float], ...]
+
 
 class Face(NamedTuple):
-    """A face in a picture, in shares of the picture's width and height.
+    """A face in a picture, in coordinates normalized to [0, 1].
 
-    box: (4,) left, top, width, height. points: (5, 2) x and y of the eyes, the tip of the nose and
-    the corners of the mouth, that on the picture's left first. score: confidence from 0 to 1.
-    found: which of FOUND found it.
+    Attributes:
+        box: (4,) left, top, width and height.
+        points: (5, 2) x and y of the eyes, the tip of the nose and the corners of the mouth, that
+            on the picture's left first.
+        score: Confidence of the detector, from 0 to 1.
+        found: The attempt that found it, one of `detection.FOUND`.
     """
 
     box: np.ndarray
@@ -26,7 +38,6 @@ class Face(NamedTuple):
 
 # Where the five points lie in the 112×112 faces that ArcFace, SFace and most others are trained on.
 TEMPLATE_SIDE = 112
-
 TEMPLATE = np.array(
     [
         (38.2946, 51.6963),
@@ -37,25 +48,24 @@ TEMPLATE = np.array(
     ]
 )
 
-Points = tuple[tuple[float, float], ...]
-
 
 @dataclass(frozen=True)
 class Crop:
-    """What of a picture a backbone sees.
+    """The part of a picture that a backbone sees.
 
-    kind: `none` is all of it, `face` a square around the face, `aligned` the face moved, turned and
-        scaled so that its five points come to lie on the template's.
-    margin: on each side of a `face`, as a share of the face's longer side.
-    template: for `aligned`, (x, y) of the five points in shares of the crop's side.
+    Attributes:
+        kind: `none` is the whole picture, `face` a square around the face, `aligned` the face
+            moved, turned and scaled so that its five points lie on the template's.
+        margin: Of a `face`, on each side, as a share of the longer side of its box.
+        template: Of an `aligned` one, (x, y) of the five points as shares of the crop's side.
     """
 
-    kind: Literal["none", "face", "aligned"] = "none"
+    kind: CropKind = "none"
     margin: float = 0.1
     template: Points = tuple(map(tuple, TEMPLATE / TEMPLATE_SIDE))
 
     def scaled(self, scale: float) -> "Crop":
-        """The crop that shows a face `scale` times as large, about the same centre.
+        """Return the crop that shows a face `scale` times as large, about the same center.
 
         >>> Crop("face", margin=0.5).scaled(2)  # half of the square: the face's box
         face 0.0 on black
@@ -66,16 +76,16 @@ class Crop:
         return Crop(self.kind, ((1 + 2 * self.margin) / scale - 1) / 2, template)
 
     def __repr__(self) -> str:
-        """Only what makes a difference to the pixels; embeddings are cached by it."""
-        kept = {"none": "", "face": f" {self.margin}", "aligned": f" {self.template}"}
-        return f"{self.kind}{kept[self.kind]}{'' if self.kind == 'none' else ' on black'}"
+        """Return only what makes a difference to the pixels: embeddings are cached by it."""
+        details = {"none": "", "face": f" {self.margin}", "aligned": f" {self.template}"}
+        return f"{self.kind}{details[self.kind]}{'' if self.kind == 'none' else ' on black'}"
 
 
 WHOLE = Crop("none")
 
 
-def crop_kind(settings: EmbedSettings) -> Literal["none", "face", "aligned"]:
-    """What --crop asks for; `auto` is what the backbone was trained on."""
+def crop_kind(settings: EmbedSettings) -> CropKind:
+    """Return the kind of crop that --crop chooses; `auto` is what the backbone was trained on."""
     if settings.crop != "auto":
         return settings.crop
     if settings.backbone == "inception_resnet_v1":
@@ -85,7 +95,7 @@ def crop_kind(settings: EmbedSettings) -> Literal["none", "face", "aligned"]:
 
 
 def crop_middle(pixels: np.ndarray, scale: float) -> np.ndarray:
-    """The central part of (height, width, 3) pixels, 1 / scale of each side.
+    """Return the central part of (height, width, 3) pixels, 1 / scale of each side.
 
     >>> crop_middle(np.zeros((40, 32, 3)), 2).shape
     (20, 16, 3)
@@ -95,9 +105,20 @@ def crop_middle(pixels: np.ndarray, scale: float) -> np.ndarray:
 
 
 def crop_face(pixels: np.ndarray, face: Face, crop: Crop, side: int) -> np.ndarray:
-    """(height, width, 3) uint8 pixels of a picture -> the crop of one of its faces, (side, side,
-    3); what lies outside is black, as in the training of face backbones (the edge's colour instead
-    costs 20 points)."""
+    """Return the crop of a face.
+
+    What lies outside of the picture is black, as in the training of face backbones; repeating the
+    color of its edge instead costs 20 points of score.
+
+    Args:
+        pixels: (height, width, 3) uint8 of the picture.
+        face: The face, in normalized coordinates.
+        crop: `face` or `aligned`.
+        side: Height and width of the crop in pixels.
+
+    Returns:
+        (side, side, 3) uint8.
+    """
     size = np.array([pixels.shape[1], pixels.shape[0]])
     if crop.kind == "aligned":
         matrix = similarity(face.points * size, np.array(crop.template) * side)
@@ -110,10 +131,17 @@ def crop_face(pixels: np.ndarray, face: Face, crop: Crop, side: int) -> np.ndarr
 
 
 def similarity(points: np.ndarray, onto: np.ndarray) -> np.ndarray:
-    """The (2, 3) matrix that turns, scales and moves (n, 2) points nearest to others.
+    """Return the similarity transform that brings points nearest to others.
 
     Least squares without reflection: Umeyama, Least-squares estimation of transformation parameters
     between two point patterns (1991).
+
+    Args:
+        points: (n, 2).
+        onto: (n, 2) where they should lie.
+
+    Returns:
+        (2, 3) matrix that turns, scales and moves.
 
     >>> similarity(np.array([(0, 0), (2, 0)]), np.array([(1, 1), (1, 5)])).round(6)
     array([[ 0., -2.,  1.],
@@ -128,8 +156,19 @@ def similarity(points: np.ndarray, onto: np.ndarray) -> np.ndarray:
 
 
 def warp(pixels: np.ndarray, matrix: np.ndarray, side: int) -> np.ndarray:
-    """Moves a picture by a similarity onto a square; first made smaller where it would lose more
-    than half of its size, so that every pixel counts."""
+    """Map a picture onto a square by a similarity transform.
+
+    A picture that would lose more than half of its size is first averaged down, so that every pixel
+    counts.
+
+    Args:
+        pixels: (height, width, 3) uint8.
+        matrix: (2, 3), from the picture's pixels to the square's.
+        side: Of the square, in pixels.
+
+    Returns:
+        (side, side, 3) uint8, black where the picture does not reach.
+    """
     scale = float(np.hypot(matrix[0, 0], matrix[1, 0]))
     shrink = min(int(1 / max(scale, 1e-6)), *pixels.shape[:2])
     if shrink > 1:
@@ -139,5 +178,5 @@ def warp(pixels: np.ndarray, matrix: np.ndarray, side: int) -> np.ndarray:
 
 
 def pixels_needed(face: Face, side: float) -> int:
-    """The side that a picture must be decoded at for its face to be `side` pixels."""
+    """Return the side that a picture must be decoded at for its face to have `side` pixels."""
     return int(np.ceil(side / max(float(face.box[2:].min()), 1e-3)))

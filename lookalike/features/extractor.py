@@ -36,7 +36,7 @@ from lookalike.core.runs import Pace, Run
 from lookalike.core.settings import EmbedSettings, Settings
 from lookalike.data.catalogue import load_full_catalogue
 from lookalike.data.pictures import Picture, picture_rows, sources
-from lookalike.faces.dataset import detect, way_to_find
+from lookalike.faces.dataset import detect, detection_recipe
 from lookalike.faces.detection import Detector, load_detector
 from lookalike.faces.geometry import Crop, Face, crop_kind
 from lookalike.features.engine import Engine, Plan, build_engine, plans
@@ -508,7 +508,7 @@ def open_cache(extractor: FeatureExtractor, plan: Plan, view: View) -> FeatureCa
         "backbone": extractor.embedder.name,
         "weights": extractor.embedder.weights_id,
         "preprocessing": extractor.embedder.preprocessing.key,
-        "faces": way_to_find(extractor.finder) if extractor.crop.kind != "none" else "",
+        "faces": detection_recipe(extractor.finder) if extractor.crop.kind != "none" else "",
         "view": str(view),
         "pixels": f"pillow {PIL.__version__}, opencv {cv2.__version__}, torch {torch.__version__}",
         **asdict(plan),

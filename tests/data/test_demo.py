@@ -112,7 +112,7 @@ def test_bad_requests_are_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_contact_sheet(tmp_path: Path) -> None:
+def test_an_overview_has_a_row_per_person(tmp_path: Path) -> None:
     demo.draw_overview(rows=2).save(tmp_path / "sheet.png")
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width > 5 * demo.SIZE

@@ -106,7 +106,7 @@ def test_the_stage_writes_a_row_a_picture_and_the_sheet(faces: Path, tmp_path: P
     assert len(table) == 7 and table.confidence.between(0, 1).all()
     assert Image.open(run.path("crops.jpg")).width > 5 * CELL
     whole = make_run(faces, tmp_path, backbone="efficientnet_lite0")
-    assert run_crop(whole) == "whole pictures: no faces wanted"
+    assert run_crop(whole) == "whole pictures: faces are not needed"
     assert not run.path("faces.csv").exists() and not run.path("crops.jpg").exists()
 
 

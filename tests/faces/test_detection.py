@@ -14,20 +14,20 @@ from lookalike.core.settings import EmbedSettings
 from lookalike.data.demo import draw_picture, make_person
 from lookalike.faces.detection import (
     AT_ONCE,
-    LEAST,
+    MIN_CONFIDENCE,
     MISSED,
     RETRIES,
     UNSURE,
     Attempt,
     Detector,
-    apart,
     central_guess,
-    find_all,
     find_face,
+    find_faces,
     intersection_over_union,
     load_detector,
-    look,
     prominence,
+    search,
+    suppress_overlaps,
 )
 from lookalike.faces.geometry import (
     TEMPLATE,
@@ -100,7 +100,7 @@ def test_places_hold_at_every_size_of_the_picture() -> None:
 @pytest.mark.parametrize("attempt", [AT_ONCE, *RETRIES], ids=lambda a: f"{a.name} {a.angle:.0f}")
 def test_what_an_attempt_finds_is_where_it_is_in_the_picture(attempt: Attempt) -> None:
     """Scaled, padded or turned: the square is where it was drawn."""
-    (face,) = look(red_square(), RedDetector(), attempt)
+    (face,) = search(red_square(), RedDetector(), attempt)
     center = (face.box[:2] + face.box[2:] / 2) * (200, 160)
     assert np.allclose(center, (90, 70), atol=1.5)
     turned = attempt.angle in (30, -30)  # the box of a turned box is larger
@@ -134,7 +134,7 @@ def test_a_picture_without_a_face_gets_a_guess_in_the_centre() -> None:
     face = find_face(Image.new("RGB", (200, 100), "white"), yunet())
     assert face.found == MISSED and face.score == 0
     assert np.allclose(face.box * (200, 100, 200, 100), (62.5, 12.5, 75, 75))
-    assert find_all(Image.new("RGB", (200, 100), "white"), yunet()) == []
+    assert find_faces(Image.new("RGB", (200, 100), "white"), yunet()) == []
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 2000), (2000, 3), (10, 10)])
@@ -143,7 +143,7 @@ def test_the_oddest_picture_has_a_crop(size: tuple[int, int]) -> None:
     face = find_face(image, yunet())
     for kind in ("face", "aligned"):
         assert crop_face(np.array(image), face, Crop(kind), 112).shape == (112, 112, 3)
-    assert find_all(image, yunet()) == []
+    assert find_faces(image, yunet()) == []
 
 
 def test_the_large_and_central_face_is_chosen() -> None:
@@ -163,7 +163,7 @@ def test_all_faces_of_a_group_are_found_once_each() -> None:
         side = 150 + 30 * (person % 3)
         group.paste(drawn(person).resize((side, side)), place)
     for image in (group, group.resize((2700, 2100))):
-        faces = find_all(image, yunet(), confidence=0.6)
+        faces = find_faces(image, yunet(), confidence=0.6)
         assert len(faces) == len(indices)
         assert [face.score for face in faces] == sorted((f.score for f in faces), reverse=True)
 
@@ -173,8 +173,8 @@ def test_of_overlapping_faces_the_surest_stays() -> None:
         return Face(np.array([left, 0, 1, 1]), np.zeros((5, 2)), score, "")
 
     faces = [at(0.0, 0.7), at(0.3, 0.9), at(0.9, 0.5)]
-    assert [face.score for face in apart(faces, 0.4)] == [0.9, 0.5]
-    assert [face.score for face in apart(faces, 0.6)] == [0.9, 0.7, 0.5]
+    assert [face.score for face in suppress_overlaps(faces, 0.4)] == [0.9, 0.5]
+    assert [face.score for face in suppress_overlaps(faces, 0.6)] == [0.9, 0.7, 0.5]
 
 
 def test_mtcnn_finds_the_same_face() -> None:
@@ -260,7 +260,7 @@ def test_a_large_face_is_averaged_not_sampled() -> None:
 
 
 def test_a_small_face_is_decoded_large_enough() -> None:
-    face = Face(np.array([0.4, 0.4, 0.1, 0.2]), np.zeros((5, 2)), LEAST, "")
+    face = Face(np.array([0.4, 0.4, 0.1, 0.2]), np.zeros((5, 2)), MIN_CONFIDENCE, "")
     assert pixels_needed(face, 112) == 1120
 
 

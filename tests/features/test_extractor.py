@@ -318,6 +318,6 @@ def test_another_way_to_find_faces_has_embeddings_of_its_own(
 ) -> None:
     whole, faces = (replace(extractor, embedder=load_embedder(*SMALL, crop=Crop(k))) for k in KINDS)
     before = [open_cache(one, one.plans[0], PLAIN).folder for one in (whole, faces)]
-    monkeypatch.setattr("lookalike.faces.dataset.SURE", 0.7)
+    monkeypatch.setattr("lookalike.faces.dataset.CONFIDENT", 0.7)
     after = [open_cache(one, one.plans[0], PLAIN).folder for one in (whole, faces)]
     assert [a == b for a, b in zip(after, before, strict=True)] == [True, False]
