@@ -37,7 +37,7 @@ def test_a_single_known_identity_has_no_second() -> None:
 
 def test_the_table_has_a_row_for_every_face_and_every_photograph_without() -> None:
     face = {"identity": "ada", "similarity": 0.7, "second": None, "confidence": 0.9}
-    records = [
+    records: list[dict[str, Any]] = [
         {"photo": "a.jpg", "marked": "out/a.jpg", "faces": [face, face]},
         {"photo": "b.jpg", "marked": "out/b.jpg", "faces": []},
     ]
