@@ -1,9 +1,10 @@
-"""Does the leaderboard keep up with a whole class? 50 teams send 20 submissions each, at once.
+"""Load test of the leaderboard: 50 teams send 20 submissions each, at once.
 
     python -m benchmarks.leaderboard_load --teams 50 --submissions 20
 
-A server in a process of its own, one thread a team. Every submission is different and its score
-known beforehand, so that a reply or a line of the ranking that belongs to another shows.
+The server runs in a process of its own, and each team in a thread. Every submission is different
+and its score is known beforehand, so that a reply or a line of the ranking that belongs to another
+team is noticed.
 """
 
 import argparse
@@ -14,12 +15,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Barrier
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import requests
 from tabulate import tabulate
@@ -32,7 +33,15 @@ ROOT = Path(__file__).parent.parent
 
 
 class Load(NamedTuple):
-    """What came of it. lost: submissions that have no score or are not in the ranking."""
+    """The result of a load test.
+
+    Attributes:
+        sent: Submissions that were sent.
+        lost: Those that got no score or are not in the ranking.
+        mixed_up: Those that got another one's score.
+        ranking_right: Whether the ranking holds every team's best score, in order.
+        seconds: Wall-clock time of the sending.
+    """
 
     sent: int
     lost: int
@@ -41,33 +50,47 @@ class Load(NamedTuple):
     seconds: float
 
 
-def make_labels(people: int = 60, pictures: int = 15, queries: int = 300) -> Labels:
-    """Labels of a test of the usual size."""
-    gallery = {f"g{p:03}_{i:02}.jpg": f"p{p}" for p in range(people) for i in range(pictures)}
-    return Labels({f"q{i:04}.jpg": f"p{i % people}" for i in range(queries)}, gallery)
+def make_labels(identities: int = 60, pictures: int = 15, queries: int = 300) -> Labels:
+    """Return the labels of a test of the usual size.
+
+    Args:
+        identities: Number of identities.
+        pictures: Gallery pictures of each.
+        queries: Queries of all together.
+    """
+    gallery = {f"g{p:03}_{i:02}.jpg": f"p{p}" for p in range(identities) for i in range(pictures)}
+    return Labels({f"q{i:04}.jpg": f"p{i % identities}" for i in range(queries)}, gallery)
 
 
-def make_submission(labels: Labels, chance: random.Random) -> Submission:
-    """A valid submission that finds a random share of the people."""
-    names, skill = list(labels.gallery), chance.random()
-    of: dict[str, list[str]] = {}
+def make_submission(labels: Labels, rng: random.Random) -> Submission:
+    """Return a valid submission that finds a random share of the identities."""
+    names, skill = list(labels.gallery), rng.random()
+    pictures: dict[str, list[str]] = {}
     for name, identity in labels.gallery.items():
-        of.setdefault(identity, []).append(name)
-    ranked: Submission = {}
+        pictures.setdefault(identity, []).append(name)
+    submission: Submission = {}
     for query, identity in labels.query.items():
-        ten = chance.sample(names, 10)
-        if chance.random() < skill and not set(ten) & set(of[identity]):
-            ten[chance.randrange(10)] = chance.choice(of[identity])
-        ranked[query] = ten
-    return ranked
+        ten = rng.sample(names, 10)
+        if rng.random() < skill and not set(ten) & set(pictures[identity]):
+            ten[rng.randrange(10)] = rng.choice(pictures[identity])
+        submission[query] = ten
+    return submission
 
 
 @contextmanager
 def serving(labels: Path, results: Path, *words: str) -> Iterator[tuple[str, subprocess.Popen]]:
-    """A leaderboard in a process of its own: (URL of its page, the process)."""
+    """Run a leaderboard in a process of its own.
+
+    Args:
+        labels: The labels of its test.
+        results: The file of its results.
+        words: More words of its command line.
+
+    Yields:
+        The URL of its page, and the process.
+    """
     command = [sys.executable, "-m", "lookalike", "submit", "serve", "--labels", str(labels)]
-    command += ["--port", "0"]
-    command += ["--results", str(results), "--rate", "0", *words]
+    command += ["--port", "0", "--results", str(results), "--rate", "0", *words]
     with (
         results.with_suffix(".log").open("w") as output,
         subprocess.Popen(command, stderr=output, cwd=ROOT) as process,
@@ -79,33 +102,41 @@ def serving(labels: Path, results: Path, *words: str) -> Iterator[tuple[str, sub
 
 
 def wait_for_address(process: subprocess.Popen, output: Path) -> str:
-    """The URL that a starting server prints.
+    """Wait for the URL that a starting server prints, and return it.
 
     Raises:
-        RuntimeError: it ended instead; what it said.
+        RuntimeError: The server ended instead; its output.
     """
     while True:
-        said = output.read_text()
-        if found := re.search(r"ranking: (\S+)\n", said):
+        printed = output.read_text()
+        if found := re.search(r"ranking: (\S+)\n", printed):
             return found[1]
         if process.poll() is not None:
-            raise RuntimeError(said)
+            raise RuntimeError(printed)
         time.sleep(0.05)
 
 
 def load(teams: int, submissions: int, folder: Path, seed: int = 0) -> Load:
-    """Sends `submissions` of each of `teams` at once and compares all that comes back."""
+    """Let all teams send at once and compare every reply and the ranking with the known scores.
+
+    Args:
+        teams: Number of teams.
+        submissions: Submissions of each.
+        folder: Where the labels and the results are written.
+        seed: Seed of the submissions.
+    """
     labels = make_labels()
     (folder / "labels.json").write_text(json.dumps(labels._asdict()))
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     names = [f"team {i:02}" for i in range(teams)]
-    work = {name: [make_submission(labels, chance) for _ in range(submissions)] for name in names}
-    scores = {n: [mean_measures(find_hits(ranked, labels))["score"] for ranked in work[n]] for n in names}
-    together = Barrier(teams)
+    work = {name: [make_submission(labels, rng) for _ in range(submissions)] for name in names}
+    scores = {n: [mean_measures(find_hits(s, labels))["score"] for s in work[n]] for n in names}
+    start = Barrier(teams)
 
     def send_all(name: str) -> list[Outcome]:
-        together.wait()
-        return [post(Target(f"{url}retrieval/", name), ranked, 120) for ranked in work[name]]
+        start.wait()
+        target = Target(f"{url}retrieval/", name)
+        return [post(target, submission, 120) for submission in work[name]]
 
     with serving(folder / "labels.json", folder / "results.sqlite") as (url, _):
         began = time.monotonic()
@@ -113,31 +144,50 @@ def load(teams: int, submissions: int, folder: Path, seed: int = 0) -> Load:
             outcomes = dict(zip(names, pool.map(send_all, names), strict=True))
         seconds = time.monotonic() - began
         ranking = requests.get(f"{url}ranking.json", timeout=60).json()
-    replies = [(o.score, s) for n in names for o, s in zip(outcomes[n], scores[n], strict=True)]
-    kept = {place["group"]: place["submissions"] for place in ranking}
-    unanswered = sum(score is None for score, _ in replies)
-    missing = sum(submissions - kept.get(name, 0) for name in names)
-    shown = {place["group"]: place["score"] for place in ranking}
-    falling = [place["score"] for place in ranking] == sorted(shown.values(), reverse=True)
+    replies = {name: [outcome.score for outcome in outcomes[name]] for name in names}
+    return compare(replies, scores, ranking, seconds)
+
+
+def compare(
+    replies: Mapping[str, Sequence[float | None]],
+    scores: Mapping[str, Sequence[float]],
+    ranking: Sequence[Mapping[str, Any]],
+    seconds: float,
+) -> Load:
+    """Compare what came back with what should have.
+
+    Args:
+        replies: Each team's scores as the server replied them; None: it replied no score.
+        scores: Each team's true scores, in the same order.
+        ranking: The groups of ranking.json.
+        seconds: Wall-clock time of the sending.
+    """
+    pairs = [pair for name in scores for pair in zip(replies[name], scores[name], strict=True)]
+    counted = {group["group"]: group["submissions"] for group in ranking}
+    unanswered = sum(reply is None for reply, _ in pairs)
+    missing = sum(len(scores[name]) - counted.get(name, 0) for name in scores)
+    ranked = {group["group"]: group["score"] for group in ranking}
+    in_order = [group["score"] for group in ranking] == sorted(ranked.values(), reverse=True)
     return Load(
-        sent=teams * submissions,
+        sent=len(pairs),
         lost=max(unanswered, missing),
-        mixed_up=sum(score is not None and abs(score - own) > 1e-6 for score, own in replies),
-        ranking_right=falling and shown == {name: max(scores[name]) for name in names},
+        mixed_up=sum(reply is not None and abs(reply - score) > 1e-6 for reply, score in pairs),
+        ranking_right=in_order and ranked == {name: max(scores[name]) for name in scores},
         seconds=seconds,
     )
 
 
 def main() -> None:
-    """See the top of this file."""
+    """Run the load test of the command line and print a table."""
     parser = argparse.ArgumentParser(description="Many teams send to the leaderboard at once.")
     parser.add_argument("--teams", type=int, default=50)
     parser.add_argument("--submissions", type=int, default=20)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        done = load(arguments.teams, arguments.submissions, Path(folder))
-    rows = [(name.replace("_", " "), str(value)) for name, value in done._asdict().items()]
-    print(tabulate([*rows[:-1], ("submissions a second", f"{done.sent / done.seconds:.0f}")]))
+        result = load(arguments.teams, arguments.submissions, Path(folder))
+    rows = [(name.replace("_", " "), str(value)) for name, value in result._asdict().items()]
+    rate = f"{result.sent / result.seconds:.0f}"
+    print(tabulate([*rows[:-1], ("submissions a second", rate)]))
 
 
 if __name__ == "__main__":

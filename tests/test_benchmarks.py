@@ -61,7 +61,7 @@ def test_a_finished_row_is_measured_again_only_for_other_arguments(
 def test_scorers_are_given_the_same_and_agree(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in (("QUERIES", 40), ("GALLERY", 200), ("PEOPLE", 20), ("LENGTH", 30)):
+    for name, value in (("QUERIES", 40), ("GALLERY", 200), ("IDENTITIES", 20), ("LENGTH", 30)):
         monkeypatch.setattr(scoring, name, value)
     files = scoring.write_test(tmp_path)
     ours = scoring.our_means(*files)
