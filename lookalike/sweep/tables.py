@@ -276,4 +276,4 @@ def read_histories(rows: pd.DataFrame, folder: Path) -> dict[str, pd.DataFrame]:
         history = pd.read_csv(path) if path.is_file() else pd.DataFrame()
         if len(history) and "holdout_loss" in history:
             found[f"{line.backbone}, {line.lr:g}"] = history
-    return dict(list(found.items())[: len(plots.COLOURS)])
+    return dict(list(found.items())[: len(plots.COLORS)])

@@ -1,12 +1,23 @@
-"""TODO lookalike.viz.drawing."""
+"""Text on pictures, by Pillow."""
 
 from PIL import ImageFont
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
+SMALLEST = 9.0  # pixels; a smaller text cannot be read
+
 
 def fitting_font(text: str, width: float, largest: float) -> Font:
-    """Pillow's own font at a size at which the text is no wider than `width`, but readable."""
+    """Return Pillow's own font at the size at which a text fits, if it can still be read then.
+
+    Args:
+        text: One line.
+        width: The most pixels that it may take.
+        largest: The font size in pixels where there is room enough.
+
+    >>> fitting_font("Ada Lovelace", width=60, largest=20).getlength("Ada Lovelace") <= 60
+    True
+    """
     font = ImageFont.load_default(largest)
-    size = max(9.0, largest * min(1.0, width / max(1.0, font.getlength(text))))
+    size = max(SMALLEST, largest * min(1.0, width / max(1.0, font.getlength(text))))
     return ImageFont.load_default(size)

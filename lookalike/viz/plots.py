@@ -1,9 +1,10 @@
-"""Plots of benchmarks and reports, by matplotlib: PNG files, or SVG for a page in light or dark.
+"""Plots of sweeps, trainings and reports, by matplotlib: PNG files, or SVG for a page.
 
     save_png(learning_rates(table), Path("lr.png"))
     text = as_svg(learning_curves({"run": history}))
 
-A page's own colour draws axes and words; the colours of the series read on white and on black.
+An SVG takes axes and words from the page's own text color; the colors of the series can be told
+apart on white and on black.
 """
 
 import io
@@ -21,9 +22,8 @@ from matplotlib.ticker import ScalarFormatter
 
 from lookalike.core.files import whole_file
 
-COLOURS = ("#3d8f7c", "#c8743a", "#5b7fc7", "#b0568f", "#8a8f3c", "#7a6fb0", "#b5504f", "#5a9bb0")
-INK = "#123456"  # stands for the page's colour, and is replaced by it
-
+COLORS = ("#3d8f7c", "#c8743a", "#5b7fc7", "#b0568f", "#8a8f3c", "#7a6fb0", "#b5504f", "#5a9bb0")
+INK = "#123456"  # stands for the page's text color, and is replaced by it
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # words stay words: small, sharp, in the page's own font
     "svg.hashsalt": "plots",  # the same plot is the same bytes
@@ -47,7 +47,13 @@ STYLE: dict[Any, Any] = {
 
 
 def new_figure(width: float = 6.0, height: float = 3.4, columns: int = 1) -> tuple[Figure, list]:
-    """A figure of so many inches and its axes, side by side."""
+    """Return an empty figure and its axes, side by side.
+
+    Args:
+        width: In inches.
+        height: In inches.
+        columns: Number of axes.
+    """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         axes = figure.subplots(1, columns, squeeze=False)[0]
@@ -55,7 +61,7 @@ def new_figure(width: float = 6.0, height: float = 3.4, columns: int = 1) -> tup
 
 
 def as_svg(figure: Figure) -> str:
-    """The figure as an <svg> element that takes the page's colour and font, and its width."""
+    """Return a figure as an <svg> element that takes the page's text color, font and width."""
     stream = io.StringIO()
     with matplotlib.rc_context(STYLE):
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
@@ -68,7 +74,7 @@ def as_svg(figure: Figure) -> str:
 
 
 def save_png(figure: Figure, path: Path) -> None:
-    """Writes the figure as PNG on white, whole or not at all."""
+    """Write a figure as PNG on white, whole or not at all."""
     with matplotlib.rc_context(STYLE), whole_file(path) as beside:
         figure.savefig(beside, format="png", dpi=140, facecolor="white")
 
@@ -83,62 +89,75 @@ def _legend(axes: Axes) -> None:
 
 
 def learning_curves(histories: Mapping[str, pd.DataFrame]) -> Figure:
-    """Losses and held-out accuracy by epoch; a ring marks the epoch that was kept.
+    """Plot losses and held-out accuracy by epoch; a ring marks the epoch that was saved.
 
-    histories: {name: columns epoch, train_loss, holdout_loss, holdout_accuracy}.
+    Args:
+        histories: {name: table with epoch, train_loss, holdout_loss and holdout_accuracy}.
     """
     figure, (left, right) = new_figure(8.0, 3.2, columns=2)
     for color, (name, history) in zip(_cycle(len(histories)), histories.items(), strict=True):
         prefix = f"{name}: " if len(histories) > 1 else ""
-        kept = history.iloc[int(history.holdout_loss.argmin())]
+        best = history.iloc[int(history.holdout_loss.argmin())]
         line = {"color": color, "marker": ".", "linewidth": 1.5}
         left.plot(history.epoch, history.train_loss, linestyle=":", label=f"{prefix}train", **line)
         left.plot(history.epoch, history.holdout_loss, label=f"{prefix}held out", **line)
         right.plot(history.epoch, history.holdout_accuracy, label=name, **line)
-        ring = {"s": 70, "facecolors": "none", "edgecolors": color}
-        left.scatter(kept.epoch, kept.holdout_loss, **ring)
-        right.scatter(kept.epoch, kept.holdout_accuracy, **ring)
+        _ring(left, best.epoch, best.holdout_loss, color)
+        _ring(right, best.epoch, best.holdout_accuracy, color)
     for axes, label in ((left, "loss"), (right, "held-out accuracy")):
-        axes.set(xlabel="epoch", ylabel=label)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        _by_epoch(axes, label)
     _legend(left)
     return figure
 
 
 def retrieval_curves(history: pd.DataFrame) -> Figure:
-    """Loss, validation score and learning rate by epoch; a ring marks the best score, a dotted line
-    the untrained embedder's.
+    """Plot loss, validation score and learning rate by epoch.
 
-    history: columns epoch (0 is untrained), train_loss, score, lr.
+    A ring marks the best score, a dotted line that of the untrained embedder.
+
+    Args:
+        history: A table with epoch (0 is untrained), train_loss, score and lr.
     """
-    figure, panels = new_figure(9.0, 2.8, columns=3)
+    figure, (losses, scores, rates) = new_figure(9.0, 2.8, columns=3)
     trained = history[history.epoch > 0]
-    for axes, name, label in zip(
-        panels,
-        ("train_loss", "score", "lr"),
-        ("loss", "validation score", "learning rate"),
-        strict=True,
+    for axes, name, label in (
+        (losses, "train_loss", "loss"),
+        (scores, "score", "validation score"),
+        (rates, "lr", "learning rate"),
     ):
-        axes.plot(trained.epoch, trained[name], color=COLOURS[0], marker=".", linewidth=1.5)
-        axes.set(xlabel="epoch", ylabel=label)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.plot(trained.epoch, trained[name], color=COLORS[0], marker=".", linewidth=1.5)
+        _by_epoch(axes, label)
     best = trained.iloc[int(trained.score.argmax())]
-    ring = {"s": 70, "facecolors": "none", "edgecolors": COLOURS[0]}
-    panels[1].scatter(best.epoch, best.score, **ring)
-    panels[1].axhline(history.score.iloc[0], color=COLOURS[1], linestyle=":", label="untrained")
-    _legend(panels[1])
+    _ring(scores, best.epoch, best.score, COLORS[0])
+    scores.axhline(history.score.iloc[0], color=COLORS[1], linestyle=":", label="untrained")
+    _legend(scores)
     return figure
 
 
+def _by_epoch(axes: Axes, label: str) -> None:
+    """Label axes whose horizontal one counts epochs."""
+    axes.set(xlabel="epoch", ylabel=label)
+    locator: Any = axes.xaxis.get_major_locator()
+    locator.set_params(integer=True)
+
+
+def _ring(axes: Axes, x: float, y: float, color: str) -> None:
+    axes.scatter(x, y, s=70, facecolors="none", edgecolors=color)
+
+
 def _cycle(count: int) -> list[str]:
-    return [COLOURS[i % len(COLOURS)] for i in range(count)]
+    return [COLORS[i % len(COLORS)] for i in range(count)]
 
 
-# ---- benchmarks ---------------------------------------------------------------------------------
+# ---- sweeps -------------------------------------------------------------------------------------
 
 
 def score_against_time(table: pd.DataFrame) -> Figure:
-    """Each line of a benchmark's summary: seconds of training, and the score with its interval."""
+    """Plot the score with its interval against the seconds of training.
+
+    Args:
+        table: The lines of a sweep's summary, with backbone, training_seconds, score, low and high.
+    """
     figure, (axes,) = new_figure()
     names = list(dict.fromkeys(table.backbone))
     for color, name in zip(_cycle(len(names)), names, strict=True):
@@ -161,7 +180,11 @@ def score_against_time(table: pd.DataFrame) -> Figure:
 
 
 def learning_rates(table: pd.DataFrame) -> Figure:
-    """The score by learning rate, a line for each backbone and number of epochs."""
+    """Plot the score by learning rate, a line for each backbone and number of epochs.
+
+    Args:
+        table: The lines of a sweep's summary, with backbone, epochs, lr, score, low and high.
+    """
     figure, (axes,) = new_figure()
     groups = list(table.groupby(["backbone", "epochs"], sort=False))
     for color, ((name, epochs), rows) in zip(_cycle(len(groups)), groups, strict=True):
@@ -176,15 +199,19 @@ def learning_rates(table: pd.DataFrame) -> Figure:
 
 
 def _ends(rows: pd.DataFrame) -> list[pd.Series]:
-    """Lengths of the whiskers; a bootstrap's interval may just miss the mean of a tiny sample."""
+    """Return the whiskers' lengths; a bootstrap's interval may miss the mean of a tiny sample."""
     return [(rows.score - rows.low).clip(lower=0), (rows.high - rows.score).clip(lower=0)]
 
 
 def ablation_bars(table: pd.DataFrame) -> Figure:
-    """What each change costs: columns change, difference, low, high."""
+    """Plot what each change of the settings costs, as bars.
+
+    Args:
+        table: With the columns change, difference, low and high.
+    """
     figure, (axes,) = new_figure(6.0, 0.9 + 0.32 * len(table))
     lengths = [table.difference - table.low, table.high - table.difference]
-    colors = [COLOURS[0] if difference >= 0 else COLOURS[1] for difference in table.difference]
+    colors = [COLORS[0] if difference >= 0 else COLORS[1] for difference in table.difference]
     axes.barh(table.change, table.difference, xerr=lengths, color=colors, ecolor=INK, height=0.6)
     axes.axvline(0, color=INK, linewidth=0.8)
     axes.set(xlabel="difference of the score to the base")
@@ -196,8 +223,11 @@ def ablation_bars(table: pd.DataFrame) -> Figure:
 
 
 def roc(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
-    """{name: (false-accept rates, true-accept rates)}; false accepts on a logarithmic axis, since
-    a verifier is used where they are few."""
+    """Plot ROC curves, false accepts on a logarithmic axis: a verifier is used where they are few.
+
+    Args:
+        curves: {name: (false-accept rates, true-accept rates)}, each (n,).
+    """
     figure, (axes,) = new_figure(5.0, 4.0)
     least = min(0.1, *(rates[rates > 0].min() for rates, _ in curves.values()))
     for color, (name, rates) in zip(_cycle(len(curves)), curves.items(), strict=True):
@@ -214,7 +244,11 @@ def roc(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
 
 
 def distance_boxes(distances: Mapping[str, np.ndarray]) -> Figure:
-    """A box for each identity's pairwise distances, {identity: distances}."""
+    """Plot a box for the pairwise distances of each identity.
+
+    Args:
+        distances: {identity: (n,) cosine distances}.
+    """
     figure, (axes,) = new_figure(7.0, 0.8 + 0.2 * len(distances))
     thin = {"color": INK, "linewidth": 0.7}
     axes.boxplot(
@@ -223,8 +257,8 @@ def distance_boxes(distances: Mapping[str, np.ndarray]) -> Figure:
         tick_labels=[name.replace("$", r"\$") for name in distances],
         widths=0.6,
         patch_artist=True,
-        boxprops={"facecolor": COLOURS[0] + "66", **thin},
-        medianprops={"color": COLOURS[1], "linewidth": 1.5},
+        boxprops={"facecolor": COLORS[0] + "66", **thin},
+        medianprops={"color": COLORS[1], "linewidth": 1.5},
         whiskerprops=thin,
         capprops=thin,
         flierprops={"marker": ".", "markersize": 2, "markeredgecolor": INK, "alpha": 0.4},
