@@ -14,7 +14,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from lookalike.core.settings import Settings  # noqa: E402 (the package need not be installed)
+from lookalike.core.settings import RENAMED, Settings  # noqa: E402 (the package need not be installed)
 
 TOP_LEVEL = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
 BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
@@ -48,16 +48,22 @@ def section(group: Any, name: str) -> Iterator[str]:
     yield from ("| option | values | default | |", "|---|---|---|---|")
     hints, helps = get_type_hints(group, include_extras=True), help_texts(group)
     for field in fields(group):
-        names = ", ".join(f"`{option}`" for option in options(field.name, hints[field.name]))
+        names = ", ".join(f"`{option}`" for option in options(field.name))
         cells = (values(hints[field.name]), default(field), helps[field.name])
-        yield f"| {names} | " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+        yield f"| {names} | " + " | ".join(map(escaped, cells)) + " |"
     yield ""
 
 
-def options(name: str, hint: Any) -> list[str]:
-    """Return a setting's option, and its aliases."""
-    aliases = [alias for extra in extras(hint) for alias in getattr(extra, "aliases", None) or ()]
-    return ["--" + name.replace("_", "-"), *aliases]
+def escaped(cell: str) -> str:
+    """Return text that is safe in a table: no column's end, and no HTML outside of `code`."""
+    parts = cell.replace("|", "\\|").split("`")
+    return "`".join(part if i % 2 else part.replace("<", "&lt;") for i, part in enumerate(parts))
+
+
+def options(name: str) -> list[str]:
+    """Return a setting's option, and the names that it had before."""
+    names = [name, *(old for old, new in RENAMED.items() if new == name)]
+    return ["--" + name.replace("_", "-") for name in names]
 
 
 def extras(hint: Any) -> tuple[Any, ...]:
@@ -66,25 +72,15 @@ def extras(hint: Any) -> tuple[Any, ...]:
 
 
 def values(hint: Any) -> str:
-    """Describe the values that a setting takes: its type or choices, and bounds.
-
-    >>> from typing import Annotated
-    >>> from annotated_types import Ge, Interval
-    >>> values(Annotated[int | None, Ge(8)])
-    'int ≥ 8'
-    >>> values(tuple[Annotated[float, Interval(gt=0, le=1)], ...])
-    'float > 0 ≤ 1, one or more'
-    >>> values(int | Literal["all"]), values(bool)
-    ('int or `all`', 'flag')
-    """
+    """Describe the values that a setting takes: its type or choices, and bounds."""
     if extras(hint):
         limits = [
-            f" {sign} {getattr(extra, bound):g}"
+            f"{sign} {getattr(extra, bound):g}"
             for extra in extras(hint)
             for bound, sign in BOUNDS.items()
             if getattr(extra, bound, None) is not None
         ]
-        return values(hint.__origin__) + "".join(limits)
+        return f"{values(hint.__origin__)} {', '.join(limits)}"
     origin, parts = get_origin(hint), get_args(hint)
     if origin is Literal:
         return ", ".join(f"`{part}`" for part in parts)
