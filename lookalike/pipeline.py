@@ -337,7 +337,7 @@ def with_auto_choice(run: Run) -> Run:
 def send(run: Run, submit: Stage) -> None:
     """Run the stage submit where it is asked for, or where `all` finds a leaderboard configured."""
     stages = run.settings.general.stage
-    if "submit" in stages or ("all" in stages and target(run.settings.submit)):
+    if "submit" in stages or ("all" in stages and configured_target(run.settings.submit)):
         run.do(submit)
     elif "all" in stages:
         log.info("submit: not sent, since no leaderboard is named (--url and --group, or --kaggle)")

@@ -115,7 +115,8 @@ def from_table(cls: type[T], table: Mapping[str, Any]) -> T:
             try:
                 values[name] = convert(table[name], kind)
             except ValueError as error:
-                raise UserError(f"{name} cannot be {table[name]!r}: it takes {error}") from error
+                takes = _in_words(kind)
+                raise UserError(f"{name} cannot be {table[name]!r}: it takes {takes}") from error
     return cls(**values)
 
 

@@ -1,36 +1,15 @@
-"""The run folder: whole files, stages that know when there is nothing to do, one process."""
+"""The run folder: its settings, and stages that know when there is nothing to do."""
 
-import subprocess
-import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from lookalike.core.errors import UserError
-from lookalike.core.files import listing, only_process, read_json, whole_file, write_json
-from lookalike.core.log import log_to, report_each
+from lookalike.core.files import read_json, write_json
 from lookalike.core.options import parse_settings
-from lookalike.core.runs import Run, Stage
+from lookalike.core.runs import BEFORE_REPORT, RESULT, Run, Stage, open_run
 from lookalike.core.settings import Settings
-from tests.conftest import ROOT
-
-
-def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
-    path = tmp_path / "file.txt"
-    path.write_text("old")
-    with pytest.raises(ZeroDivisionError), whole_file(path) as beside:
-        beside.write_text("half")
-        raise ZeroDivisionError
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_reading_json_says_what_makes_the_file(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"split\.json is missing: make it with --stage split"):
-        read_json(tmp_path / "split.json", "--stage split")
-    (tmp_path / "split.json").write_text("{")
-    with pytest.raises(UserError, match="make it anew with --stage split"):
-        read_json(tmp_path / "split.json", "--stage split")
 
 
 def make_run(folder: Path, *words: str) -> tuple[Run, Stage, list[str]]:
@@ -91,36 +70,40 @@ def test_a_stage_that_fails_is_not_remembered(tmp_path: Path) -> None:
     assert len(done) == 2
 
 
-def test_the_listing_changes_with_names_sizes_and_times(tmp_path: Path) -> None:
-    seen = {listing(tmp_path)}
-    (tmp_path / "a").write_text("1")
-    seen.add(listing(tmp_path))
-    (tmp_path / "a").write_text("12")
-    seen.add(listing(tmp_path))
-    (tmp_path / "a").rename(tmp_path / "b")
-    seen.add(listing(tmp_path))
-    assert len(seen) == 4
-    assert listing(tmp_path) in seen
-
-
-def test_two_processes_do_not_share_a_run(tmp_path: Path) -> None:
-    code = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-        "from pathlib import Path; from lookalike.core.files import only_process\n"
-        f"with only_process(Path({str(tmp_path / '.lock')!r}), 'runs/x'): print('held')"
-    )
-    with only_process(tmp_path / ".lock", "runs/x"):
-        other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "another process works on runs/x" in other.stderr
-    after = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert after.stdout == "held\n"
-
-
-def test_long_reports_are_cut_on_screen_and_whole_in_the_log(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_settings_are_saved_and_the_run_opened_from_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    log_to(tmp_path)
-    report_each("pictures are blue", [f"name{i:02}" for i in range(30)])
-    screen, book = capsys.readouterr().err, (tmp_path / "log.txt").read_text()
-    assert "30 pictures are blue" in screen and "name29" not in screen
-    assert all(f"name{i:02}" in book for i in range(30))
+    (tmp_path / "data").mkdir()
+    settings = parse_settings(["--lr", "0.5", "--url", "https://example.org"])
+    Run(Path("runs/a"), Path("data"), settings).save_settings()
+    monkeypatch.chdir("/")
+    run = open_run(tmp_path / "runs" / "a")
+    assert run.data == tmp_path / "data" and run.settings.train.lr == 0.5
+    assert run.settings.submit.url is None
+    assert "python" in read_json(run.path("versions.json"), "")
+
+
+def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no run there; make one with main\.py"):
+        open_run(tmp_path)
+
+
+def test_stages_done_under_the_old_names_of_settings_count(tmp_path: Path) -> None:
+    write_json(tmp_path / "in.json", 1)
+    run, stage, done = make_run(tmp_path)
+    stage = replace(stage, settings=("image_size",))
+    run.do(stage)
+    path = tmp_path / "stages.json"
+    path.write_text(path.read_text().replace('"image_size"', '"side"'))
+    run.do(stage)
+    assert len(done) == 1
+
+
+def test_results_are_those_of_the_stages_that_were_done(tmp_path: Path) -> None:
+    write_json(tmp_path / "in.json", 1)
+    run, stage, _ = make_run(tmp_path)
+    run.do(replace(stage, name="split"))
+    run.do(replace(stage, name="report"))
+    assert list(run.results()) == ["split", "report"]
+    before = run.results(BEFORE_REPORT)
+    assert list(before) == ["split"] and before["split"].keys() == {*RESULT}
