@@ -305,13 +305,13 @@ def main(arguments: Iterable[str]) -> int:
         The exit code: 0, 1 for a mistake or bad input, 130 for Ctrl-C.
     """
     about = "Lay a competition out in data/."
-    program = parse(list(arguments), "data_extraction.py", ExtractCommand, about)
+    command: ExtractCommand = parse(list(arguments), "data_extraction.py", ExtractCommand, about)
     log_to(None)
 
     def work() -> None:
-        check_extract(program.extract)
-        data, settings = choose_data(program.data, program.extract)
-        made = extract(data, settings, program.seed, program.force)
-        log.info("%s", made or f"{data} is in place, made from the same: nothing to do")
+        check_extract(command.extract)
+        data, settings = choose_data(command.data, command.extract)
+        result = extract(data, settings, command.seed, command.force)
+        log.info("%s", result or f"{data} is in place, made from the same: nothing to do")
 
     return exit_code(work)

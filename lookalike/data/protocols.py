@@ -15,7 +15,7 @@ from lookalike.data.layout import Classes
 
 Parts = dict[str, list[tuple[str, Path]]]  # folder of the layout -> (identity, picture) pairs
 Limits = tuple[int | None, int | None]  # pictures per identity in training, in the test; None: all
-Labels = dict[str, dict[str, str]]  # query or gallery -> {file name: identity}
+TestLabels = dict[str, dict[str, str]]  # query or gallery -> {file name: identity}
 
 
 def lay_out_classes(
@@ -59,10 +59,12 @@ def lay_out_classes(
     return copies
 
 
-def _name_copies(parts: Parts, repeats: set[str]) -> tuple[dict[Path, tuple[str, Path]], Labels]:
+def _name_copies(
+    parts: Parts, repeats: set[str]
+) -> tuple[dict[Path, tuple[str, Path]], TestLabels]:
     """Return {path in the layout: (identity, picture)} and the labels of the test."""
     originals: dict[Path, tuple[str, Path]] = {}
-    labels: Labels = {"query": {}, "gallery": {}}
+    labels: TestLabels = {"query": {}, "gallery": {}}
     for part, pictures in parts.items():
         for identity, picture in pictures:
             place = Path(part, identity, picture)
