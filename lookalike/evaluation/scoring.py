@@ -8,7 +8,7 @@ scores 0. `metrics` defines the measures, `matching` the rules that a submission
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -32,6 +32,18 @@ class Labels(NamedTuple):
 
     query: dict[str, str]
     gallery: dict[str, str]
+
+
+class LabeledParts(Protocol):
+    """Anything with labeled queries and a labeled gallery, such as `data.splits.RetrievalTask`."""
+
+    @property
+    def query(self) -> Mapping[str, str]:
+        """{name of a query: its identity}."""
+
+    @property
+    def gallery(self) -> Mapping[str, str]:
+        """{name of a gallery picture: its identity}."""
 
 
 class QueryHits(NamedTuple):
@@ -71,8 +83,8 @@ def read_labels(path: Path) -> Labels:
     return _parse_labels(read_json(path, "the labels of the test"), str(path))
 
 
-def as_labels(source: str | Path | Mapping[str, Mapping[str, str]] | Labels) -> Labels:
-    """Return labels from the path of a file or from a mapping of the same form.
+def as_labels(source: str | Path | Mapping[str, Mapping[str, str]] | LabeledParts) -> Labels:
+    """Return labels from the path of a file, a mapping of the same form, or a retrieval task.
 
     Raises:
         UserError: There is no such file, or another form.
@@ -81,11 +93,11 @@ def as_labels(source: str | Path | Mapping[str, Mapping[str, str]] | Labels) -> 
         >>> as_labels({"query": {"q.jpg": "ada"}, "gallery": {"a.jpg": "ada"}}).gallery
         {'a.jpg': 'ada'}
     """
-    if isinstance(source, Labels):
-        return source
     if isinstance(source, str | Path):
         return read_labels(Path(source))
-    return _parse_labels(source, "labels")
+    if isinstance(source, Mapping):
+        return _parse_labels(source, "labels")
+    return Labels(dict(source.query), dict(source.gallery))
 
 
 def _parse_labels(content: Any, source: str) -> Labels:
@@ -215,7 +227,7 @@ def summarize(hits: QueryHits, ks: Iterable[int] = (TOP,)) -> dict[str, Any]:
 
 def score(
     submission: str | Path | Mapping[str, Sequence[str]] | RankedArrays,
-    labels: str | Path | Mapping[str, Mapping[str, str]] | Labels,
+    labels: str | Path | Mapping[str, Mapping[str, str]] | LabeledParts,
     k: int = TOP,
     leave_one_out: bool = False,
 ) -> dict[str, Any]:
@@ -224,8 +236,8 @@ def score(
     Args:
         submission: The path of a file in any form that `read_submission` knows, a mapping {query:
             [gallery names, best first]}, or a ranking. Names may have folders in front.
-        labels: The path of a JSON file, or a mapping, {"query": {name: identity}, "gallery": {name:
-            identity}}.
+        labels: The path of a JSON file or a mapping, {"query": {name: identity}, "gallery": {name:
+            identity}}, or an object with these two as attributes: `Labels`, a retrieval task.
         k: Most names that a query may have; the measures are taken at this length, too.
         leave_one_out: Query and gallery are one folder: a query's own picture is left out.
 

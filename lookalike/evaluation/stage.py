@@ -8,7 +8,7 @@ from lookalike.core.files import file_hash, read_json, write_json
 from lookalike.core.log import log
 from lookalike.core.runs import Run
 from lookalike.data.layout import find_layout
-from lookalike.evaluation.scoring import Labels, read_labels, score
+from lookalike.evaluation.scoring import read_labels, score
 
 
 def labels_path(run: Run) -> Path | None:
@@ -71,7 +71,7 @@ def _score_validation(run: Run) -> dict[str, Any] | None:
     task = unseen_split(run).validation
     if task.answerable:
         log.info("validation:")
-        return score(run.path("validation.json"), Labels(*task))
+        return score(run.path("validation.json"), task)
     if task.query:
         log.warning("warning: no validation query has its identity in the gallery: not scored")
     return None

@@ -42,7 +42,7 @@ def test_test_and_validation_are_scored_where_the_labels_are_known(run: Run) -> 
     metrics = metrics_of(run)
     assert metrics == {
         "test": score(GOOD, LABELS),
-        "validation": score(run.path("validation.json"), VALIDATION._asdict()),
+        "validation": score(run.path("validation.json"), VALIDATION),
     }
     assert json.loads(run.path("labels.json").read_text()) == LABELS._asdict()
 
