@@ -1,0 +1,164 @@
+"""A split keeps its parts apart, follows the seed, and says why it cannot be made."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from lookalike.core.errors import UserError
+from lookalike.core.log import log_to
+from lookalike.core.options import parse_settings
+from lookalike.core.runs import Run
+from lookalike.core.settings import Settings, SplitSettings
+from lookalike.data.catalogue import load_catalogue, read_catalogue
+from lookalike.data.splits import (
+    RetrievalTask,
+    Split,
+    domain_pattern,
+    load_split,
+    make_split,
+    run_split,
+    unseen_split,
+    validation_rows,
+)
+from tests.conftest import draw, draw_competition
+from tests.data.test_catalogue import PHOTO_OR_DRAWING
+
+
+def identities(pictures: dict[str, str]) -> set[str]:
+    return set(pictures.values())
+
+
+def test_a_disjoint_split_keeps_validation_identities_out_of_training(competition: Path) -> None:
+    split = make_split(read_catalogue(competition, PHOTO_OR_DRAWING), "auto", "photo", seed=0)
+    unseen = identities(split.validation.query)
+    assert split.kind == "disjoint" and not split.closed_set
+    assert len(unseen) == 2 and len(identities(split.train)) == 8
+    assert not unseen & identities(split.train)
+    assert identities(split.holdout) == identities(split.train)
+    assert all("photo_" in path for path in split.validation.query)
+    assert all("drawing_" in path for path in split.validation.gallery)
+    parts = [*split.validation, split.train, split.holdout]
+    assert sum(map(len, parts)) == 60 == len({path for part in parts for path in part})
+
+
+def test_a_stratified_split_is_a_closed_set(competition: Path) -> None:
+    split = make_split(read_catalogue(competition), "stratified", "photo", seed=0)
+    validation = split.validation.query | split.validation.gallery
+    assert split.closed_set and identities(validation) == identities(split.train)
+    assert split.holdout == validation
+
+
+def test_a_validation_folder_is_taken_as_it_is(competition: Path) -> None:
+    for person in (3, 20):
+        for number in range(5):
+            folder = competition / "validation" / f"person_{person:02}"
+            draw(folder / f"photo_{number}.jpg", person, 50 + number)
+    split = make_split(read_catalogue(competition), "auto", "photo", seed=0)
+    assert split.kind == "folder" and not split.closed_set, "person_20 is in no training"
+    validation = split.validation.query | split.validation.gallery
+    assert len(validation) == 10 and all(path.startswith("validation/") for path in validation)
+    assert len(split.validation.query) == 2
+
+
+def test_splits_follow_the_seed_and_nothing_else(competition: Path) -> None:
+    catalogue = read_catalogue(competition)
+    shuffled = catalogue.sample(frac=1, random_state=1)
+    one, same, other = (
+        json.dumps(make_split(rows, "disjoint", "photo", seed).as_json())
+        for rows, seed in ((catalogue, 0), (shuffled, 0), (catalogue, 1))
+    )
+    assert one == same != other
+
+
+def test_identities_with_one_picture_are_trained_on_and_never_held_out(tmp_path: Path) -> None:
+    root = draw_competition(tmp_path / "c")
+    for path in (root / "training").rglob("*.jpg"):
+        if path.name != "photo_0.jpg":
+            path.unlink()
+    split = make_split(read_catalogue(root), "disjoint", "photo", seed=0)
+    assert len(split.train) == 8 and not split.holdout
+    assert len(split.validation.query) == 2 and not split.validation.gallery
+
+
+def test_broken_pictures_are_in_no_split(competition: Path) -> None:
+    path = competition / "training" / "person_00" / "photo_0.jpg"
+    path.write_bytes(b"broken")
+    split = make_split(read_catalogue(competition), "stratified", "photo", seed=0)
+    assert path.relative_to(competition).as_posix() not in json.dumps(split.as_json())
+
+
+def test_a_split_that_cannot_be_made_says_why(competition: Path) -> None:
+    catalogue = read_catalogue(competition, PHOTO_OR_DRAWING)
+    with pytest.raises(UserError, match="no validation/"):
+        make_split(catalogue, "folder", "photo", 0)
+    with pytest.raises(UserError, match="only the domains drawing, photo"):
+        make_split(catalogue, "disjoint", "painting", 0)
+
+
+def test_the_stage_writes_two_catalogues_and_the_split(competition: Path, tmp_path: Path) -> None:
+    settings = parse_settings(["--domain-pattern", PHOTO_OR_DRAWING])
+    run = Run(tmp_path / "run", competition, settings)
+    run.folder.mkdir()
+    made = run_split(run)
+    assert "8 identities" in made
+    test, training = (load_catalogue(run.path(name)) for name in ("test.csv", "training.csv"))
+    assert len(test) == 20 and len(training) == 60
+    assert set(json.loads(run.path("split.json").read_text())["train"]) < set(training.path)
+
+
+def test_a_data_set_without_training_has_an_empty_split(
+    competition: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log_to(None)
+    (competition / "training").rename(tmp_path / "elsewhere")
+    run = Run(tmp_path / "run", competition, Settings())
+    run.folder.mkdir()
+    assert "none for training" in run_split(run)
+    assert "used untrained" in capsys.readouterr().err
+    assert load_split(run.path("split.json")).validation == ({}, {})
+    assert isinstance(load_catalogue(run.path("training.csv")), pd.DataFrame)
+
+
+@pytest.fixture
+def run(competition: Path, tmp_path: Path) -> Run:
+    settings = parse_settings(["--domain-pattern", PHOTO_OR_DRAWING])
+    run = Run(tmp_path / "run", competition, settings)
+    run_split(run)
+    return run
+
+
+def test_a_split_is_read_back_as_it_was_made(run: Run) -> None:
+    made = make_split(read_catalogue(run.data, PHOTO_OR_DRAWING), "auto", "photo", seed=0)
+    assert load_split(run.path("split.json")) == made
+    assert isinstance(load_split(run.path("split.json")).validation, RetrievalTask)
+
+
+@pytest.mark.parametrize("content", ["{}", '{"validation": {"query": {}}}', "not JSON", "[]"])
+def test_a_damaged_split_says_what_makes_it(content: str, tmp_path: Path) -> None:
+    (tmp_path / "split.json").write_text(content)
+    with pytest.raises(UserError, match="--stage split"):
+        load_split(tmp_path / "split.json")
+
+
+def test_after_a_refit_everything_has_been_trained_on() -> None:
+    task = RetrievalTask({"q.jpg": "c"}, {"g.jpg": "c"})
+    split = Split("disjoint", False, {"a.jpg": "a"}, {"b.jpg": "a"}, task)
+    assert split.refitted().train == split.labeled == split.refitted().labeled
+    assert not split.refitted().holdout and split.refitted().validation == ({}, {})
+
+
+def test_with_refit_no_validation_is_unseen(run: Run) -> None:
+    assert len(validation_rows(run, "query")) == len(unseen_split(run).validation.query) == 6
+    run.settings.train.objective, run.settings.train.refit = "arcface", True
+    assert len(unseen_split(run).train) == 60
+    assert validation_rows(run, "query").empty and validation_rows(run, "gallery").empty
+
+
+def test_the_domain_pattern_is_the_setting_else_that_of_the_layout(tmp_path: Path) -> None:
+    assert domain_pattern(SplitSettings(), tmp_path) is None
+    layout = {"source": "demo", "domain_pattern": "of the layout"}
+    (tmp_path / "layout.json").write_text(json.dumps(layout))
+    assert domain_pattern(SplitSettings(), tmp_path) == "of the layout"
+    assert domain_pattern(SplitSettings(domain_pattern="mine"), tmp_path) == "mine"
