@@ -4,8 +4,8 @@
     errors(matched)      # sentences: what makes it impossible to score
     refusals(matched)    # lines: what a leaderboard refuses, one for each kind of defect
 
-There is one list of defects. The scorer is lenient: it takes names with folders in front, missing
-queries and short lists. A leaderboard takes none of these.
+Both read one list of defects. The scorer is lenient: it accepts names with folders in front, missing
+queries and short lists. A leaderboard accepts none of these.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -18,8 +18,8 @@ import numpy as np
 from lookalike.evaluation.submissions import TOP, Submission
 
 
-class Defect(Enum):
-    """A kind of defect, in the order in which a leaderboard lists them."""
+class DefectKind(Enum):
+    """A kind of defect."""
 
     MISSING_QUERY = "a query of the test is not in the submission"
     QUERY_FOLDER = "a query's name has a folder in front"
@@ -32,17 +32,17 @@ class Defect(Enum):
     UNKNOWN_NAME = "a gallery name is not in the gallery"
 
 
-class Finding(NamedTuple):
+class Defect(NamedTuple):
     """A defect of one query.
 
     Attributes:
-        defect: Its kind.
-        query: The query, as the submission writes it.
+        kind: What is wrong.
+        query: The query, as the submission writes it; a repeated one as the test does.
         length: Length of the query's list.
         names: The gallery names concerned; none where the defect is not about single names.
     """
 
-    defect: Defect
+    kind: DefectKind
     query: str
     length: int = 0
     names: Sequence[str] = ()
@@ -57,31 +57,31 @@ class Matched(NamedTuple):
         indices: (lists + 1, longest list, at most k) int32: the position in the gallery of each
             name; -1 after the end of a list, and in the last row, which stands for a missing query.
         k: The length that a list should have.
-        findings: All defects: missing queries first, then in the order of the submission.
+        defects: All defects: missing queries first, then in the order of the submission.
     """
 
     submission: Submission
     indices: np.ndarray
     k: int
-    findings: list[Finding]
+    defects: list[Defect]
 
 
 ERRORS = {
-    Defect.UNKNOWN_QUERY: "query {query!r} is not among the test's queries",
-    Defect.REPEATED_QUERY: "query {query!r} appears twice, with different folders in front",
-    Defect.LONG_LIST: "query {query!r} has {length} gallery pictures, more than {k}",
-    Defect.UNKNOWN_NAME: "query {query!r} names {names[0]!r}, which is not in the gallery",
-    Defect.REPEATED_NAME: "query {query!r} names {names[0]!r} more than once",
+    DefectKind.UNKNOWN_QUERY: "query {query!r} is not among the test's queries",
+    DefectKind.REPEATED_QUERY: "query {query!r} appears twice, with different folders in front",
+    DefectKind.LONG_LIST: "query {query!r} has {length} gallery pictures, more than {k}",
+    DefectKind.UNKNOWN_NAME: "query {query!r} names {names[0]!r}, which is not in the gallery",
+    DefectKind.REPEATED_NAME: "query {query!r} names {names[0]!r} more than once",
 }
 REFUSALS = {
-    Defect.MISSING_QUERY: "queries that are missing",
-    Defect.QUERY_FOLDER: "query names with a folder in front",
-    Defect.UNKNOWN_QUERY: "queries that the test does not have",
-    Defect.SHORT_LIST: "queries without exactly {k} gallery names",
-    Defect.LONG_LIST: "queries without exactly {k} gallery names",
-    Defect.REPEATED_NAME: "queries that name a picture more than once",
-    Defect.NAME_FOLDER: "gallery names with a folder in front",
-    Defect.UNKNOWN_NAME: "names that the gallery does not have",
+    DefectKind.MISSING_QUERY: "queries that are missing",
+    DefectKind.QUERY_FOLDER: "query names with a folder in front",
+    DefectKind.UNKNOWN_QUERY: "queries that the test does not have",
+    DefectKind.SHORT_LIST: "queries without exactly {k} gallery names",
+    DefectKind.LONG_LIST: "queries without exactly {k} gallery names",
+    DefectKind.REPEATED_NAME: "queries that name a picture more than once",
+    DefectKind.NAME_FOLDER: "gallery names with a folder in front",
+    DefectKind.UNKNOWN_NAME: "names that the gallery does not have",
 }
 
 
@@ -110,7 +110,7 @@ def match(
         >>> matched = match({"query/q.jpg": ["a.jpg", "b.jpg"]}, ["q.jpg"], ["a.jpg"], k=2)
         >>> matched.submission
         {'q.jpg': ['a.jpg']}
-        >>> [finding.defect.name for finding in matched.findings]
+        >>> [defect.kind.name for defect in matched.defects]
         ['QUERY_FOLDER', 'UNKNOWN_NAME']
     """
     known, index = set(queries), {name: i for i, name in enumerate(gallery)}
@@ -118,14 +118,16 @@ def match(
         submission = _without_own_names(submission, known, index)
     k = min(TOP, len(index)) if k is None else k
     indices = _gallery_indices(submission, index, k)
-    # Most submissions have the test's own names, which their numbers show at once.
+    # Most submissions have just the test's own names, which takes no look at each in Python.
     if submission.keys() <= known and _are_distinct(indices, sum(map(len, submission.values()))):
-        findings = [f for q, names in submission.items() for f in _check_length(q, len(names), k)]
+        defects = [d for q, names in submission.items() for d in _check_length(q, len(names), k)]
     else:
-        submission, findings = _match_by_name(submission, known, index, k)
+        submission, defects = _match_by_name(submission, known, index, k)
         indices = _gallery_indices(submission, index, k)
-    missing = [Finding(Defect.MISSING_QUERY, query) for query in queries if query not in submission]
-    return Matched(submission, indices, k, [*missing, *findings])
+    missing = [
+        Defect(DefectKind.MISSING_QUERY, query) for query in queries if query not in submission
+    ]
+    return Matched(submission, indices, k, [*missing, *defects])
 
 
 def errors(matched: Matched) -> list[str]:
@@ -136,9 +138,9 @@ def errors(matched: Matched) -> list[str]:
         ["query 'q.jpg' names 'a.jpg' more than once"]
     """
     return [
-        ERRORS[finding.defect].format(**finding._asdict(), k=matched.k)
-        for finding in matched.findings
-        if finding.defect in ERRORS
+        ERRORS[defect.kind].format(**defect._asdict(), k=matched.k)
+        for defect in matched.defects
+        if defect.kind in ERRORS
     ]
 
 
@@ -155,14 +157,14 @@ def refusals(matched: Matched) -> list[str]:
         >>> refusals(match({"q.jpg": ["test/a.jpg"]}, ["q.jpg"], ["a.jpg"]))
         ["gallery names with a folder in front (1): 'test/a.jpg'"]
     """
-    kinds: dict[str, dict[str, None]] = {line: {} for line in REFUSALS.values()}
-    for defect, query, _, names in matched.findings:
-        if defect in REFUSALS:
-            about_names = defect in (Defect.NAME_FOLDER, Defect.UNKNOWN_NAME)
-            kinds[REFUSALS[defect]].update(dict.fromkeys(names if about_names else [query]))
+    concerned: dict[str, dict[str, None]] = {line: {} for line in REFUSALS.values()}
+    for kind, query, _, names in matched.defects:
+        if kind in REFUSALS:
+            about_names = kind in (DefectKind.NAME_FOLDER, DefectKind.UNKNOWN_NAME)
+            concerned[REFUSALS[kind]].update(dict.fromkeys(names if about_names else [query]))
     return [
         f"{line.format(k=matched.k)} ({len(names)}): {_first_few(list(names))}"
-        for line, names in kinds.items()
+        for line, names in concerned.items()
         if names
     ]
 
@@ -190,7 +192,7 @@ def _gallery_indices(submission: Submission, index: Mapping[str, int], k: int) -
 
 
 def _are_distinct(indices: np.ndarray, count: int) -> bool:
-    """Whether all of `count` names are in the gallery and no list repeats one."""
+    """Return whether all of `count` names are in the gallery and no list repeats one."""
     ordered = np.sort(indices, axis=1)
     repeated = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
     return bool((indices >= 0).sum() == count and not repeated.any())
@@ -198,44 +200,43 @@ def _are_distinct(indices: np.ndarray, count: int) -> bool:
 
 def _match_by_name(
     submission: Submission, queries: Collection[str], gallery: Collection[str], k: int
-) -> tuple[Submission, list[Finding]]:
+) -> tuple[Submission, list[Defect]]:
     """Match any submission, name by name."""
     matched: Submission = {}
-    findings: list[Finding] = []
+    defects: list[Defect] = []
     for written, names in submission.items():
         query = _known_name(written, queries)
         found = [_known_name(name, gallery) for name in names]
         if query is None:
-            findings.append(Finding(Defect.UNKNOWN_QUERY, written))
+            defects.append(Defect(DefectKind.UNKNOWN_QUERY, written))
         elif query != written:
-            findings.append(Finding(Defect.QUERY_FOLDER, written))
+            defects.append(Defect(DefectKind.QUERY_FOLDER, written))
         if query in matched:
-            findings.append(Finding(Defect.REPEATED_QUERY, query))
-        findings += _check_length(written, len(names), k)
-        findings += _check_names(written, names, found)
+            defects.append(Defect(DefectKind.REPEATED_QUERY, query))
+        defects += _check_length(written, len(names), k)
+        defects += _check_names(written, names, found)
         matched[query or written] = [name for name in found if name is not None]
-    return matched, findings
+    return matched, defects
 
 
-def _check_length(query: str, count: int, k: int) -> Iterator[Finding]:
+def _check_length(query: str, count: int, k: int) -> Iterator[Defect]:
     if count != k:
-        yield Finding(Defect.SHORT_LIST if count < k else Defect.LONG_LIST, query, count)
+        yield Defect(DefectKind.SHORT_LIST if count < k else DefectKind.LONG_LIST, query, count)
 
 
-def _check_names(
-    query: str, names: Sequence[str], found: Sequence[str | None]
-) -> Iterator[Finding]:
+def _check_names(query: str, names: Sequence[str], found: Sequence[str | None]) -> Iterator[Defect]:
     """Find the defects of one list; `found`: the gallery picture that each name means, if any."""
-    unknown = [name for name, known in zip(names, found, strict=True) if known is None]
-    foldered = [n for n, known in zip(names, found, strict=True) if known not in (None, n)]
-    means = [name if known is None else known for name, known in zip(names, found, strict=True)]
-    for defect, concerned in (
-        (Defect.UNKNOWN_NAME, unknown),
-        (Defect.NAME_FOLDER, foldered),
-        (Defect.REPEATED_NAME, _repeated(means)),
+    pairs = list(zip(names, found, strict=True))
+    unknown = [name for name, picture in pairs if picture is None]
+    in_folder = [name for name, picture in pairs if picture not in (None, name)]
+    pictures = [name if picture is None else picture for name, picture in pairs]
+    for kind, concerned in (
+        (DefectKind.UNKNOWN_NAME, unknown),
+        (DefectKind.NAME_FOLDER, in_folder),
+        (DefectKind.REPEATED_NAME, _repeated(pictures)),
     ):
         if concerned:
-            yield Finding(defect, query, len(names), concerned)
+            yield Defect(kind, query, len(names), concerned)
 
 
 def _repeated(names: Sequence[str]) -> list[str]:

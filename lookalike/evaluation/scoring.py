@@ -15,7 +15,7 @@ import numpy as np
 from lookalike.core.errors import UserError
 from lookalike.core.files import read_json
 from lookalike.core.log import report_each
-from lookalike.evaluation.matching import Defect, Matched, errors, match
+from lookalike.evaluation.matching import DefectKind, Matched, errors, match
 from lookalike.evaluation.metrics import bootstrap_interval, measure_queries
 from lookalike.evaluation.submissions import TOP, RankedArrays, Submission, as_submission
 
@@ -170,7 +170,7 @@ def hits_of_match(matched: Matched, labels: Labels, leave_one_out: bool = False)
         relevant=np.array([relevant[query] for query in queries]),
         missing=[query for query in queries if query not in matched.submission],
         left_out=[query for query in labels.query if not relevant[query]],
-        short={f.query: f.length for f in matched.findings if f.defect is Defect.SHORT_LIST},
+        short={d.query: d.length for d in matched.defects if d.kind is DefectKind.SHORT_LIST},
     )
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lookalike.core.errors import UserError
-from lookalike.evaluation.matching import Defect, errors, match, refusals
+from lookalike.evaluation.matching import DefectKind, errors, match, refusals
 from lookalike.evaluation.scoring import Labels, find_hits, score
 from lookalike.evaluation.submissions import Submission
 from tests.evaluation.test_metrics import random_test
@@ -46,11 +46,11 @@ def test_names_that_can_be_made_out_short_lists_and_missing_queries_are_no_error
     assert errors(matched) == []
     assert matched.submission == {"q1.jpg": ["x.jpg", "a1.jpg"]}
     assert matched.indices.tolist() == [[3, 0], [-1, -1]]
-    assert [(finding.defect, finding.query) for finding in matched.findings] == [
-        (Defect.MISSING_QUERY, "q2.jpg"),
-        (Defect.QUERY_FOLDER, "query/q1.jpg"),
-        (Defect.SHORT_LIST, "query/q1.jpg"),
-        (Defect.NAME_FOLDER, "query/q1.jpg"),
+    assert [(defect.kind, defect.query) for defect in matched.defects] == [
+        (DefectKind.MISSING_QUERY, "q2.jpg"),
+        (DefectKind.QUERY_FOLDER, "query/q1.jpg"),
+        (DefectKind.SHORT_LIST, "query/q1.jpg"),
+        (DefectKind.NAME_FOLDER, "query/q1.jpg"),
     ]
 
 
