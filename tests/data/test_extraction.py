@@ -3,7 +3,6 @@
 import json
 import shutil
 import zipfile
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 from lookalike.core.errors import UserError
 from lookalike.core.log import log_to
 from lookalike.core.settings import ExtractSettings
-from lookalike.data import extraction as data_extraction
+from lookalike.data import archives
 from lookalike.data.extraction import choose_data, extract, main
 from lookalike.data.layout import find_layout
 from tests.conftest import SHARED, draw, draw_classes, draw_competition
@@ -36,54 +35,12 @@ def no_leftovers(folder: Path) -> bool:
 # ---- class folders ------------------------------------------------------------------------------
 
 
-def test_the_report_protocol_shares_each_identity(classes: Path, tmp_path: Path) -> None:
-    settings = ExtractSettings("folder", str(classes))
-    made = extract(tmp_path / "data" / "x", settings, seed=0)
+def test_class_folders_become_a_competition(classes: Path, tmp_path: Path) -> None:
+    made = extract(tmp_path / "data" / "x", ExtractSettings("folder", str(classes)), seed=0)
     root = tmp_path / "data" / "x"
-    assert made and "folder" in made
-    assert [count(root / part) for part in ("training", "validation")] == [20, 8]
-    assert [count(root / "test" / part) for part in ("query", "gallery")] == [4, 8]
-    labels = json.loads((root / "labels.json").read_text())
-    assert Counter(labels["gallery"].values()) == {f"person_{i:02}": 2 for i in range(4)}
-    assert set(labels["query"]) == {p.name for p in (root / "test" / "query").iterdir()}
-    placed = [p.name for p in root.rglob("*.jpg")]
-    assert len(placed) == len(set(placed)) == 40, "every picture is in one part"
-
-
-def test_the_disjoint_protocol_puts_whole_people_into_the_test(
-    classes: Path, tmp_path: Path
-) -> None:
-    draw_classes(classes, people=10, pictures=5)
-    extract(tmp_path / "x", ExtractSettings("folder", str(classes), "disjoint"), seed=0)
-    labels = json.loads((tmp_path / "x" / "labels.json").read_text())
-    trained = {path.name for path in (tmp_path / "x" / "training").iterdir()}
-    tested = set(labels["query"].values()) | set(labels["gallery"].values())
-    assert len(tested) == 3 and len(trained) == 7 and not tested & trained
-
-
-def test_repeated_names_carry_their_identity_and_stay_apart(tmp_path: Path) -> None:
-    for name in ("ada", "bo"):
-        for number in range(10):
-            draw(tmp_path / "c" / name / f"{number}.jpg", 1, number)
-            draw(tmp_path / "c" / name / "profile" / f"{number}.jpg", 2, number)
-    extract(tmp_path / "x", ExtractSettings("folder", str(tmp_path / "c")), seed=0)
-    labels = json.loads((tmp_path / "x" / "labels.json").read_text())
-    names = [*labels["query"], *labels["gallery"]]
-    assert len(set(names)) == 12
-    assert all(name.startswith(("ada__", "bo__")) for name in names)
-    for part in ("query", "gallery"):
-        for name, identity in labels[part].items():
-            original = tmp_path / "c" / identity / "/".join(name.split("__")[1:])
-            placed = tmp_path / "x" / "test" / part / name
-            assert placed.read_bytes() == original.read_bytes()
-
-
-def test_the_seed_decides_the_layout(classes: Path, tmp_path: Path) -> None:
-    settings = ExtractSettings("folder", str(classes))
-    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        extract(tmp_path / name, settings, seed)
-    a, b, c = ((tmp_path / name / "labels.json").read_text() for name in "abc")
-    assert a == b != c
+    assert made and made.endswith("x from folder")
+    assert [count(root / part) for part in ("training", "validation", "test")] == [20, 8, 12]
+    assert find_layout(root) and (root / "labels.json").is_file()
 
 
 def test_files_that_are_no_pictures_and_empty_folders_are_named(
@@ -171,13 +128,6 @@ def test_a_kill_while_a_layout_is_replaced_leaves_a_whole_one(
     assert no_leftovers(tmp_path)
 
 
-def test_people_with_one_picture_are_too_few_for_a_test(tmp_path: Path) -> None:
-    draw_classes(tmp_path / "c", people=2, pictures=1)
-    with pytest.raises(UserError, match="too few pictures"):
-        extract(tmp_path / "x", ExtractSettings("folder", str(tmp_path / "c")), seed=0)
-    assert not (tmp_path / "x").exists()
-
-
 # ---- other sources ------------------------------------------------------------------------------
 
 
@@ -210,7 +160,7 @@ def test_a_downloaded_archive_goes_when_all_is_in_place(
         folder.mkdir(parents=True, exist_ok=True)
         return zipped(competition, folder / "c.zip", "")
 
-    monkeypatch.setattr(data_extraction.archives, "fetch_drive", fetch_drive)
+    monkeypatch.setattr(archives, "fetch_drive", fetch_drive)
     settings = ExtractSettings("competition", drive_id="the-id", keep_archive=keep)
     extract(tmp_path / "data" / "x", settings, seed=0)
     assert (tmp_path / "data" / ".downloads" / "c.zip").exists() is keep
@@ -231,7 +181,7 @@ def test_a_damaged_download_is_fetched_anew(
             archive.write_bytes(good[: len(good) // 2] if len(fetched) == 1 else good)
         return archive
 
-    monkeypatch.setattr(data_extraction.archives, "fetch_drive", fetch_drive)
+    monkeypatch.setattr(archives, "fetch_drive", fetch_drive)
     with pytest.raises(UserError):
         extract(tmp_path / "data" / "x", ExtractSettings("competition"), seed=0)
     assert extract(tmp_path / "data" / "x", ExtractSettings("competition"), seed=0)
@@ -251,9 +201,9 @@ def test_a_changed_archive_behind_a_file_url_is_unpacked_anew(
     assert (tmp_path / "data" / "x" / "test" / "gallery" / "new.jpg").exists()
 
 
-def test_lfw_takes_the_people_with_twenty_pictures(tmp_path: Path) -> None:
+def test_lfw_takes_the_identities_with_twenty_pictures(tmp_path: Path) -> None:
     home = tmp_path / "lfw_home" / "lfw_funneled"
-    draw_classes(home, people=2, pictures=20)
+    draw_classes(home, 2, 20)
     draw(home / "rare" / "rare_0001.jpg", 9, 1)
     extract(tmp_path / "x", ExtractSettings("lfw", lfw_home=tmp_path), seed=0)
     assert sorted(p.name for p in (tmp_path / "x" / "training").iterdir()) == [
@@ -262,6 +212,7 @@ def test_lfw_takes_the_people_with_twenty_pictures(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.data
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the real data are not on this machine")
 def test_lfw62_has_the_reports_numbers(tmp_path: Path) -> None:
     extract(tmp_path / "x", ExtractSettings("folder", str(SHARED / "lfw62")), seed=0)
