@@ -4,8 +4,8 @@
     errors(matched)      # sentences: what makes it impossible to score
     refusals(matched)    # lines: what a leaderboard refuses, one for each kind of defect
 
-Both read one list of defects. The scorer is lenient: it accepts names with folders in front, missing
-queries and short lists. A leaderboard accepts none of these.
+Both read one list of defects. The scorer is lenient: it accepts names with folders in front,
+missing queries and short lists. A leaderboard accepts none of these.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
