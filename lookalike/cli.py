@@ -14,7 +14,7 @@ COMMANDS = {
     "extract": ("lookalike.data.extraction:main", "lay a competition out in data/"),
     "evaluate": ("lookalike.evaluation.evaluate:main", "score a submission against labels"),
     "submit": ("lookalike.leaderboard.submit:main", "check, send and list submissions"),
-    "report": ("lookalike.report.page:main", "draw the HTML report of a run"),
+    "report": ("lookalike.report.report:main", "draw the HTML report of a run"),
     "sweep": ("lookalike.sweep.grid:main", "compare backbones and settings side by side"),
     "identify": ("lookalike.identification.identify:main", "name faces, or find a lookalike"),
     "verify": ("lookalike.verification.verify:main", "same person or not: score, train, pair"),

@@ -1,8 +1,8 @@
-"""How the embeddings of identities lie to each other: a map, spreads, medoids, overlaps.
+"""The geometry of embeddings by identity: a map, spreads, medoids, overlaps.
 
-    places = project(embeddings, settings, seed=0)     # (N, 2), near where alike
+    positions = project(embeddings, settings, seed=0)     # (N, 2), near where similar
     spreads = measure_spreads(embeddings, identities)
-    pairs = overlapping(spreads)                       # the identities hardest to tell apart
+    pairs = rank_overlaps(spreads)                        # the identities hardest to tell apart
 
 Distances are 1 - cosine, from 0 (the same direction) to 2.
 """
@@ -19,17 +19,19 @@ from threadpoolctl import threadpool_limits
 from lookalike.core.errors import UserError
 from lookalike.core.settings import ReportSettings
 
-MOST_OF_ONE = 200  # pictures of an identity that are compared with each other
-FEWEST_POINTS = 5
-WIDTH_BEFORE = 50  # t-SNE's authors first reduce to as many numbers by PCA
+MAX_COMPARED = 200  # pictures of an identity that are compared with each other
+MIN_POINTS = 5
+PCA_WIDTH = 50  # dimensions to which PCA reduces before t-SNE, as its authors do
 
 
 class Spreads(NamedTuple):
-    """How each of I identities lies.
+    """The distances within and between I identities.
 
-    within: {identity: its pairwise distances}, empty for a single picture. medoids: (I,) row of
-    the picture with the least sum of distances to the others. spread: (I,) mean distance of an
-    identity's pictures to the medoid. between: (I, I) distances of the medoids.
+    Attributes:
+        within: {identity: its pairwise distances}, empty for a single picture.
+        medoids: (I,) index of the picture with the least sum of distances to the others.
+        spread: (I,) mean distance of an identity's pictures to the medoid.
+        between: (I, I) distances of the medoids.
     """
 
     within: dict[str, np.ndarray]
@@ -39,9 +41,12 @@ class Spreads(NamedTuple):
 
 
 def measure_spreads(embeddings: np.ndarray, identities: Sequence[str], seed: int = 0) -> Spreads:
-    """Spreads of (N, D) unit rows by identity, in the order of the sorted names.
+    """Measure distances within and between identities, in the order of their sorted names.
 
-    Of an identity with more than 200 pictures, 200 drawn by `seed` are used.
+    Args:
+        embeddings: (N, D) unit rows.
+        identities: The identity of each row.
+        seed: Of identities with more than 200 pictures, 200 are drawn by it.
 
     >>> rows = np.array([[1, 0], [1, 0], [0, 1]], np.float32)
     >>> measure_spreads(rows, ["a", "a", "b"]).between[0].tolist()
@@ -53,8 +58,8 @@ def measure_spreads(embeddings: np.ndarray, identities: Sequence[str], seed: int
     names = np.asarray(identities)
     for name in sorted(set(identities)):
         rows = np.flatnonzero(names == name)
-        if len(rows) > MOST_OF_ONE:
-            rows = np.sort(rng.choice(rows, MOST_OF_ONE, replace=False))
+        if len(rows) > MAX_COMPARED:
+            rows = np.sort(rng.choice(rows, MAX_COMPARED, replace=False))
         distances = cosine_distances(embeddings[rows], embeddings[rows])
         within[name] = distances[np.triu_indices(len(rows), 1)]
         middle = int(distances.sum(1).argmin())
@@ -67,16 +72,17 @@ def measure_spreads(embeddings: np.ndarray, identities: Sequence[str], seed: int
 
 
 def cosine_distances(one: np.ndarray, two: np.ndarray) -> np.ndarray:
-    """(N, D) and (M, D) unit rows -> (N, M) distances, 1 - cosine."""
+    """Return the (N, M) distances, 1 - cosine, of (N, D) and (M, D) unit rows."""
     return 1 - np.clip(one.astype(float) @ two.astype(float).T, -1, 1)
 
 
-def overlapping(spreads: Spreads) -> pd.DataFrame:
-    """All pairs of identities, those that overlap most first.
+def rank_overlaps(spreads: Spreads) -> pd.DataFrame:
+    """Return all pairs of identities, those that overlap most first.
 
-    Columns: one, two, distance of their medoids, overlap: the sum of their spreads over that
-    distance. Above 1 the clouds reach into each other (the inverse of the ratio of separation that
-    the Davies-Bouldin index takes, 1979).
+    Returns:
+        Columns `one`, `two`, `distance` (of their medoids) and `overlap`: the sum of their spreads
+        over that distance. Above 1 the two clusters reach into each other (the measure of
+        similarity in the Davies-Bouldin index, 1979).
     """
     names = list(spreads.within)
     i, j = np.triu_indices(len(names), 1)
@@ -94,50 +100,58 @@ def overlapping(spreads: Spreads) -> pd.DataFrame:
 
 
 def project(embeddings: np.ndarray, settings: ReportSettings, seed: int) -> np.ndarray:
-    """(N, D) rows -> (N, 2) places from 0 to 1, by t-SNE (van der Maaten and Hinton, 2008) or UMAP
-    (McInnes et al., 2018); empty where there are fewer than five.
+    """Map embeddings to two dimensions.
 
-    t-SNE's perplexity is lowered to a third of the pictures where they are too few for it.
+    By t-SNE (van der Maaten and Hinton, 2008) or UMAP (McInnes et al., 2018). t-SNE's perplexity is
+    lowered to a third of the number of pictures where it is higher.
+
+    Args:
+        embeddings: (N, D) rows.
+        settings: Method, perplexity and iterations.
+        seed: Seed of the method.
+
+    Returns:
+        (N, 2) positions from 0 to 1; (0, 2) where there are fewer than five rows.
 
     Raises:
-        UserError: UMAP is asked for and not installed.
+        UserError: UMAP is chosen and not installed.
     """
-    if len(embeddings) < FEWEST_POINTS:
+    if len(embeddings) < MIN_POINTS:
         return np.zeros((0, 2))
-    by = _umap if settings.projection == "umap" else _tsne
+    method = _umap if settings.projection == "umap" else _tsne
     # With one thread the map is the same on a busy machine, and there much faster.
     with threadpool_limits(1):
-        if min(embeddings.shape) > WIDTH_BEFORE:
-            embeddings = PCA(WIDTH_BEFORE, random_state=seed).fit_transform(embeddings)
-        indices = by(embeddings, settings, seed).astype(float)
-    low = indices.min(0)
-    return np.asarray((indices - low) / max(float((indices.max(0) - low).max()), 1e-9))
+        if min(embeddings.shape) > PCA_WIDTH:
+            embeddings = PCA(PCA_WIDTH, random_state=seed).fit_transform(embeddings)
+        positions = method(embeddings, settings, seed).astype(float)
+    low = positions.min(0)
+    return np.asarray((positions - low) / max(float((positions.max(0) - low).max()), 1e-9))
 
 
 def perplexity_for(settings: ReportSettings, points: int) -> float:
-    """The perplexity that so many points allow."""
+    """Return the perplexity that this number of points allows."""
     return min(settings.perplexity, points / 3)
 
 
 def _tsne(embeddings: np.ndarray, settings: ReportSettings, seed: int) -> np.ndarray:
-    made: np.ndarray = TSNE(
+    """Return (N, 2) positions by t-SNE."""
+    tsne = TSNE(
         perplexity=perplexity_for(settings, len(embeddings)),
         max_iter=settings.iterations,
         init="pca",
         random_state=seed,
-    ).fit_transform(embeddings)
-    return made
+    )
+    return np.asarray(tsne.fit_transform(embeddings))
 
 
 def _umap(embeddings: np.ndarray, settings: ReportSettings, seed: int) -> np.ndarray:
+    """Return (N, 2) positions by UMAP."""
     try:
         from umap import UMAP
     except ImportError as error:
         raise UserError(
-            "--projection umap needs its package: pip install umap-learn, or take tsne"
+            "--projection umap needs its package: pip install umap-learn, or choose tsne"
         ) from error
     neighbors = max(2, round(perplexity_for(settings, len(embeddings))))
-    made: np.ndarray = UMAP(
-        n_neighbors=neighbors, n_epochs=settings.iterations, random_state=seed, n_jobs=1
-    ).fit_transform(embeddings)
-    return made
+    umap = UMAP(n_neighbors=neighbors, n_epochs=settings.iterations, random_state=seed, n_jobs=1)
+    return np.asarray(umap.fit_transform(embeddings))

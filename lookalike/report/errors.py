@@ -1,7 +1,7 @@
-"""What goes wrong in a ranking: who is taken for whom, and for which kinds of queries.
+"""Error analysis of a ranking: which identities are confused, and which queries score worse.
 
 confusions(part).head(10)
-score_by(part, {query: "photo" for query in part.ranked})
+score_groups(part, {query: "photo" for query in part.ranked})
 """
 
 from collections import Counter
@@ -11,105 +11,134 @@ import numpy as np
 import pandas as pd
 
 from lookalike.evaluation.metrics import bootstrap_interval, measure_queries
-from lookalike.report.panels import Part
+from lookalike.report.panels import RankedPart
 
-BINS = (1, 2, 4, 8, 16, 32, 64)  # least numbers of relevant gallery pictures of each group
+BINS = (1, 2, 4, 8, 16, 32, 64)  # lower bounds of the groups by number of relevant pictures
 
 
-def confusions(part: Part) -> pd.DataFrame:
-    """Whom the first place shows instead: columns asked, shown, queries, of; the most first.
+def confusions(part: RankedPart) -> pd.DataFrame:
+    """Count the wrong identities at rank 1.
 
-    of: how many queries ask for this identity.
+    Args:
+        part: The test or the validation.
+
+    Returns:
+        Columns `identity` (of the query), `retrieved` (the identity at rank 1), `queries` (how many
+        have this confusion) and `of` (all queries of the identity), the most frequent first. Empty
+        where labels are not known.
     """
-    labels, judged = part.labels, part.judged
-    if labels is None or judged is None:
-        return pd.DataFrame(columns=["asked", "shown", "queries", "of"])
-    settings = Counter(judged.identities)
+    columns = ["identity", "retrieved", "queries", "of"]
+    labels, hits = part.labels, part.query_hits
+    if labels is None or hits is None:
+        return pd.DataFrame(columns=columns)
+    totals = Counter(hits.identities)
     wrong: Counter[tuple[str, str]] = Counter()
-    for query, identity in zip(judged.queries, judged.identities, strict=True):
+    for query, identity in zip(hits.queries, hits.identities, strict=True):
         first = labels.gallery[part.ranked[query][0][0]] if part.ranked.get(query) else identity
         if first != identity:
             wrong[identity, first] += 1
-    rows = [(*pair, count, settings[pair[0]]) for pair, count in sorted(wrong.items())]
-    table = pd.DataFrame(rows, columns=["asked", "shown", "queries", "of"])
+    rows = [(*pair, count, totals[pair[0]]) for pair, count in sorted(wrong.items())]
+    table = pd.DataFrame(rows, columns=columns)
     return table.sort_values("queries", ascending=False, kind="stable", ignore_index=True)
 
 
-def score_by(part: Part, groups: Mapping[str, str]) -> pd.DataFrame:
-    """The score of each group of queries: columns group, queries, score, low, high, recall@1, in
-    the order of the groups. low, high: 95 % intervals.
+def score_groups(part: RankedPart, groups: Mapping[str, str]) -> pd.DataFrame:
+    """Score each group of queries.
 
-    groups: {query: group}; a query without one is left out.
+    Args:
+        part: The test or the validation.
+        groups: {query: group}; queries without a group are left out.
+
+    Returns:
+        Columns `group`, `queries`, `score`, `low`, `high` (the ends of a 95 % interval) and
+        `recall@1`, in the order of the groups. Empty where labels are not known.
     """
-    judged = part.judged
-    if judged is None:
-        return pd.DataFrame(columns=["group", "queries", "score", "low", "high", "recall@1"])
-    values = measure_queries(judged.hits, judged.relevant)
-    of_query = np.array([groups.get(query, "") for query in judged.queries])
+    columns = ["group", "queries", "score", "low", "high", "recall@1"]
+    hits = part.query_hits
+    if hits is None:
+        return pd.DataFrame(columns=columns)
+    values = measure_queries(hits.hits, hits.relevant)
+    of_query = np.array([groups.get(query, "") for query in hits.queries])
     rows = []
     for group in dict.fromkeys(groups.values()):
         chosen = np.flatnonzero(of_query == group)
         if not len(chosen) or not group:
             continue
         scores = values["score"][chosen]
-        low, high = bootstrap_interval(scores[:, None], [judged.identities[i] for i in chosen])[:, 0]
+        low, high = bootstrap_interval(scores[:, None], [hits.identities[i] for i in chosen])[:, 0]
         first = values["recall@1"][chosen].mean()
         rows.append((group, len(chosen), scores.mean(), low, high, first))
-    return pd.DataFrame(rows, columns=["group", "queries", "score", "low", "high", "recall@1"])
+    return pd.DataFrame(rows, columns=columns)
 
 
-def by_domain(part: Part) -> dict[str, str]:
-    """{query: its domain}, in the order of the domains' names."""
+def domain_groups(part: RankedPart) -> dict[str, str]:
+    """Return {query: its domain}, in the order of the domains' names."""
     domains = part.queries.domain.sort_values(kind="stable")
     return {str(query): str(domain) for query, domain in domains.items()}
 
 
-def by_detection(part: Part, faces: pd.DataFrame) -> dict[str, str]:
-    """{query: how its face was found}. faces: the rows of faces.csv."""
+def detection_groups(part: RankedPart, faces: pd.DataFrame) -> dict[str, str]:
+    """Return {query: how its face was found}.
+
+    Args:
+        part: The test or the validation.
+        faces: Content of faces.csv, with the columns `path` and `found`.
+    """
     found = faces.set_index("path").found
-    known = part.queries[part.queries.path.isin(found.index)]
-    ways = {str(query): str(found[path]) for query, path in known.path.items()}
+    listed = part.queries[part.queries.path.isin(found.index)]
+    ways = {str(query): str(found[path]) for query, path in listed.path.items()}
     return dict(sorted(ways.items(), key=lambda pair: pair[1]))
 
 
-def by_gallery_size(part: Part) -> dict[str, str]:
-    """{query: a range for the number of relevant pictures in the gallery}, the least first."""
-    if part.judged is None:
+def relevant_groups(part: RankedPart) -> dict[str, str]:
+    """Return {query: a range for its number of relevant gallery pictures}, the lowest first."""
+    if part.query_hits is None:
         return {}
-    pairs = sorted(zip(part.judged.relevant.tolist(), part.judged.queries, strict=True))
+    pairs = sorted(zip(part.query_hits.relevant.tolist(), part.query_hits.queries, strict=True))
     return {query: size_range(count) for count, query in pairs}
 
 
 def size_range(count: int) -> str:
-    """The range of BINS that a number is in.
+    """Return the range between two of BINS that holds a number.
 
     >>> [size_range(count) for count in (1, 3, 9, 100)]
     ['1', '2 to 3', '8 to 15', '64 or more']
     """
-    place = int(np.searchsorted(BINS, count, side="right")) - 1
-    low = BINS[place]
-    if place + 1 == len(BINS):
+    index = int(np.searchsorted(BINS, count, side="right")) - 1
+    low = BINS[index]
+    if index + 1 == len(BINS):
         return f"{low} or more"
-    high = BINS[place + 1] - 1
+    high = BINS[index + 1] - 1
     return str(low) if low == high else f"{low} to {high}"
 
 
-def reached_by_domain(part: Part) -> pd.DataFrame:
-    """How much of the relevant reaches the ten, by the domain of the gallery picture: columns
-    group, relevant (pairs of a query and a gallery picture of its identity), reached, share."""
-    labels, judged = part.labels, part.judged
-    if labels is None or judged is None:
-        return pd.DataFrame(columns=["group", "relevant", "reached", "share"])
+def recall_by_domain(part: RankedPart) -> pd.DataFrame:
+    """Measure how many of the relevant gallery pictures of each domain are in the top ten.
+
+    Args:
+        part: The test or the validation.
+
+    Returns:
+        Columns `group` (the domain), `relevant` (pairs of a query and a gallery picture of its
+        identity), `retrieved` (those within the top ten) and `share`. Empty where labels are not
+        known.
+    """
+    columns = ["group", "relevant", "retrieved", "share"]
+    labels, hits = part.labels, part.query_hits
+    if labels is None or hits is None:
+        return pd.DataFrame(columns=columns)
     domains = part.gallery.domain
-    there: Counter[tuple[str, str]] = Counter()
+    in_gallery: Counter[tuple[str, str]] = Counter()
     for name, identity in labels.gallery.items():
-        there[identity, str(domains.get(name, ""))] += 1
+        in_gallery[identity, str(domains.get(name, ""))] += 1
     relevant: Counter[str] = Counter()
-    reached: Counter[str] = Counter()
-    kinds = sorted({domain for _, domain in there})
-    for query, identity in zip(judged.queries, judged.identities, strict=True):
-        relevant.update({kind: there[identity, kind] for kind in kinds})
-        hits = [name for name, _ in part.ranked.get(query, []) if labels.gallery[name] == identity]
-        reached.update(str(domains[name]) for name in hits)
-    rows = [(k, relevant[k], reached[k], reached[k] / relevant[k]) for k in kinds if relevant[k]]
-    return pd.DataFrame(rows, columns=["group", "relevant", "reached", "share"])
+    retrieved: Counter[str] = Counter()
+    groups = sorted({domain for _, domain in in_gallery})
+    for query, identity in zip(hits.queries, hits.identities, strict=True):
+        relevant.update({group: in_gallery[identity, group] for group in groups})
+        names = [name for name, _ in part.ranked.get(query, [])]
+        retrieved.update(str(domains[n]) for n in names if labels.gallery[n] == identity)
+    rows = [
+        (g, relevant[g], retrieved[g], retrieved[g] / relevant[g]) for g in groups if relevant[g]
+    ]
+    return pd.DataFrame(rows, columns=columns)

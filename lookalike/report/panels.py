@@ -1,9 +1,9 @@
-"""What a run ranked, ready to be looked at: its parts, the queries to show, thumbnails.
+"""The ranked lists of a run for display: its parts, the queries to show, thumbnails.
 
-    parts = load_parts(run)                       # test, and validation
-    chosen = choose(order_of(parts[0]), most=150, seed=0)
+    parts = load_parts(run)                                   # test, and validation
+    chosen = choose_queries(order_queries(parts[0]), most=150, seed=0)
 
-A part's pictures are known by the keys of its ranking: bare names in the test, paths in the
+A part's pictures are identified by the keys of its ranking: bare names in the test, paths in the
 validation.
 """
 
@@ -12,122 +12,141 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import ImageOps
+from PIL import Image, ImageOps
 
 from lookalike.core.files import read_json
 from lookalike.core.runs import Run
 from lookalike.data.catalogue import bare_names, load_catalogue, readable, rows_of
 from lookalike.data.images import map_images, read_known_picture
 from lookalike.data.splits import unseen_split
-from lookalike.evaluation.metrics import measure
-from lookalike.evaluation.scoring import Judged, Labels, check_and_judge, read_labels
+from lookalike.evaluation.metrics import measure_queries
+from lookalike.evaluation.scoring import Labels, QueryHits, find_hits, read_labels
 from lookalike.evaluation.submissions import TOP
 
-THUMBNAIL, QUALITY = 80, 72
-Places = list[tuple[str, float]]  # gallery keys with their scores, best first
+THUMBNAIL, QUALITY = 80, 72  # pixels of a side; quality of WebP
+RankedList = list[tuple[str, float]]  # gallery keys with their scores, best first
 
 
 @dataclass(frozen=True)
-class Part:
-    """The test or the validation of a run.
+class RankedPart:
+    """The test or the validation of a run, with its ranking.
 
-    ranked: {query key: its ten}. queries, gallery: catalogue rows, indexed by key. labels: None
-    where they are not known.
+    Attributes:
+        name: test or validation.
+        ranked: {query key: its top ten}.
+        queries: Catalogue rows, indexed by key.
+        gallery: Catalogue rows, indexed by key.
+        labels: None where they are not known.
     """
 
     name: str
-    ranked: dict[str, Places]
+    ranked: dict[str, RankedList]
     queries: pd.DataFrame
     gallery: pd.DataFrame
     labels: Labels | None
 
     @cached_property
-    def judged(self) -> Judged | None:
-        """The part's queries against its labels; None where these are not known or do not meet.
+    def query_hits(self) -> QueryHits | None:
+        """The ranking compared with the labels.
+
+        None where labels are not known, or no query has its identity in the gallery.
 
         Raises:
-            UserError: the labels are those of something else.
+            UserError: The labels are those of other pictures.
         """
         if self.labels is None:
             return None
         if not set(self.labels.query.values()) & set(self.labels.gallery.values()):
             return None
-        names = {query: [name for name, _ in indices] for query, indices in self.ranked.items()}
-        return check_and_judge(names, self.labels, TOP)
+        names = {query: [name for name, _ in ranked] for query, ranked in self.ranked.items()}
+        return find_hits(names, self.labels, TOP)
 
 
-def load_parts(run: Run) -> list[Part]:
-    """The test and, where the run has one, the validation.
+def load_parts(run: Run) -> list[RankedPart]:
+    """Load the test and, where the run has one, the validation.
 
     Raises:
-        UserError: a file of the run is missing or broken.
+        UserError: A file of the run is missing or broken.
     """
     ranked = read_json(run.path("ranking.json"), "--stage retrieve")
     test = load_catalogue(run.path("test.csv"))
-    parts = [test[test.part == name] for name in ("query", "gallery")]
-    query, gallery = (rows.set_index(bare_names(rows.path).to_numpy()) for rows in parts)
-    labels = run.path("labels.json")
-    known = read_labels(labels) if labels.is_file() else None
-    made = [Part("test", ranked["test"], query, gallery, known)]
+    by_part = [test[test.part == name] for name in ("query", "gallery")]
+    query, gallery = (rows.set_index(bare_names(rows.path).to_numpy()) for rows in by_part)
+    path = run.path("labels.json")
+    labels = read_labels(path) if path.is_file() else None
+    parts = [RankedPart("test", ranked["test"], query, gallery, labels)]
     if ranked["validation"]:
         split = unseen_split(run).validation
         training = load_catalogue(run.path("training.csv"))
         training["domain"] = training.domain.replace("", "unknown")
         rows = {name: rows_of(training, paths) for name, paths in split._asdict().items()}
         query, gallery = (rows[name].set_index("path", drop=False) for name in rows)
-        made.append(Part("validation", ranked["validation"], query, gallery, Labels(*split)))
-    return made
+        own = Labels(*split)
+        parts.append(RankedPart("validation", ranked["validation"], query, gallery, own))
+    return parts
 
 
 # ---- thumbnails ---------------------------------------------------------------------------------
 
 
 class Thumbnails:
-    """Small pictures for a page, each of them once however often it is shown."""
+    """The small pictures of a page, each stored once however often it is shown.
 
-    def __init__(self, run: Run) -> None:
-        self.root = run.data
-        self._numbers: dict[str, int] = {}
+    Attributes:
+        root: Folder of the data set.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._indices: dict[str, int] = {}
         self._pictures: list[tuple[str, str]] = []  # path, content
 
-    def numbers(self, rows: pd.DataFrame) -> list[int]:
-        """The places among the page's pictures of catalogue rows; -1 where one cannot be read."""
+    def indices(self, rows: pd.DataFrame) -> list[int]:
+        """Return the indices of catalogue rows among the pictures; -1 for unreadable ones.
+
+        Pictures that are not among them yet are added.
+        """
         good = readable(rows)
         return [
-            self._number(path, content) if known else -1
-            for path, content, known in zip(rows.path, rows.content, good, strict=True)
+            self._index(path, content) if can_be_read else -1
+            for path, content, can_be_read in zip(rows.path, rows.content, good, strict=True)
         ]
 
-    def _number(self, path: str, content: str) -> int:
-        if content not in self._numbers:
-            self._numbers[content] = len(self._pictures)
+    def _index(self, path: str, content: str) -> int:
+        """Return the index of a picture, which is added where it is new."""
+        if content not in self._indices:
+            self._indices[content] = len(self._pictures)
             self._pictures.append((path, content))
-        return self._numbers[content]
+        return self._indices[content]
 
     def __len__(self) -> int:
         return len(self._pictures)
 
     def draw(self) -> list[str]:
-        """All pictures as data URIs, in the order of their numbers.
+        """Return all pictures as data URIs, in the order of their indices.
 
         Raises:
-            UserError: a picture has changed or gone since the catalogue was made.
+            UserError: A picture has changed or gone since the catalogue was made.
         """
 
-        def small(picture: tuple[str, str]) -> str:
+        def shrink(picture: tuple[str, str]) -> str:
             path, content = picture
             image = read_known_picture(self.root / path, content, THUMBNAIL)
             return as_uri(ImageOps.fit(image, (THUMBNAIL, THUMBNAIL), centering=(0.5, 0.4)))
 
-        return list(map_images(small, self._pictures, "thumbnails"))
+        return list(map_images(shrink, self._pictures, "thumbnails"))
 
 
-def as_uri(image: Any) -> str:
-    """A picture as a data URI (WebP: a third smaller here than JPEG, whose tables each repeats)."""
+def as_uri(image: Image.Image) -> str:
+    """Return a picture as a data URI.
+
+    The format is WebP, here a third smaller than JPEG, whose tables each thumbnail would repeat.
+    """
     stream = io.BytesIO()
     image.save(stream, "WEBP", quality=QUALITY, method=4)
     return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode()
@@ -136,25 +155,33 @@ def as_uri(image: Any) -> str:
 # ---- queries to show ----------------------------------------------------------------------------
 
 WITH_LABELS = "by the rank of the first hit, then by average precision"
-WITHOUT_LABELS = "by the similarity of the first place (which are hits cannot be known)"
+WITHOUT_LABELS = "by the similarity at rank 1 (which results are hits is not known)"
 
 
-def order_of(part: Part) -> list[str]:
-    """The queries of a part, worst first: see WITH_LABELS and WITHOUT_LABELS. Queries without a
-    relevant picture in the gallery are left out."""
-    if part.judged is None:
+def order_queries(part: RankedPart) -> list[str]:
+    """Return the queries of a part, worst first.
+
+    With labels the order is WITH_LABELS, and queries without a relevant picture in the gallery are
+    left out; without labels it is WITHOUT_LABELS.
+    """
+    if part.query_hits is None:
         return sorted(part.ranked, key=lambda query: (part.ranked[query][0][1], query))
-    hits, relevant = part.judged.hits, part.judged.relevant
+    hits, relevant = part.query_hits.hits, part.query_hits.relevant
     first = np.where(hits.any(1), hits.argmax(1), hits.shape[1])
-    order = np.lexsort((measure(hits, relevant)["map"], -first))
-    shown = [part.judged.queries[i] for i in order]
-    return [query for query in shown if query in part.ranked]
+    order = np.lexsort((measure_queries(hits, relevant)["map"], -first))
+    queries = [part.query_hits.queries[i] for i in order]
+    return [query for query in queries if query in part.ranked]
 
 
-def choose(order: Sequence[str], most: int, seed: int) -> list[int]:
-    """Places in an order that are shown: all, or a third each from its start, its end and the rest.
+def choose_queries(order: Sequence[str], most: int, seed: int) -> list[int]:
+    """Return the indices of the queries to show.
 
-    >>> choose("abcdefgh", 3, seed=0)
+    Args:
+        order: The queries, worst first.
+        most: Maximum number. Of more, a third each are from the start, the end and the rest.
+        seed: Seed of the draw from the rest.
+
+    >>> choose_queries("abcdefgh", 3, seed=0)
     [0, 4, 7]
     """
     if len(order) <= most:
@@ -165,35 +192,46 @@ def choose(order: Sequence[str], most: int, seed: int) -> list[int]:
     return sorted([*edges, *middle[: most - len(edges)].tolist()])
 
 
-def panels_of(part: Part, most: int, seed: int, thumbnails: Thumbnails) -> dict[str, Any]:
-    """What the page needs of a part's queries: how many there are, the order, and the panels.
+def make_panels(part: RankedPart, most: int, seed: int, thumbnails: Thumbnails) -> dict[str, Any]:
+    """Return what the page needs of a part's queries.
 
-    A panel is [query, thumbnail, identity, random place, the ten as [name, thumbnail, score,
-    identity, hit]]; hit is None where it cannot be known. They stand worst first.
+    Args:
+        part: The test or the validation.
+        most: Maximum number of queries.
+        seed: Seed of their choice and of the random order.
+        thumbnails: The pictures of the page; those that are needed are added.
+
+    Returns:
+        {"name", "total", "known", "order", "panels"}: the number of queries, whether hits are
+        known, the order in words, and the panels, worst first. A panel is [query, thumbnail,
+        identity, random position, top ten], each of the ten [name, thumbnail, score, identity,
+        hit]; hit is None where it is not known.
     """
-    order = order_of(part)
-    chosen = choose(order, most, seed)
-    lots = np.random.default_rng([seed, 1]).permutation(len(chosen)).tolist()
-    known = part.judged is not None
+    order = order_queries(part)
+    chosen = choose_queries(order, most, seed)
+    shuffled = np.random.default_rng([seed, 1]).permutation(len(chosen)).tolist()
+    known = part.query_hits is not None
     return {
         "name": part.name,
         "total": len(order),
         "known": known,
         "order": WITH_LABELS if known else WITHOUT_LABELS,
         "panels": [
-            _panel(part, order[i], lot, thumbnails) for i, lot in zip(chosen, lots, strict=True)
+            _panel(part, order[i], position, thumbnails)
+            for i, position in zip(chosen, shuffled, strict=True)
         ],
     }
 
 
-def _panel(part: Part, query: str, lot: int, thumbnails: Thumbnails) -> list[Any]:
-    labels = part.labels if part.judged is not None else None
+def _panel(part: RankedPart, query: str, position: int, thumbnails: Thumbnails) -> list[Any]:
+    """Return the panel of one query, with its position in the random order."""
+    labels = part.labels if part.query_hits is not None else None
     identity = labels.query[query] if labels else ""
-    indices = part.ranked[query]
-    numbers = thumbnails.numbers(part.gallery.loc[[name for name, _ in indices]])
-    ten: list[list[Any]] = []
-    for (name, score), number in zip(indices, numbers, strict=True):
-        shown = labels.gallery.get(name, "") if labels else ""
-        hit = shown == identity if labels else None
-        ten.append([name, number, round(score, 3), shown, hit])
-    return [query, *thumbnails.numbers(part.queries.loc[[query]]), identity, lot, ten]
+    ranked = part.ranked[query]
+    indices = thumbnails.indices(part.gallery.loc[[name for name, _ in ranked]])
+    top: list[list[Any]] = []
+    for (name, score), index in zip(ranked, indices, strict=True):
+        retrieved = labels.gallery.get(name, "") if labels else ""
+        hit = retrieved == identity if labels else None
+        top.append([name, index, round(score, 3), retrieved, hit])
+    return [query, *thumbnails.indices(part.queries.loc[[query]]), identity, position, top]

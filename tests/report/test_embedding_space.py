@@ -1,4 +1,4 @@
-"""Spreads and overlaps against sums done by hand; maps keep what is alike together."""
+"""Spreads and overlaps against sums done by hand; maps keep similar pictures together."""
 
 import sys
 
@@ -7,7 +7,7 @@ import pytest
 
 from lookalike.core.errors import UserError
 from lookalike.core.settings import ReportSettings
-from lookalike.report.embedding_space import measure_spreads, overlapping, project
+from lookalike.report.embedding_space import measure_spreads, project, rank_overlaps
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -19,33 +19,37 @@ def at(*degrees: float) -> np.ndarray:
     return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
 
 
-def far(degrees: float) -> float:
+def distance(degrees: float) -> float:
     return 1 - float(np.cos(np.deg2rad(degrees)))
 
 
 def test_medoids_spreads_and_distances_by_hand() -> None:
     spreads = measure_spreads(at(0, 10, 90, 30, 100), ["ada", "ada", "bo", "ada", "bo"])
     assert list(spreads.within) == ["ada", "bo"]
-    assert spreads.within["ada"] == pytest.approx([far(10), far(30), far(20)], abs=1e-6)
+    assert spreads.within["ada"] == pytest.approx(
+        [distance(10), distance(30), distance(20)], abs=1e-6
+    )
     assert spreads.medoids.tolist() == [1, 2]
-    assert spreads.spread == pytest.approx([(far(10) + far(20)) / 3, far(10) / 2], abs=1e-6)
-    assert spreads.between[0, 1] == pytest.approx(far(80), abs=1e-6)
-    pairs = overlapping(spreads)
-    assert pairs.overlap[0] == pytest.approx(float(spreads.spread.sum()) / far(80), abs=1e-5)
+    assert spreads.spread == pytest.approx(
+        [(distance(10) + distance(20)) / 3, distance(10) / 2], abs=1e-6
+    )
+    assert spreads.between[0, 1] == pytest.approx(distance(80), abs=1e-6)
+    pairs = rank_overlaps(spreads)
+    assert pairs.overlap[0] == pytest.approx(float(spreads.spread.sum()) / distance(80), abs=1e-5)
 
 
 def test_the_pair_that_overlaps_most_comes_first() -> None:
     names = [name for name in ("ada", "bo", "cy") for _ in range(2)]
-    pairs = overlapping(measure_spreads(at(0, 20, 15, 35, 120, 121), names))
+    pairs = rank_overlaps(measure_spreads(at(0, 20, 15, 35, 120, 121), names))
     assert (pairs.one[0], pairs.two[0]) == ("ada", "bo") and pairs.overlap.is_monotonic_decreasing
 
 
 def test_one_picture_has_no_pairs_and_one_identity_no_neighbors() -> None:
     spreads = measure_spreads(at(5), ["ada"])
-    assert spreads.within["ada"].size == 0 and overlapping(spreads).empty
+    assert spreads.within["ada"].size == 0 and rank_overlaps(spreads).empty
 
 
-def test_of_many_pictures_of_one_identity_a_part_is_compared() -> None:
+def test_of_many_pictures_of_one_identity_some_are_compared() -> None:
     rows = unit(np.random.default_rng(0).normal(size=(300, 4)))
     assert len(measure_spreads(rows, ["ada"] * 300).within["ada"]) == 200 * 199 / 2
 
@@ -53,17 +57,17 @@ def test_of_many_pictures_of_one_identity_a_part_is_compared() -> None:
 @pytest.fixture
 def clusters() -> np.ndarray:
     rng = np.random.default_rng(0)
-    centres = np.eye(3, 60)
-    return unit(np.concatenate([c + rng.normal(0, 0.02, (15, 60)) for c in centres]))
+    centers = np.eye(3, 60)
+    return unit(np.concatenate([c + rng.normal(0, 0.02, (15, 60)) for c in centers]))
 
 
-def test_the_map_keeps_what_is_alike_together_and_is_the_same_again(clusters: np.ndarray) -> None:
-    indices = project(clusters, ReportSettings(), seed=0)  # 45 pictures: the perplexity is lowered
-    assert indices.min() >= 0 and indices.max() == 1
-    distances = np.linalg.norm(indices[:, None] - indices[None], axis=2)
+def test_the_map_keeps_similar_pictures_together_and_is_reproducible(clusters: np.ndarray) -> None:
+    positions = project(clusters, ReportSettings(), seed=0)  # 45 pictures: lower perplexity
+    assert positions.min() >= 0 and positions.max() == 1
+    distances = np.linalg.norm(positions[:, None] - positions[None], axis=2)
     np.fill_diagonal(distances, np.inf)
     assert (distances.argmin(1) // 15 == np.arange(45) // 15).all()
-    assert (indices == project(clusters, ReportSettings(), seed=0)).all()
+    assert (positions == project(clusters, ReportSettings(), seed=0)).all()
 
 
 def test_too_few_pictures_have_no_map(clusters: np.ndarray) -> None:
@@ -71,7 +75,7 @@ def test_too_few_pictures_have_no_map(clusters: np.ndarray) -> None:
     assert len(project(clusters[:5], ReportSettings(), seed=0)) == 5
 
 
-def test_a_missing_umap_is_a_sentence(
+def test_a_missing_umap_is_an_error_in_words(
     clusters: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "umap", None)

@@ -1,18 +1,18 @@
-"""The report as a person has it: the file, and the page in a real browser."""
+"""The report as its reader sees it: the file, and the page in a real browser."""
 
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 
+from lookalike import cli
 from lookalike import pipeline as runner
 from lookalike.core.errors import UserError
 from lookalike.core.files import read_json
-from lookalike.report import page as report
-from tests.conftest import FAST, Program, draw_competition
+from lookalike.report.page import make_page
+from tests.conftest import FAST, draw_competition
 
 DOMAINS = ("--domain-pattern", "(?P<domain>photo|drawing)_")
 QUICK = ("--iterations", "250")
@@ -24,22 +24,22 @@ def run_all(*words: str | Path) -> int:
 
 
 @pytest.fixture
-def own(made: Path, tmp_path: Path) -> Path:
-    """A copy of that run folder, to change."""
-    shutil.copytree(made, tmp_path / "own")
-    return tmp_path / "own"
+def own_copy(made: Path, tmp_path: Path) -> Path:
+    """A copy of the run folder, to change."""
+    shutil.copytree(made, tmp_path / "copy")
+    return tmp_path / "copy"
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run folder of a run on the tiny competition, one of whose people has an evil name."""
+    """The run folder of a run on the tiny competition, one of whose identities has an evil name."""
     root = tmp_path_factory.mktemp("report")
     data = draw_competition(root / "tiny")
     labels = (data / "labels.json").read_text().replace("person_12", json.dumps(EVIL)[1:-1])
     (data / "labels.json").write_text(labels)
-    indices = ("--data", data, "--run", root / "run", "--cache", root / "cache")
+    folders = ("--data", data, "--run", root / "run", "--cache", root / "cache")
     benchmark = ("--benchmark", root / "benchmark")
-    assert run_all(*indices, *FAST, *DOMAINS, *QUICK, *benchmark) == 0
+    assert run_all(*folders, *FAST, *DOMAINS, *QUICK, *benchmark) == 0
     return root / "run"
 
 
@@ -50,70 +50,40 @@ def test_every_run_ends_with_a_report_of_its_scores(made: Path) -> None:
     assert f"{score:.1f} <small>of 1000" in text
 
 
-def test_it_is_made_again_only_when_what_it_shows_has_changed(
-    own: Path, capsys: pytest.CaptureFixture[str]
+def test_it_is_written_again_only_when_its_inputs_have_changed(
+    own_copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["--stage", "report", "--run", str(own)]
+    words = ["--stage", "report", "--run", str(own_copy)]
     assert runner.main(words) == 0
     assert "report: inputs unchanged" in capsys.readouterr().err
     assert runner.main([*words, "--perplexity", "3"]) == 0
     assert "report: inputs unchanged" not in capsys.readouterr().err
-    assert "perplexity 3)" in (own / "report.html").read_text(encoding="utf-8")
+    assert "perplexity 3)" in (own_copy / "report.html").read_text(encoding="utf-8")
 
 
-def test_the_program_alone_takes_the_reports_settings(own: Path, run_program: Program) -> None:
-    done = run_program("report", own, *QUICK, "--report-queries", "3")
-    assert done.returncode == 0 and "report.html" in done.stdout
-    page = (own / "report.html").read_text(encoding="utf-8")
-    assert "8 queries 3 are" in " ".join(page.split())
-
-
-@pytest.mark.parametrize(
-    ("words", "reason"),
-    [
-        (("nowhere",), "nowhere/config.json: cannot be read"),
-        (("nowhere", "--perplexity", "0"), "--perplexity 0.0: must be above 1"),
-        (("nowhere", "--iterations", "9"), "--iterations 9: must be at least 250"),
-    ],
-)
-def test_what_it_cannot_use_is_a_sentence(
-    words: tuple[str, ...], reason: str, capsys: pytest.CaptureFixture[str]
+def test_the_command_changes_only_the_settings_of_the_report(
+    own_copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert report.main(words) == 1
-    assert reason in capsys.readouterr().err and not Path("nowhere").exists()
+    assert cli.main(["report", str(own_copy), *QUICK, "--report-queries", "3"]) == 0
+    assert "report.html" in capsys.readouterr().out
+    text = (own_copy / "report.html").read_text(encoding="utf-8")
+    assert "8 queries 3 are shown" in " ".join(text.split())
 
 
-def test_without_labels_it_says_that_hits_cannot_be_known(tmp_path: Path) -> None:
+def test_without_labels_it_says_that_hits_are_not_known(tmp_path: Path) -> None:
     data = draw_competition(tmp_path / "tiny", labels=False)
     (data / "training").rename(tmp_path / "elsewhere")
     assert run_all("--data", data, *FAST, *QUICK) == 0
     text = Path("runs/tiny/report.html").read_text(encoding="utf-8")
-    assert "which are hits cannot be known" in text and "Nothing is scored" in text
+    assert "which results are hits is not known" in text and "There are no scores" in text
     assert "<h2>Embedding space" not in text and "<h2>Training" not in text
 
 
-def test_a_run_without_a_ranking_is_a_sentence(own: Path) -> None:
-    (own / "ranking.json").unlink()
-    run = runner.prepare(["--stage", "report", "--run", str(own)])
+def test_a_run_without_a_ranking_is_an_error_in_words(own_copy: Path) -> None:
+    (own_copy / "ranking.json").unlink()
+    run = runner.prepare(["--stage", "report", "--run", str(own_copy)])
     with pytest.raises(UserError, match=r"ranking\.json is missing: make it with --stage retrieve"):
-        report.make_page(run)
-
-
-def test_a_forecast_and_a_benchmark_are_shown_where_they_exist(tmp_path: Path) -> None:
-    block = {"score": 612.5, "ci95": {"score": [500.0, 700.0]}}
-    cards = report.score_cards({"forecast": block, "timing": {"split": 1.0}})
-    assert [(card["name"], card["score"]) for card in cards] == [("forecast", 612.5)]
-    settings = report.ReportSettings(benchmark=tmp_path)
-    assert report.benchmark_of(settings) is None
-    line: dict[str, object] = dict.fromkeys(
-        "lr epochs batch_size normalization train_views seeds".split(), 1
-    )
-    line |= dict.fromkeys("score low high recall@1 recall@5 recall@10 map map@10_hits".split(), 0.5)
-    line |= dict.fromkeys("training_seconds pictures_per_second parameters flops".split(), 7.0)
-    line |= {"backbone": "tiny", "memory": 1e6, "relative": 1.0}
-    pd.DataFrame([line]).to_csv(tmp_path / "summary.csv", index=False)
-    shown = report.benchmark_of(settings)
-    assert shown is not None and shown["rows"][0][0] == "tiny" and "<svg" in shown["plot"]
+        make_page(run)
 
 
 # ---- in a browser -------------------------------------------------------------------------------
@@ -121,20 +91,21 @@ def test_a_forecast_and_a_benchmark_are_shown_where_they_exist(tmp_path: Path) -
 
 @pytest.fixture
 def page(made: Path, browser: Any) -> Any:
-    """The report, opened from the disk; what the browser complains of fails the test."""
+    """The report, opened from the disk; messages of the browser fail the test."""
     complaints: list[str] = []
-    settings: list[str] = []
+    requests: list[str] = []
     page = browser.new_page()
     page.on("console", lambda message: complaints.append(message.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("request", lambda request: settings.append(request.url))
+    page.on("request", lambda request: requests.append(request.url))
     page.goto((made / "report.html").as_uri())
     yield page
     assert not complaints
-    assert not [url for url in settings if not url.startswith(("file:", "data:"))]
+    assert not [url for url in requests if not url.startswith(("file:", "data:"))]
 
 
-def test_the_panels_show_hits_and_misses_in_the_order_that_is_stated(page: Any, made: Path) -> None:
+@pytest.mark.browser
+def test_the_panels_show_hits_and_misses_in_the_stated_order(page: Any, made: Path) -> None:
     labels = read_json(made / "labels.json", "")
     ranked = read_json(made / "ranking.json", "")["test"]
     assert page.locator(".panel").count() == 8
@@ -142,28 +113,30 @@ def test_the_panels_show_hits_and_misses_in_the_order_that_is_stated(page: Any, 
     first = page.locator(".panel").first
     query = first.locator("span.faint").inner_text()
     hits = [labels["gallery"][name] == labels["query"][query] for name, _ in ranked[query]]
-    shown = [place.get_attribute("class") == "hit" for place in first.locator("li").all()]
+    shown = [item.get_attribute("class") == "hit" for item in first.locator("li").all()]
     assert shown == hits
     scores = [float(score.inner_text()) for score in first.locator("em").all()]
     assert scores == pytest.approx([score for _, score in ranked[query]], abs=6e-4)
     page.select_option("#order", "random")
-    assert page.get_by_text("In an order drawn at random").is_visible()
+    assert page.get_by_text("In random order").is_visible()
     page.select_option("#order", "best")
     assert page.locator(".panel").last.locator("span.faint").inner_text() == query
 
 
-def test_the_filter_shows_one_person_and_names_stay_text(page: Any) -> None:
+@pytest.mark.browser
+def test_the_filter_shows_one_identity_and_names_stay_text(page: Any) -> None:
     page.select_option("#identity", EVIL)
-    assert [name.inner_text() for name in page.locator(".asked b").all()] == [EVIL, EVIL]
+    assert [name.inner_text() for name in page.locator(".query b").all()] == [EVIL, EVIL]
     assert "2 of 2 queries" in page.locator("#count").inner_text()
     page.select_option("#part", label="validation")
     assert page.locator("#identity").input_value() == ""
     assert page.locator(".panel").count() > 0 and page.title() == "run: report"
 
 
+@pytest.mark.browser
 def test_a_point_of_the_map_shows_its_picture(page: Any) -> None:
     assert page.locator("#map > svg path").count() == 20
-    page.select_option("#who", EVIL)
+    page.select_option("#map-identity", EVIL)
     assert page.locator("#map > svg path:not(.off)").count() == 5
     page.locator("#map > svg path:not(.off)").first.hover(force=True)
     tip = page.locator("#tip")
@@ -171,6 +144,7 @@ def test_a_point_of_the_map_shows_its_picture(page: Any) -> None:
     assert tip.locator("img").evaluate("image => image.complete && image.naturalWidth") == 80
 
 
+@pytest.mark.browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_a_phone_in_light_and_dark(page: Any, scheme: str) -> None:
     page.set_viewport_size({"width": 360, "height": 640})

@@ -10,10 +10,10 @@ function make(tag, content = "", name = "") {
   return element;
 }
 
-function picture(number, title) {
-  if (number < 0) return make("div", "cannot be read", "none");
+function picture(index, title) {
+  if (index < 0) return make("div", "cannot be read", "none");
   const image = make("img");
-  image.src = data.thumbs[number];
+  image.src = data.thumbnails[index];
   image.alt = image.title = title;
   return image;
 }
@@ -29,44 +29,44 @@ let shown = PAGE;
 
 function part() { return data.parts[Number(find("part").value)]; }
 
-function drawPanel([query, thumb, identity, , ten]) {
-  const panel = make("article", "", "panel"), asked = make("div", "", "asked");
-  asked.append(picture(thumb, query), make("b", identity), make("span", query, "faint"));
+function drawPanel([query, thumbnail, identity, , ten]) {
+  const panel = make("article", "", "panel"), left = make("div", "", "query");
+  left.append(picture(thumbnail, query), make("b", identity), make("span", query, "faint"));
   const list = make("ol", "", "ten");
-  for (const [name, number, score, who, hit] of ten) {
-    const place = make("li", "", hit === null ? "" : hit ? "hit" : "miss");
-    const said = hit === null ? "" : hit ? ", a hit" : ", a miss";
-    place.append(picture(number, name + said), make("em", score.toFixed(3)), make("span", who));
-    place.title = who ? `${name}: ${who}${said}` : name;
-    list.append(place);
+  for (const [name, index, score, retrieved, hit] of ten) {
+    const item = make("li", "", hit === null ? "" : hit ? "hit" : "miss");
+    const suffix = hit === null ? "" : hit ? ", a hit" : ", a miss";
+    item.append(picture(index, name + suffix), make("em", score.toFixed(3)), make("span", retrieved));
+    item.title = retrieved ? `${name}: ${retrieved}${suffix}` : name;
+    list.append(item);
   }
-  panel.append(asked, list);
+  panel.append(left, list);
   return panel;
 }
 
 function drawPanels() {
-  const order = find("order").value, who = find("identity").value;
-  let panels = part().panels.filter((panel) => !who || panel[2] === who);
+  const order = find("order").value, identity = find("identity").value;
+  let panels = part().panels.filter((panel) => !identity || panel[2] === identity);
   if (order === "best") panels = [...panels].reverse();
   if (order === "random") panels = [...panels].sort((a, b) => a[3] - b[3]);
   const option = find("order").selectedOptions[0].textContent;
-  find("said").textContent =
-    order === "random" ? "In an order drawn at random." : `Ordered ${part().order}: ${option}.`;
+  find("ordering").textContent =
+    order === "random" ? "In random order." : `Ordered ${part().order}: ${option}.`;
   find("panels").replaceChildren(...panels.slice(0, shown).map(drawPanel));
   find("more").hidden = panels.length <= shown;
   find("count").textContent =
-    `${Math.min(shown, panels.length)} of ${panels.length} queries here` +
-    (part().panels.length < part().total ? `, drawn from ${part().total}` : "");
+    `${Math.min(shown, panels.length)} of ${panels.length} queries` +
+    (part().panels.length < part().total ? `, chosen from ${part().total}` : "");
 }
 
 function choosePart() {
   const {known, panels} = part();
-  find("frames").hidden = !known;
+  find("legend").hidden = !known;
   const [worst, best] = find("order").options;
   worst.textContent = known ? "worst first" : "least similar first";
   best.textContent = known ? "best first" : "most similar first";
   const names = [...new Set(panels.map((panel) => panel[2]).filter(Boolean))].sort();
-  find("identity").replaceChildren(new Option("everybody", ""), ...names.map((n) => new Option(n)));
+  find("identity").replaceChildren(new Option("all", ""), ...names.map((n) => new Option(n)));
   find("identity").parentElement.hidden = !names.length;
   shown = PAGE;
   drawPanels();
@@ -88,7 +88,7 @@ const SHAPES = [
   "M0,-6L6,0L0,6L-6,0z", "M-2,-6h4v4h4v4h-4v4h-4v-4h-4v-4h4z", "M0,6L5.6,-4.4H-5.6z",
 ];
 // The golden angle keeps the hues of any number of identities apart.
-const colour = (i) => `hsl(${(i * 137.5) % 360} 55% ${50 + 12 * ((i % 3) - 1)}%)`;
+const color = (i) => `hsl(${(i * 137.5) % 360} 55% ${50 + 12 * ((i % 3) - 1)}%)`;
 
 function drawShape(domain, fill) {
   const path = document.createElementNS(SVG, "path");
@@ -103,11 +103,11 @@ function drawMap({identities, domains, points}) {
   svg.setAttribute("role", "img");
   svg.setAttribute("aria-label", "Map of the embeddings");
   const most = [0, 1].map((axis) => Math.max(...points.map((point) => point[axis]), 1e-9));
-  const place = (point) => [
+  const position = (point) => [
     EDGE + point[0] / most[0] * (WIDTH - 2 * EDGE), EDGE + point[1] / most[1] * (HEIGHT - 2 * EDGE),
   ];
   const dots = points.map((point) => {
-    const dot = drawShape(point[4], colour(point[3])), [x, y] = place(point);
+    const dot = drawShape(point[4], color(point[3])), [x, y] = position(point);
     dot.setAttribute("transform", `translate(${x.toFixed(1)},${y.toFixed(1)})`);
     svg.append(dot);
     return {point, dot, x, y};
@@ -148,10 +148,10 @@ function drawMap({identities, domains, points}) {
     at = nearest;
     at.dot.classList.add("on");
     svg.append(at.dot);
-    const [, , thumb, identity, domain, path] = at.point;
-    const who = identities[identity];
+    const [, , thumbnail, identity, domain, path] = at.point;
     tip.replaceChildren(
-      picture(thumb, path), make("b", who), make("span", `${domains[domain]}, ${path}`, "faint"));
+      picture(thumbnail, path), make("b", identities[identity]),
+      make("span", `${domains[domain]}, ${path}`, "faint"));
     tip.style.display = "block";
     const left = at.x / scale, top = at.y / scale;
     tip.style.left = `${left + 14 + tip.offsetWidth > box.width ? Math.max(0, left - 14 - tip.offsetWidth) : left + 14}px`;
@@ -160,8 +160,9 @@ function drawMap({identities, domains, points}) {
   svg.addEventListener("pointermove", show);
   svg.addEventListener("pointerdown", show);
   svg.addEventListener("pointerleave", (event) => { if (event.pointerType === "mouse") leave(); });
-  find("who").append(...identities.map((name) => new Option(name)));
-  find("who").addEventListener("change", () => { chosen = find("who").value; leave(); mark(); });
+  const filter = find("map-identity");
+  filter.append(...identities.map((name) => new Option(name)));
+  filter.addEventListener("change", () => { chosen = filter.value; leave(); mark(); });
 }
 
 if (data.map) drawMap(data.map);
