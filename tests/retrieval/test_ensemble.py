@@ -1,91 +1,55 @@
-"""Runs are fused by the formulas, only with what fits, and the same whatever their order."""
+"""The --ensemble stages: which runs fit together, and that they rank together."""
 
 import json
 import shutil
-from itertools import permutations
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lookalike import pipeline as runner
+from lookalike.core.config import from_table, load_settings
 from lookalike.core.files import read_json
-from lookalike.core.options import parse_settings
 from lookalike.core.runs import Run
+from lookalike.core.settings import Settings
 from lookalike.data.catalogue import bare_names, load_catalogue, readable
 from lookalike.evaluation.submissions import read_submission
-from lookalike.features.extractor import embed, load_extractor
+from lookalike.features.extractor import embed, trained_extractor
 from lookalike.retrieval.ensemble import OWN, SHARED, inherited
-from lookalike.retrieval.fusion import fuse_ranks, fuse_scores, joined
 from tests.conftest import draw_competition
 
 DOMAINS = ("--domain-pattern", "(?P<domain>photo|drawing)_")
-
-
-def unit(rows: np.ndarray) -> np.ndarray:
-    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
-
-
-def some_scores(count: int, seed: int = 0) -> list[np.ndarray]:
-    return list(np.random.default_rng(seed).normal(size=(count, 5, 20)))
-
-
-# ---- the formulas -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("weights", [(), (3.0, 1.0)])
-def test_concatenated_cosines_are_the_weighted_mean_of_cosines(weights: tuple[float, ...]) -> None:
-    rng = np.random.default_rng(0)
-    queries, gallery = ([unit(rng.normal(size=(n, d))) for d in (8, 32)] for n in (5, 20))
-    one, two = (weights[0] / 4, weights[1] / 4) if weights else (0.5, 0.5)
-    expected = one * queries[0] @ gallery[0].T + two * queries[1] @ gallery[1].T
-    made = joined(queries, weights)
-    assert np.allclose(made @ joined(gallery, weights).T, expected, atol=1e-6)
-    assert np.allclose(np.linalg.norm(made, axis=1), 1, atol=1e-6)
-
-
-def test_fused_scores_are_the_weighted_mean_of_standard_scores() -> None:
-    one, two = some_scores(2)
-    fused = fuse_scores([one, 1000 * two + 7], (3, 1))
-    for q in range(5):
-        a, b = ((x[q] - x[q].mean()) / x[q].std() for x in (one, two))
-        assert np.allclose(fused[q], (3 * a + b) / 4)
-    flat = np.ones((5, 20))
-    assert np.allclose(fuse_scores([one, flat]), fuse_scores([one, 0 * one])), "says nothing"
-
-
-def test_fused_ranks_are_reciprocal_and_ties_go_by_key() -> None:
-    one, two = np.array([[0.9, 0.1, 0.5]]), np.array([[0.2, 0.2, 0.1]])
-    ranks = ((1, 1), (3, 2), (2, 3))
-    expected = [[(2 / (60 + a) + 1 / (60 + b)) / 3 for a, b in ranks]]
-    assert np.allclose(fuse_ranks([one, two], (2, 1)), expected)
-
-
-@pytest.mark.parametrize("fuse", [fuse_scores, fuse_ranks])
-def test_the_order_of_equal_members_changes_no_bit(fuse) -> None:  # type: ignore[no-untyped-def]
-    parts = some_scores(4)
-    assert len({fuse(order).tobytes() for order in permutations(parts)}) == 1
 
 
 # ---- the stage ----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a competition and two finished runs on it, a and b."""
     root = tmp_path_factory.mktemp("ensemble")
     data = draw_competition(root / "tiny")
     for name, backbone in (("a", "test_efficientnet"), ("b", "test_resnet")):
-        words = ["--stage", "all", "--data", data, "--run", root / name, "--cache", root / "cache"]
+        stages = ["split", "train", "index", "retrieve"]
+        words = [
+            "--stage",
+            *stages,
+            "--data",
+            data,
+            "--run",
+            root / name,
+            "--cache",
+            root / "cache",
+        ]
         words += [*DOMAINS, "--backbone", backbone, "--weights", "none"]
         assert runner.main([str(word) for word in words]) == 0
     return root
 
 
 @pytest.fixture
-def runs(made: Path, tmp_path: Path) -> tuple[Path, Path]:
-    """The two runs, as folders that a test may spoil."""
-    return tuple(Path(shutil.copytree(made / name, tmp_path / name)) for name in "ab")  # type: ignore[return-value]
+def runs(finished: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """The two runs, as folders that a test may change."""
+    return tuple(Path(shutil.copytree(finished / name, tmp_path / name)) for name in "ab")  # type: ignore[return-value]
 
 
 def fuse(*words: str | Path, stages: tuple[str, ...] = ("retrieve", "evaluate")) -> int:
@@ -93,13 +57,13 @@ def fuse(*words: str | Path, stages: tuple[str, ...] = ("retrieve", "evaluate"))
 
 
 def cosines(folder: Path) -> tuple[np.ndarray, list[str], list[str]]:
-    """(Q, G) cosines of a run's test, and the keys of both sides, sorted."""
-    settings = parse_settings([], folder / "config.json")
+    """(Q, G) cosines of a run's test, and the names of both sides, sorted."""
+    settings = load_settings(folder / "config.json")
     run = Run(folder, Path(str(settings.general.data)), settings)
     rows = load_catalogue(folder / "test.csv")
     rows = rows.assign(key=bare_names(rows.path))[readable(rows)].sort_values("key")
     query, gallery = (rows[rows.part == part] for part in ("query", "gallery"))
-    scores = embed(load_extractor(run), query) @ embed(load_extractor(run), gallery).T
+    scores = embed(trained_extractor(run), query) @ embed(trained_extractor(run), gallery).T
     return scores, list(query.key), list(gallery.key)
 
 
@@ -112,9 +76,9 @@ def test_an_ensemble_ranks_by_its_runs_together(fusion: str, runs: tuple[Path, P
     if fusion == "ranks":
         a, b = (1 / (61 + np.argsort(np.argsort(-x, axis=1), axis=1)) for x in (a, b))
     expected = a + b
-    handed_in = read_submission(Path("both/submission.json"))
-    assert list(handed_in) == queries
-    for row, names in zip(expected, handed_in.values(), strict=True):
+    submitted = read_submission(Path("both/submission.json"))
+    assert list(submitted) == queries
+    for row, names in zip(expected, submitted.values(), strict=True):
         columns = [gallery.index(name) for name in names]
         assert len(names) == 10 and np.all(np.diff(row[columns]) <= 1e-5)
         assert row[columns].min() >= np.sort(row)[-10] - 1e-5
@@ -135,11 +99,11 @@ def test_one_member_that_has_seen_the_validation_is_enough_to_leave_it_out(tmp_p
         (tmp_path / name).mkdir()
         for file in (*OWN, *SHARED):
             (tmp_path / name / file).write_text(json.dumps(table))
-    words = ["--ensemble", str(tmp_path / "plain"), str(tmp_path / "again")]
-    settings = parse_settings(words, inherited=inherited(parse_settings(words)))
+    settings = from_table(Settings, inherited([tmp_path / "plain", tmp_path / "again"]))
     assert settings.train.all_seen and settings.general.seed == 3
 
 
+@pytest.mark.slow
 def test_an_ensemble_is_redone_when_a_member_changes_and_only_then(
     runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -159,18 +123,19 @@ def test_an_ensemble_is_redone_when_a_member_changes_and_only_then(
     assert "retrieve: inputs unchanged" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_concatenation_takes_the_steps_of_the_ensemble_and_scores_those_of_the_runs(
     runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    handed_in = []
+    submitted = []
     for fusion in ("concat", "scores"):
         for steps in ([], ["--center"]):
             words = ["--run", f"{fusion}{len(steps)}", "--ensemble", *runs, "--fusion", fusion]
             assert fuse(*words, *steps) == 0
-            handed_in.append(Path(f"{words[1]}/submission.json").read_bytes())
+            submitted.append(Path(f"{words[1]}/submission.json").read_bytes())
             warned = "takes each run's own steps" in capsys.readouterr().err
             assert warned == (fusion == "scores" and bool(steps))
-    assert handed_in[0] != handed_in[1] and handed_in[2] == handed_in[3]
+    assert submitted[0] != submitted[1] and submitted[2] == submitted[3]
 
 
 def test_a_weight_draws_the_ranking_to_its_run(runs: tuple[Path, Path]) -> None:
@@ -239,7 +204,7 @@ def test_an_ensemble_is_a_run_apart_from_its_members(
     assert runner.main(
         ["--stage", "retrieve", "--run", str(runs[0]), "--ensemble", *map(str, runs)]
     )
-    assert "choose a place of its own" in capsys.readouterr().err
+    assert "choose a separate folder" in capsys.readouterr().err
     split = Path(shutil.copytree(runs[0], "both")) / "split.json"
     split.write_text("{}")
     assert "--run both: has a model of its own" in refused(capsys, "--ensemble", *runs)

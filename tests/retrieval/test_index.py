@@ -1,6 +1,6 @@
 """Every kind of index finds what exact search finds, is the same twice, and opens without loading.
 
-How search orders what it finds stands in tests/test_retrieve.py.
+Rankings are exact, and ties are ordered by name.
 """
 
 import json
@@ -14,8 +14,19 @@ import numpy as np
 import pytest
 
 from lookalike.core.errors import UserError
+from lookalike.core.numeric import unit
+from lookalike.evaluation.submissions import TOP
 from lookalike.retrieval import index as index_module
-from lookalike.retrieval.index import build_as, build_index, load_index, save_index, search
+from lookalike.retrieval.index import (
+    as_mapping,
+    build_and_measure,
+    build_index,
+    load_index,
+    ranking_of,
+    save_index,
+    search,
+    with_scores,
+)
 from tests.conftest import ROOT
 
 KINDS = ("ivf", "hnsw")
@@ -25,47 +36,47 @@ Built = dict[str, tuple[faiss.Index, dict[str, Any]]]
 
 @pytest.fixture(scope="module")
 def gallery() -> np.ndarray:
-    """Unit rows of 3,000 people with four pictures each."""
+    """Rows of length 1, of 3,000 identities with four pictures each."""
     rng = np.random.default_rng(0)
-    people = np.repeat(rng.normal(size=(COUNT // 4, 24)), 4, axis=0)
-    rows = people + 0.4 * rng.normal(size=people.shape)
-    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
+    centers = np.repeat(rng.normal(size=(COUNT // 4, 24)), 4, axis=0)
+    rows = centers + 0.4 * rng.normal(size=centers.shape)
+    return unit(rows)
 
 
 @pytest.fixture(scope="module")
 def built(gallery: np.ndarray) -> Built:
-    return {kind: build_as(kind, gallery, seed=3) for kind in KINDS}
+    return {kind: build_and_measure(gallery, kind, seed=3) for kind in KINDS}
 
 
 def queries_of(gallery: np.ndarray) -> np.ndarray:
-    """Other pictures of some of the people."""
+    """Other pictures of some of the identities."""
     rows = gallery[::60] + 0.05 * np.random.default_rng(1).normal(size=gallery[::60].shape)
-    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
+    return unit(rows)
 
 
-KEYS = [f"g{i:05}" for i in range(COUNT)]
+NAMES = [f"g{i:05}" for i in range(COUNT)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_nearly_all_that_exact_search_finds_is_found(
     kind: str, gallery: np.ndarray, built: Built
 ) -> None:
-    index, about = built[kind]
-    assert about["kind"] == kind and about["recall@10"] >= 0.99 and len(about) == 3
+    index, record = built[kind]
+    assert record["kind"] == kind and record["recall@10"] >= 0.99 and len(record) == 3
     queries = queries_of(gallery)
     names = [f"q{i}" for i in range(len(queries))]
-    exact = search(build_index(gallery), KEYS, queries, names)
-    found = search(index, KEYS, queries, names)
+    exact = search(build_index(gallery), NAMES, queries, names)
+    found = search(index, NAMES, queries, names)
     shared = [len(set(a) & set(b)) for a, b in zip(exact.gallery, found.gallery, strict=True)]
     assert np.mean(shared) / 10 > 0.97
     assert (np.diff(found.scores) <= 0).all()
     same = found.gallery == exact.gallery
-    assert np.array_equal(found.scores[same], exact.scores[same]), "scores are taken again"
+    assert np.array_equal(found.scores[same], exact.scores[same]), "scores are computed again"
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_seed_gives_the_same_index(kind: str, gallery: np.ndarray, built: Built) -> None:
-    again, _ = build_as(kind, gallery, seed=3)
+    again, _ = build_and_measure(gallery, kind, seed=3)
     first, second = (faiss.serialize_index(index) for index in (built[kind][0], again))
     assert np.array_equal(first, second)
 
@@ -75,46 +86,45 @@ def test_a_small_gallery_is_searched_exactly(
     kind: str, gallery: np.ndarray, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("INFO", logger="toolkit"):
-        index, about = build_as(kind, gallery[:500])
-    assert about == {"kind": "exact"} and isinstance(index, faiss.IndexFlat)
+        index, record = build_and_measure(gallery[:500], kind)
+    assert record == {"kind": "exact"} and isinstance(index, faiss.IndexFlat)
     assert ("searched exactly" in caplog.text) == (kind != "auto")
 
 
 def test_auto_is_for_large_galleries(gallery: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert build_as("auto", gallery)[1]["kind"] == "exact"
+    assert build_and_measure(gallery, "auto")[1]["kind"] == "exact"
     monkeypatch.setattr(index_module, "LARGE", COUNT)
-    assert build_as("auto", gallery)[1]["kind"] == "hnsw"
+    assert build_and_measure(gallery, "auto")[1]["kind"] == "hnsw"
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_ties_are_ordered_by_key_in_every_kind(kind: str, gallery: np.ndarray) -> None:
+def test_ties_are_ordered_by_name_in_every_kind(kind: str, gallery: np.ndarray) -> None:
     copies = np.concatenate([gallery, np.repeat(gallery[:1], 40, axis=0)])
-    keys = [*KEYS, *(f"copy{i:02}" for i in range(40))]
-    index, _ = build_as(kind, copies)
-    found = search(index, keys, gallery[:1], ["q"])
+    names = [*NAMES, *(f"copy{i:02}" for i in range(40))]
+    index, _ = build_and_measure(copies, kind)
+    found = search(index, names, gallery[:1], ["q"])
     assert found.gallery[0].tolist() == [f"copy{i:02}" for i in range(10)]
 
 
-def test_too_few_lists_looked_into_still_give_all_that_is_asked_for(
-    gallery: np.ndarray, built: Built
-) -> None:
+def test_too_few_searched_lists_still_give_k_pictures(gallery: np.ndarray, built: Built) -> None:
     """A leaderboard refuses a query with nine names."""
     index = faiss.clone_index(built["ivf"][0])
     index.nprobe = 1
     sizes = [index.invlists.list_size(i) for i in range(index.nlist)]
     probe = index.quantizer.reconstruct(int(np.argmin(sizes)))[None]
     assert min(sizes) < 30, "there is a list with fewer"
-    found = search(index, KEYS, probe, ["q"], k=30)
+    found = search(index, NAMES, probe, ["q"], k=30)
     assert len(set(found.gallery[0])) == 30 and np.isfinite(found.scores).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_stored_index_is_not_loaded(kind: str, gallery: np.ndarray, tmp_path: Path) -> None:
     """Opened in a process of its own, an index of 50 MB takes little memory that is not the
     file's, and the same is found."""
     wide = np.tile(gallery, (1, 40)) / np.sqrt(40).astype(np.float32)
-    index, _ = build_as(kind, wide)
-    save_index(index, KEYS, {}, tmp_path / "g.faiss")
+    index, _ = build_and_measure(wide, kind)
+    save_index(index, NAMES, tmp_path / "g.faiss")
     code = """
 import sys, numpy as np, re
 from pathlib import Path
@@ -124,7 +134,7 @@ def anonymous():
     status = Path("/proc/self/status").read_text()
     return int(re.search(r"RssAnon:\\s+(\\d+)", status)[1])
 before = anonymous()
-index, keys = load_index(Path("g.faiss"), {})
+index, names = load_index(Path("g.faiss"))
 print(anonymous() - before, index.search(np.load("q.npy"), 1)[1][0, 0])
 """
     if not Path("/proc/self/status").exists():
@@ -150,7 +160,7 @@ def test_a_cut_off_file_is_refused(
 ) -> None:
     path = tmp_path / "g.faiss"
     index = build_index(gallery) if kind == "exact" else built[kind][0]
-    save_index(index, KEYS, {"--index": kind}, path)
+    save_index(index, NAMES, path, {"--index": kind})
     assert json.loads(path.with_suffix(".json").read_text())["--index"] == kind
     with pytest.raises(UserError, match="made from another --index: run --stage index"):
         load_index(path, {"--index": "other"})
@@ -159,3 +169,67 @@ def test_a_cut_off_file_is_refused(
         path.write_bytes(whole[:size])
         with pytest.raises(UserError, match="--stage index makes"):
             load_index(path, {"--index": kind})
+
+
+# ---- rankings ----------------------------------------------------------------------------------
+
+
+def test_search_equals_sorting_all_scores() -> None:
+    rng = np.random.default_rng(0)
+    gallery, queries = unit(rng.normal(size=(500, 16))), unit(rng.normal(size=(50, 16)))
+    names = [f"g{i:03}" for i in range(500)]
+    found = search(build_index(gallery), names, queries, [f"q{i}" for i in range(50)])
+    scores = queries.astype(float) @ gallery.astype(float).T
+    expected = np.argsort(-scores, axis=1)[:, :TOP]
+    assert found.gallery.tolist() == [[names[i] for i in row] for row in expected]
+    assert np.allclose(found.scores, np.take_along_axis(scores, expected, 1), atol=1e-12)
+
+
+def test_ties_are_ordered_by_name_whatever_their_row() -> None:
+    """Thirty copies of one picture: the ten first by name, though FAISS sees them all as equal."""
+    rng = np.random.default_rng(1)
+    one, others = unit(rng.normal(size=(1, 33))), unit(rng.normal(size=(300, 33)))
+    gallery = np.concatenate([others, np.repeat(one, 30, axis=0)])
+    order = rng.permutation(330)
+    names = np.array([f"x{i:03}" for i in range(300)] + [f"copy{i:02}" for i in range(30)])[order]
+    found = search(build_index(gallery[order]), names.tolist(), one, ["q"])
+    assert found.gallery[0].tolist() == [f"copy{i:02}" for i in range(10)]
+    assert len(set(found.scores[0])) == 1
+
+
+def test_a_small_gallery_gives_what_it_has() -> None:
+    rows = unit(np.eye(3, dtype=np.float32))
+    found = search(build_index(rows), ["a", "b", "c"], rows[:1], ["q"])
+    assert found.gallery.tolist() == [["a", "b", "c"]]
+
+
+def test_an_index_fits_its_names_and_its_model(tmp_path: Path) -> None:
+    path = tmp_path / "gallery.faiss"
+    save_index(build_index(np.eye(2, dtype=np.float32)), ["a", "b"], path, {"m.csv": "1"})
+    index, names = load_index(path, {"m.csv": "1"})
+    assert index.ntotal == 2 and names == ["a", "b"]
+    with pytest.raises(UserError, match=r"made from another m\.csv: run --stage index retrieve"):
+        load_index(path, {"m.csv": "2"})
+    save_index(build_index(np.eye(3, dtype=np.float32)), ["a", "b"], path, {"m.csv": "1"})
+    with pytest.raises(UserError, match="does not fit its names"):
+        load_index(path, {"m.csv": "1"})
+    path.write_bytes(b"broken")
+    with pytest.raises(UserError, match="--stage index makes it anew"):
+        load_index(path, {"m.csv": "1"})
+
+
+def test_a_matrix_of_scores_is_ranked_as_a_search_ranks() -> None:
+    scores = np.random.default_rng(2).integers(0, 4, size=(20, 30)) / 4  # many ties
+    gallery, queries = [f"g{i:02}" for i in range(30)][::-1], [f"q{i}" for i in range(20)]
+    found = ranking_of(scores, gallery, queries, k=7)
+    for row, names, best in zip(scores, found.gallery, found.scores, strict=True):
+        expected = sorted(zip(-row, gallery, strict=True))[:7]
+        assert names.tolist() == [name for _, name in expected]
+        assert best.tolist() == [-score for score, _ in expected]
+
+
+def test_a_ranking_as_a_mapping_with_and_without_scores() -> None:
+    rows = np.eye(2, dtype=np.float32)
+    found = search(build_index(rows), ["a", "b"], rows, ["p", "q"], k=1)
+    assert as_mapping(found) == {"p": ["a"], "q": ["b"]}
+    assert with_scores(found) == {"p": [("a", 1.0)], "q": [("b", 1.0)]}

@@ -1,64 +1,139 @@
-"""Rankings are exact, ties go by key, and submissions have the promised forms."""
+"""One function ranks arrays in a notebook and in the stages: names, ties, steps and mistakes."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from lookalike import pipeline as runner
 from lookalike.core.errors import UserError
-from lookalike.evaluation.submissions import TOP
-from lookalike.retrieval.index import as_mapping, build_index, load_index, save_index, search
+from lookalike.core.files import read_json
+from lookalike.core.numeric import unit
+from lookalike.core.settings import RetrieveSettings
+from lookalike.retrieval.index import as_mapping
+from lookalike.retrieval.postprocess import Embeddings, apply, score_all
+from lookalike.retrieval.ranking import rank, rank_embeddings
+from tests.conftest import FAST
 
 
-def unit(rows: np.ndarray) -> np.ndarray:
-    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
+def make_rows(count: int = 12, each: int = 5, seed: int = 0) -> np.ndarray:
+    """(count * each, 16) rows of length 1, those of an identity one after another."""
+    rng = np.random.default_rng(seed)
+    centers = np.random.default_rng(99).normal(size=(count, 16))
+    return unit(np.repeat(centers, each, axis=0) + 0.6 * rng.normal(size=(count * each, 16)))
 
 
-def test_search_equals_sorting_all_scores() -> None:
-    rng = np.random.default_rng(0)
-    gallery, queries = unit(rng.normal(size=(500, 16))), unit(rng.normal(size=(50, 16)))
-    keys = [f"g{i:03}" for i in range(500)]
-    found = search(build_index(gallery), keys, queries, [f"q{i}" for i in range(50)])
-    scores = queries.astype(float) @ gallery.astype(float).T
-    expected = np.argsort(-scores, axis=1)[:, :TOP]
-    assert found.gallery.tolist() == [[keys[i] for i in row] for row in expected]
-    assert np.allclose(found.scores, np.take_along_axis(scores, expected, 1), atol=1e-12)
+QUERIES, GALLERY, LABELED = make_rows(seed=1), make_rows(seed=2), make_rows(seed=3)
 
 
-def test_ties_are_ordered_by_key_wherever_they_stand() -> None:
-    """Thirty copies of one picture: the ten first by key, though FAISS sees them all as equal."""
-    rng = np.random.default_rng(1)
-    one, others = unit(rng.normal(size=(1, 33))), unit(rng.normal(size=(300, 33)))
-    gallery = np.concatenate([others, np.repeat(one, 30, axis=0)])
-    order = rng.permutation(330)
-    keys = np.array([f"x{i:03}" for i in range(300)] + [f"copy{i:02}" for i in range(30)])[order]
-    found = search(build_index(gallery[order]), keys.tolist(), one, ["q"])
-    assert found.gallery[0].tolist() == [f"copy{i:02}" for i in range(10)]
-    assert len(set(found.scores[0])) == 1
+# ---- arrays -------------------------------------------------------------------------------------
 
 
-def test_a_small_gallery_gives_what_it_has() -> None:
-    rows = unit(np.eye(3, dtype=np.float32))
-    found = search(build_index(rows), ["a", "b", "c"], rows[:1], ["q"])
-    assert found.gallery.tolist() == [["a", "b", "c"]]
+def test_rows_of_any_length_are_ranked_by_cosine() -> None:
+    rng = np.random.default_rng(4)
+    lengths = [rng.uniform(0.1, 9, size=(len(rows), 1)) for rows in (QUERIES, GALLERY)]
+    found = rank(QUERIES * lengths[0], (GALLERY * lengths[1]).astype(np.float64), k=5)
+    cosines = QUERIES.astype(float) @ GALLERY.astype(float).T
+    expected = np.argsort(-cosines, axis=1)[:, :5]
+    assert found.gallery.tolist() == expected.astype(str).tolist()
+    assert np.allclose(found.scores, np.take_along_axis(cosines, expected, 1), atol=1e-6)
 
 
-def test_an_index_fits_its_keys_and_its_model(tmp_path: Path) -> None:
-    path = tmp_path / "gallery.faiss"
-    save_index(build_index(np.eye(2, dtype=np.float32)), ["a", "b"], {"m.csv": "1"}, path)
-    index, keys = load_index(path, {"m.csv": "1"})
-    assert index.ntotal == 2 and keys == ["a", "b"]
-    with pytest.raises(UserError, match=r"made from another m\.csv: run --stage index retrieve"):
-        load_index(path, {"m.csv": "2"})
-    save_index(build_index(np.eye(3, dtype=np.float32)), ["a", "b"], {"m.csv": "1"}, path)
-    with pytest.raises(UserError, match="does not fit its keys"):
-        load_index(path, {"m.csv": "1"})
-    path.write_bytes(b"broken")
-    with pytest.raises(UserError, match="--stage index makes it anew"):
-        load_index(path, {"m.csv": "1"})
+def test_names_are_those_given_else_the_row_numbers() -> None:
+    names = pd.Series([f"{i}.jpg" for i in range(len(GALLERY))])
+    found = rank(QUERIES[:2], GALLERY, k=1, query_names=["p", "q"], gallery_names=names)
+    plain = rank(QUERIES[:2], GALLERY, k=1)
+    assert found.queries == ["p", "q"] and plain.queries == ["0", "1"]
+    assert [f"{name}.jpg" for name in plain.gallery[:, 0]] == found.gallery[:, 0].tolist()
 
 
-def test_a_ranking_as_a_mapping() -> None:
-    rows = np.eye(2, dtype=np.float32)
-    found = search(build_index(rows), ["a", "b"], rows, ["p", "q"], k=1)
-    assert as_mapping(found) == {"p": ["a"], "q": ["b"]}
+@pytest.mark.parametrize("hubs", ["none", "csls"])
+def test_ties_are_ordered_by_gallery_name(hubs: Any) -> None:
+    """By name, not by row, whether an index searches or all pairs are scored."""
+    gallery = np.repeat(GALLERY[:1], 40, axis=0)
+    names = [f"copy{i:02}" for i in range(40)][::-1]
+    found = rank(QUERIES[:3], gallery, RetrieveSettings(hubs=hubs), gallery_names=names)
+    assert all(row == sorted(names)[:10] for row in found.gallery.tolist())
+
+
+def test_a_gallery_smaller_than_k_gives_all_it_has() -> None:
+    for settings in (None, RetrieveSettings(rerank="reciprocal")):
+        found = rank(QUERIES, GALLERY[:3], settings, k=10)
+        assert found.gallery.shape == found.scores.shape == (len(QUERIES), 3)
+
+
+STEPS: list[dict[str, Any]] = [
+    {},
+    {"center": True, "query_neighbors": 0.4},
+    {"center": True, "rerank": "reciprocal", "gallery_clusters": 0.5},
+    {"whiten": 8, "hubs": "softmax", "no_transductive": True},
+]
+
+
+@pytest.mark.parametrize("steps", STEPS)
+def test_the_steps_are_those_of_the_stages(steps: dict[str, Any]) -> None:
+    settings = RetrieveSettings(**steps)
+    embeddings = Embeddings(QUERIES, GALLERY, LABELED, LABELED)
+    names = [f"g{i:02}" for i in range(len(GALLERY))]
+    queries = [f"q{i:02}" for i in range(len(QUERIES))]
+    expected = rank_embeddings(embeddings, settings, names, queries)
+    found = rank(
+        QUERIES, GALLERY, settings, query_names=queries, gallery_names=names, labeled=LABELED
+    )
+    assert as_mapping(found) == as_mapping(expected)
+    assert found.scores.tobytes() == expected.scores.tobytes(), "rows of length 1 stay as they are"
+    scores = score_all(apply(embeddings, settings), settings)
+    assert found.gallery[:, 0].tolist() == [names[i] for i in scores.argmax(1)]
+
+
+def test_labeled_pictures_may_be_divided_by_domain() -> None:
+    settings = RetrieveSettings(center=True, no_transductive=True)
+    found = rank(QUERIES, GALLERY, settings, labeled=(LABELED[:30], LABELED[30:]))
+    centered = apply(Embeddings(QUERIES, GALLERY, LABELED[:30], LABELED[30:]), settings)
+    expected = (centered.queries @ centered.gallery.T).argmax(1)
+    assert found.gallery[:, 0].tolist() == expected.astype(str).tolist()
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"queries": QUERIES[0]}, r"queries: must be a non-empty array .* not \(16,\)"),
+        ({"gallery": GALLERY[:0]}, r"gallery: must be a non-empty array .* not \(0, 16\)"),
+        ({"gallery": GALLERY[:, :8]}, r"the same number of columns, not \[8, 16\]"),
+        ({"labeled": LABELED[:, :8]}, r"the same number of columns, not \[8, 16\]"),
+        ({"queries": np.full((1, 16), np.nan)}, "queries: holds values that are not finite"),
+        ({"k": 0}, "k = 0: must be at least 1"),
+        ({"query_names": ["q"]}, "query_names: 1 names for 60 rows"),
+        ({"gallery_names": ["a"] * 60}, "gallery_names: 'a' is there more than once"),
+        ({"settings": RetrieveSettings(whiten=8)}, "pass their embeddings as labeled"),
+        (
+            {"settings": RetrieveSettings(center=True, no_transductive=True)},
+            "pass their embeddings as labeled",
+        ),
+        (
+            {"settings": RetrieveSettings(hubs="csls", no_transductive=True)},
+            "pass their embeddings as labeled",
+        ),
+    ],
+)
+def test_mistakes_are_named(changed: dict[str, Any], reason: str) -> None:
+    with pytest.raises(UserError, match=reason):
+        rank(**({"queries": QUERIES, "gallery": GALLERY} | changed))
+
+
+# ---- the stages ---------------------------------------------------------------------------------
+
+
+def test_a_query_that_cannot_be_read_gets_the_first_of_the_gallery(competition: Path) -> None:
+    broken = next(path for path in sorted((competition / "test" / "query").iterdir()))
+    broken.write_bytes(b"not a picture")
+    stages = ["split", "train", "index", "retrieve"]
+    assert runner.main(["--stage", *stages, "--data", str(competition), *FAST]) == 0
+    run = Path("runs/tiny")
+    gallery = read_json(run / "gallery.json", "")["keys"]
+    assert gallery == sorted(gallery)
+    assert read_json(run / "submission.json", "")[broken.name] == gallery[:10]
+    scores = [score for _, score in read_json(run / "ranking.json", "")["test"][broken.name]]
+    assert scores == [0.0] * 10

@@ -1,0 +1,47 @@
+"""Fused embeddings, scores and ranks are those of the formulas, in any order of the members."""
+
+from itertools import permutations
+
+import numpy as np
+import pytest
+
+from lookalike.core.numeric import unit
+from lookalike.retrieval.fusion import concatenate, fuse_ranks, fuse_scores
+
+
+def some_scores(count: int, seed: int = 0) -> list[np.ndarray]:
+    return list(np.random.default_rng(seed).normal(size=(count, 5, 20)))
+
+
+@pytest.mark.parametrize("weights", [(), (3.0, 1.0)])
+def test_concatenated_cosines_are_the_weighted_mean_of_cosines(weights: tuple[float, ...]) -> None:
+    rng = np.random.default_rng(0)
+    queries, gallery = ([unit(rng.normal(size=(n, d))) for d in (8, 32)] for n in (5, 20))
+    one, two = (weights[0] / 4, weights[1] / 4) if weights else (0.5, 0.5)
+    expected = one * queries[0] @ gallery[0].T + two * queries[1] @ gallery[1].T
+    rows = concatenate(queries, weights)
+    assert np.allclose(rows @ concatenate(gallery, weights).T, expected, atol=1e-6)
+    assert np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-6)
+
+
+def test_fused_scores_are_the_weighted_mean_of_standard_scores() -> None:
+    one, two = some_scores(2)
+    fused = fuse_scores([one, 1000 * two + 7], (3, 1))
+    for q in range(5):
+        a, b = ((x[q] - x[q].mean()) / x[q].std() for x in (one, two))
+        assert np.allclose(fused[q], (3 * a + b) / 4)
+    flat = np.ones((5, 20))
+    assert np.allclose(fuse_scores([one, flat]), fuse_scores([one, 0 * one])), "ties add nothing"
+
+
+def test_fused_ranks_are_reciprocal_and_ties_keep_the_order_of_the_gallery() -> None:
+    one, two = np.array([[0.9, 0.1, 0.5]]), np.array([[0.2, 0.2, 0.1]])
+    ranks = ((1, 1), (3, 2), (2, 3))
+    expected = [[(2 / (60 + a) + 1 / (60 + b)) / 3 for a, b in ranks]]
+    assert np.allclose(fuse_ranks([one, two], (2, 1)), expected)
+
+
+@pytest.mark.parametrize("fuse", [fuse_scores, fuse_ranks])
+def test_the_order_of_equal_members_changes_no_bit(fuse) -> None:  # type: ignore[no-untyped-def]
+    parts = some_scores(4)
+    assert len({fuse(order).tobytes() for order in permutations(parts)}) == 1
