@@ -14,7 +14,7 @@ import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -47,6 +47,9 @@ from lookalike.leaderboard.history import (
     record_start,
 )
 from lookalike.leaderboard.server import ServeSettings, serve
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 REMEDIES = {
     "refused": "it has not counted; correct that and send it again",
@@ -91,11 +94,9 @@ def names_of_run(run: Path) -> tuple[list[str], list[str]]:
     Raises:
         UserError: The run folder has no catalogue of its test.
     """
-    from lookalike.data.catalogue import bare_names, load_catalogue  # pandas: --help needs none
+    from lookalike.data.catalogue import load_catalogue  # pandas: --help needs none
 
-    test = load_catalogue(run / "test.csv")
-    query, gallery = (bare_names(test.path[test.part == p]).tolist() for p in ("query", "gallery"))
-    return query, gallery
+    return _bare_names_of(load_catalogue(run / "test.csv"))
 
 
 def names_of_data(data: Path) -> tuple[list[str], list[str]]:
@@ -104,10 +105,17 @@ def names_of_data(data: Path) -> tuple[list[str], list[str]]:
     Raises:
         UserError: There is no data set.
     """
-    from lookalike.data.catalogue import bare_names, list_pictures  # pandas: --help needs none
+    from lookalike.data.catalogue import list_pictures  # pandas: --help needs none
 
-    test = list_pictures(data)
-    query, gallery = (bare_names(test.path[test.part == p]).tolist() for p in ("query", "gallery"))
+    return _bare_names_of(list_pictures(data))
+
+
+def _bare_names_of(catalogue: "pd.DataFrame") -> tuple[list[str], list[str]]:
+    from lookalike.data.catalogue import bare_names
+
+    query, gallery = (
+        bare_names(catalogue.path[catalogue.part == part]).tolist() for part in ("query", "gallery")
+    )
     return query, gallery
 
 

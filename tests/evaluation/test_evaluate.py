@@ -1,12 +1,14 @@
 """The program: what it prints, where, and what it says of mistakes."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from lookalike.evaluation.scoring import score
-from tests.conftest import Program
+from tests.conftest import ROOT, Program
 from tests.evaluation.test_scoring import GOOD, LABELS
 
 
@@ -51,3 +53,9 @@ def test_mistakes_exit_1_without_a_traceback(
     done = run_program("evaluate.py", *words)
     assert done.returncode == 1 and done.stdout == ""
     assert message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_help_needs_no_pandas() -> None:
+    loads = "import sys, lookalike.evaluation.evaluate; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", loads], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and not {"torch", "pandas"} & set(done.stdout.split())

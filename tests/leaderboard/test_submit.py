@@ -1,6 +1,8 @@
 """Submitting: nothing defective is sent, nothing is sent twice unnoticed, and all is recorded."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -14,7 +16,7 @@ from lookalike.leaderboard import client, submit
 from lookalike.leaderboard.client import Outcome
 from lookalike.leaderboard.history import HistoryRow, read_history
 from lookalike.leaderboard.server import ServeSettings
-from tests.conftest import FAST, Start
+from tests.conftest import FAST, ROOT, Start
 from tests.leaderboard.test_server import BEST, GALLERY, GOOD, LABELS
 
 
@@ -217,6 +219,7 @@ def test_a_process_that_dies_while_it_sends_leaves_a_trace(
 # ---- as a stage ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_all_sends_only_where_a_leaderboard_is_named(
     competition: Path, start: Start, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -254,3 +257,10 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
         with pytest.raises(SystemExit) as end:
             submit.main(words)
         assert end.value.code == 0 and command in capsys.readouterr().out
+
+
+def test_help_needs_no_server_and_no_pandas() -> None:
+    loads = "import sys, lookalike.leaderboard.submit; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", loads], cwd=ROOT, capture_output=True, text=True)
+    assert not {"torch", "pandas", "flask", "waitress"} & set(done.stdout.split())
+    assert done.returncode == 0
