@@ -30,9 +30,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_layout_and_counts(root: Path) -> None:
-    people = sorted((root / "training").iterdir())
-    assert len(people) == 3
-    for person in people:
+    persons = sorted((root / "training").iterdir())
+    assert len(persons) == 3
+    for person in persons:
         names = sorted(path.name for path in person.iterdir())
         assert len(names) == len(demo.TRAINING)
         assert {"photo_01.jpg", "photo_04.jpg", "line_02.jpg", "flat_01.jpg"} <= set(names)
@@ -117,3 +117,27 @@ def test_an_overview_has_a_row_per_person(tmp_path: Path) -> None:
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width > 5 * demo.SIZE
         assert sheet.height > 2 * demo.SIZE
+
+
+def test_the_command_draws_an_overview(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert demo.main(["overview/demo.jpg", "3", "--rows", "1"]) == 0
+    assert "drawn: overview/demo.jpg" in capsys.readouterr().err
+    with Image.open(tmp_path / "overview" / "demo.jpg") as overview:
+        assert overview.format == "JPEG" and overview.height == demo.SIZE
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["demo"], "no picture format has this suffix"),
+        (["demo.txt"], "no picture format has this suffix"),
+        (["demo.jpg", "-1"], "SEED must be at least 0"),
+        (["demo.jpg", "--rows", "0"], "--rows at least 1"),
+    ],
+)
+def test_the_command_explains_what_it_cannot_do(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert demo.main(words) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and message in said and not Path("demo.jpg").exists()

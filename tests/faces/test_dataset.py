@@ -1,4 +1,4 @@
-"""The faces of a data set: searched once, counted by domain, shown with the misses first."""
+"""The faces of a data set: searched once, counted by domain, drawn with the misses first."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from lookalike.data.splits import run_split
 from lookalike.faces.dataset import CELL, contact_sheet, detect, face_table, found_rates, run_crop
 from lookalike.faces.detection import MISSED, Detector
 from lookalike.faces.geometry import Crop
-from tests.faces.test_detection import RedDetector, drawn, red_square, yunet
+from tests.faces.pictures import RedDetector, drawn, red_square, yunet
 
 
 @pytest.fixture
@@ -77,9 +77,9 @@ def test_the_table_counts_by_domain(faces: Path, tmp_path: Path) -> None:
     rows = read_catalogue(faces)
     table = face_table(rows, detect(rows, faces, tmp_path / "cache", yunet()))
     assert table.found[table.path == "test/gallery/wall.png"].tolist() == [MISSED]
-    shown = [line.split() for line in found_rates(table).splitlines()]
-    assert next(line for line in shown if line[0] == "gallery")[-1] == "75.00%"
-    assert next(line for line in shown if line[0] == "query")[-1] == "100.00%"
+    lines = [line.split() for line in found_rates(table).splitlines()]
+    assert next(line for line in lines if line[0] == "gallery")[-1] == "75.00%"
+    assert next(line for line in lines if line[0] == "query")[-1] == "100.00%"
 
 
 def test_the_sheet_shows_misses_first(faces: Path, tmp_path: Path) -> None:

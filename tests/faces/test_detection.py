@@ -1,26 +1,19 @@
-"""Faces are found wherever they are, the one that the picture is of is chosen, and crops fit."""
+"""Faces are found wherever they are, and the one that the picture is of is chosen."""
 
 import sys
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pytest
-from numpy.random import default_rng
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from lookalike.core.errors import UserError
-from lookalike.core.settings import EmbedSettings
-from lookalike.data.demo import draw_picture, make_person
 from lookalike.faces.detection import (
     AT_ONCE,
-    MIN_CONFIDENCE,
     MISSED,
     RETRIES,
     UNSURE,
     Attempt,
-    Detector,
-    central_guess,
     find_face,
     find_faces,
     intersection_over_union,
@@ -29,54 +22,8 @@ from lookalike.faces.detection import (
     search,
     suppress_overlaps,
 )
-from lookalike.faces.geometry import (
-    TEMPLATE,
-    Crop,
-    Face,
-    crop_face,
-    crop_kind,
-    pixels_needed,
-    similarity,
-)
-
-
-def drawn(person: int, domain: str = "photo") -> Image.Image:
-    """A face drawn by the demo, which the detector takes for one."""
-    return draw_picture(make_person(8, person), domain, default_rng([8, person]))
-
-
-def yunet() -> Detector:
-    return load_detector("yunet", Path("cache"))
-
-
-class RedDetector:
-    """Finds the box of what is red, with five points in it, wherever `sees` says it can."""
-
-    name = "red"
-
-    def __init__(self, score: float = 0.9, least_side: int = 0) -> None:
-        self.score, self.least_side = score, least_side
-
-    def find(self, pixels: np.ndarray) -> np.ndarray:
-        y, x = np.nonzero((pixels[..., 0] > 200) & (pixels[..., 1] < 60))
-        if not len(x) or min(pixels.shape[:2]) < self.least_side:
-            return np.zeros((0, 15), np.float32)
-        left, top, width, height = x.min(), y.min(), np.ptp(x) + 1, np.ptp(y) + 1
-        points = [(left + i * width, top + j * height) for i, j in POINTS]
-        row = [left, top, width, height, *np.ravel(points), self.score]
-        return np.array([row], np.float32)
-
-
-POINTS = ((0.3, 0.4), (0.7, 0.4), (0.5, 0.6), (0.35, 0.8), (0.65, 0.8))
-
-
-def red_square(size: tuple[int, int] = (200, 160)) -> Image.Image:
-    image = Image.new("RGB", size, "white")
-    ImageDraw.Draw(image).rectangle([60, 40, 119, 99], fill="red")
-    return image
-
-
-# ---- finding ------------------------------------------------------------------------------------
+from lookalike.faces.geometry import Crop, Face, crop_face
+from tests.faces.pictures import RedDetector, drawn, red_square, yunet
 
 
 def test_a_face_is_found_with_its_points_in_place() -> None:
@@ -88,7 +35,7 @@ def test_a_face_is_found_with_its_points_in_place() -> None:
     assert (face.points > face.box[:2]).all() and (face.points < face.box[:2] + face.box[2:]).all()
 
 
-def test_places_hold_at_every_size_of_the_picture() -> None:
+def test_coordinates_hold_at_every_size_of_the_picture() -> None:
     image = drawn(1)
     sizes = [(640, 640), (1800, 1800), (5000, 5000)]
     small, *large = (find_face(image.resize(size), yunet()) for size in sizes)
@@ -130,7 +77,7 @@ def test_retries_come_in_their_order_and_say_which_one_found_it() -> None:
     assert find_face(red_square(), RedDetector(score=0.4)).found == UNSURE
 
 
-def test_a_picture_without_a_face_gets_a_guess_in_the_centre() -> None:
+def test_a_picture_without_a_face_gets_a_guess_in_the_center() -> None:
     face = find_face(Image.new("RGB", (200, 100), "white"), yunet())
     assert face.found == MISSED and face.score == 0
     assert np.allclose(face.box * (200, 100, 200, 100), (62.5, 12.5, 75, 75))
@@ -156,19 +103,19 @@ def test_the_large_and_central_face_is_chosen() -> None:
     assert prominence(low, image.size) < prominence(high, image.size) <= 1
 
 
-def test_all_faces_of_a_group_are_found_once_each() -> None:
+@pytest.mark.parametrize("factor", [1, pytest.param(3, marks=pytest.mark.slow)])
+def test_all_faces_of_a_group_are_found_once_each(factor: int) -> None:
     group = Image.new("RGB", (900, 700), "white")
-    indices = [(0, 0), (320, 10), (640, 0), (0, 400), (350, 420), (700, 500)]
-    for person, place in enumerate(indices):
+    corners = [(0, 0), (320, 10), (640, 0), (0, 400), (350, 420), (700, 500)]
+    for person, corner in enumerate(corners):
         side = 150 + 30 * (person % 3)
-        group.paste(drawn(person).resize((side, side)), place)
-    for image in (group, group.resize((2700, 2100))):
-        faces = find_faces(image, yunet(), confidence=0.6)
-        assert len(faces) == len(indices)
-        assert [face.score for face in faces] == sorted((f.score for f in faces), reverse=True)
+        group.paste(drawn(person).resize((side, side)), corner)
+    faces = find_faces(group.resize((900 * factor, 700 * factor)), yunet(), confidence=0.6)
+    assert len(faces) == len(corners)
+    assert [face.score for face in faces] == sorted((f.score for f in faces), reverse=True)
 
 
-def test_of_overlapping_faces_the_surest_stays() -> None:
+def test_of_overlapping_faces_the_most_confident_stays() -> None:
     def at(left: float, score: float) -> Face:
         return Face(np.array([left, 0, 1, 1]), np.zeros((5, 2)), score, "")
 
@@ -192,85 +139,3 @@ def test_mtcnn_that_is_not_installed_says_how_to_have_it(monkeypatch: pytest.Mon
     load_detector.cache_clear()
     with pytest.raises(UserError, match="pip install --no-deps facenet-pytorch"):
         load_detector("mtcnn", Path("cache"))
-
-
-# ---- cropping -----------------------------------------------------------------------------------
-
-
-def test_the_similarity_is_the_least_squares_one() -> None:
-    """Against the same four unknowns as a linear system."""
-    rng = default_rng(0)
-    points, onto = rng.normal(size=(5, 2)), rng.normal(size=(5, 2))
-    (x, y), one, zero = points.T, np.ones(5), np.zeros(5)
-    system = np.concatenate([np.c_[x, -y, one, zero], np.c_[y, x, zero, one]])
-    a, b, right, down = np.linalg.lstsq(system, onto.T.ravel(), rcond=None)[0]
-    assert np.allclose(similarity(points, onto), [[a, -b, right], [b, a, down]])
-
-
-@pytest.mark.parametrize("side", [112, 224])
-def test_alignment_brings_the_points_onto_the_template(side: int) -> None:
-    turn = similarity(TEMPLATE, TEMPLATE @ np.array([[0.9, 0.5], [-0.5, 0.9]]) * 3 + (250, 60))
-    indices = TEMPLATE @ turn[:, :2].T + turn[:, 2]
-    image = Image.new("RGB", (700, 600), "white")
-    for x, y in indices:
-        ImageDraw.Draw(image).ellipse([x - 9, y - 9, x + 9, y + 9], fill="black")
-    face = Face(np.array([0, 0, 1, 1.0]), indices / image.size, 1, "")
-    dark = crop_face(np.array(image), face, Crop("aligned"), side).mean(axis=2) < 128
-    for x, y in TEMPLATE * side / 112:
-        rows, columns = np.nonzero(dark[int(y) - 5 : int(y) + 7, int(x) - 5 : int(x) + 7])
-        assert abs(columns.mean() - 5 + int(x) - x) < 1 and abs(rows.mean() - 5 + int(y) - y) < 1
-
-
-@pytest.mark.parametrize(("margin", "share"), [(0.0, 1.0), (0.5, 0.5)])
-def test_the_margin_of_a_face_is_a_share_of_its_side(margin: float, share: float) -> None:
-    face = find_face(red_square(), RedDetector())
-    red = crop_face(np.array(red_square()), face, Crop("face", margin), 100)[..., 1] < 128
-    assert np.sqrt(red.mean()) == pytest.approx(share, abs=0.03)
-    assert np.allclose(np.argwhere(red).mean(0), 49.5, atol=1)
-
-
-@pytest.mark.parametrize("kind", ["face", "aligned"])
-@pytest.mark.parametrize("scale", [0.5, 2.0])
-def test_a_scale_shows_the_same_crop_larger_or_smaller(
-    kind: Literal["face", "aligned"], scale: float
-) -> None:
-    """Against the plain crop, itself enlarged or made smaller about its middle."""
-    image = drawn(0)
-    face = find_face(image, yunet())
-    small, large = (Crop(kind).scaled(s) for s in sorted((1.0, scale)))
-    pixels = np.array(image)
-    inner = crop_face(pixels, face, small, 224)[56:168, 56:168]
-    made = crop_face(pixels, face, large, 112).astype(float)
-    assert np.abs(made - inner).mean() < 6
-    assert Crop(kind).scaled(1.0) == Crop(kind)
-
-
-def test_outside_of_the_picture_it_is_black() -> None:
-    face = Face(np.array([-0.5, -0.5, 1, 1]), np.zeros((5, 2)), 1, "")
-    crop = crop_face(np.full((80, 80, 3), 255, np.uint8), face, Crop("face", 0), 40)
-    assert crop[:18, :18].max() == 0 and crop[22:, 22:].min() == 255
-
-
-def test_a_large_face_is_averaged_not_sampled() -> None:
-    """Every second column white: a crop that took single pixels would be all white or all black."""
-    stripes = np.zeros((1200, 1200, 3), np.uint8)
-    stripes[:, ::2] = 255
-    crop = crop_face(stripes, central_guess((1200, 1200)), Crop("face", 0), 50)
-    assert crop.min() > 100 and crop.max() < 155
-
-
-def test_a_small_face_is_decoded_large_enough() -> None:
-    face = Face(np.array([0.4, 0.4, 0.1, 0.2]), np.zeros((5, 2)), MIN_CONFIDENCE, "")
-    assert pixels_needed(face, 112) == 1120
-
-
-def test_each_backbone_sees_what_it_was_trained_on() -> None:
-    names = ["efficientnet_lite0", "sface", "inception_resnet_v1", "onnx:arcface.onnx"]
-    kinds = [crop_kind(EmbedSettings(name)) for name in names]
-    assert kinds == ["none", "aligned", "face", "aligned"]
-    assert crop_kind(EmbedSettings("sface", crop="none")) == "none"
-
-
-def test_only_what_changes_the_pixels_makes_another_crop() -> None:
-    assert repr(Crop("aligned", 0.1)) == repr(Crop("aligned", 0.3))
-    assert repr(Crop("face", 0.1)) != repr(Crop("face", 0.3))
