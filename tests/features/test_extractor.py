@@ -1,9 +1,10 @@
 """Features depend on the picture alone, and every picture is embedded once ever."""
 
+import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -12,76 +13,45 @@ import torch
 from PIL import Image, ImageOps
 
 from lookalike.core.errors import UserError
-from lookalike.core.log import log_to
 from lookalike.core.numeric import blocks
 from lookalike.core.options import parse_settings
-from lookalike.data.catalogue import read_catalogue
 from lookalike.data.demo import draw_picture, make_person
-from lookalike.data.images import content_hash, read_picture
+from lookalike.data.images import content_hash
 from lookalike.faces.detection import find_face, load_detector
 from lookalike.faces.geometry import Crop, crop_face
-from lookalike.features import engine
-from lookalike.features import loader as pixels
-from lookalike.features.engine import plans
 from lookalike.features.extractor import (
     FeatureExtractor,
     embed,
     embed_faces,
     embed_features,
+    load_extractor,
     make_extractor,
     open_cache,
 )
 from lookalike.features.loader import PLAIN, View
-from lookalike.models.embedder import Embedder, load_embedder
+from lookalike.models.embedder import load_embedder
 
-SMALL = ("test_efficientnet", "none")
+TINY = ("test_efficientnet", "none")
 KINDS: tuple[Literal["none", "aligned"], ...] = ("none", "aligned")
 
 
-@pytest.fixture(scope="module")
-def embedder() -> Embedder:
-    return load_embedder("efficientnet_lite0")
-
-
-@pytest.fixture
-def pictures(competition: Path) -> pd.DataFrame:
-    return read_catalogue(competition)
-
-
-@pytest.fixture
-def extractor(embedder: Embedder, competition: Path, tmp_path: Path) -> FeatureExtractor:
-    return FeatureExtractor(embedder, competition, tmp_path / "cache")
-
-
-@pytest.fixture
-def seen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the files that were decoded, in any order."""
-    names: list[str] = []
-    real = pixels.load_pixels
-
-    def load_pixels(path: Path, *rest: object) -> np.ndarray:
-        names.append(path.name)
-        return real(path, *rest)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(pixels, "load_pixels", load_pixels)
-    return names
-
-
-def relative_error(rows: np.ndarray, expected: np.ndarray) -> float:
-    """The largest distance between two rows, as a share of the expected one's length.
-
-    Features may have any length, and processors round in ways of their own: a wrong kernel shows in
-    the first digit of this, a processor without AVX-512 in the sixth.
-    """
-    distances = np.linalg.norm(rows - expected, axis=1) / np.linalg.norm(expected, axis=1)
-    return float(distances.max())
-
-
 @pytest.mark.parametrize("compiled", ["off", "on"])
+@pytest.mark.parametrize(
+    "backbone",
+    [TINY, pytest.param(("efficientnet_lite0", None), marks=pytest.mark.slow)],
+)
 def test_an_embedding_does_not_depend_on_its_company(
-    compiled: str, extractor: FeatureExtractor, pictures: pd.DataFrame, tmp_path: Path
+    backbone: tuple[str, str | None],
+    compiled: str,
+    extractor: FeatureExtractor,
+    pictures: pd.DataFrame,
+    tmp_path: Path,
+    engines: Path,
 ) -> None:
-    a, b, c = (replace(extractor, cache=tmp_path / name, compile=compiled) for name in "abc")
+    for name in "abc":
+        shutil.copytree(engines, tmp_path / name / "engines")
+    extractor = replace(extractor, embedder=load_embedder(*backbone), compile=compiled)
+    a, b, c = (replace(extractor, cache=tmp_path / name) for name in "abc")
     alone = embed_features(a, pictures[:1])
     few = embed_features(b, pictures[:37])
     turned = embed_features(c, pictures[::-1])
@@ -91,63 +61,17 @@ def test_an_embedding_does_not_depend_on_its_company(
     assert np.array_equal(turned[::-1], after)
 
 
-def test_compiled_features_are_those_of_pytorch_and_kept_apart(
-    extractor: FeatureExtractor, pictures: pd.DataFrame
-) -> None:
-    plain, compiled = (
-        embed_features(replace(extractor, compile=mode), pictures[:20]) for mode in ("off", "on")
-    )
-    assert not np.array_equal(plain, compiled), "each rounds in its own way: neither is the other"
-    assert relative_error(compiled, plain) < 1e-4
-    pixels = [extractor.root / path for path in pictures.path[:20]]
-    tensors = torch.stack(
-        [extractor.embedder.transform(read_picture(p.read_bytes(), 224)) for p in pixels]
-    )
-    with torch.inference_mode():
-        assert relative_error(extractor.embedder.features(tensors).numpy(), plain) < 1e-4
-
-
-def test_compiling_is_decided_by_the_whole_run() -> None:
-    assert [plan.engine for plan in plans("auto", 10)] == ["torch"]
-    assert [plan.engine for plan in plans("auto", 10_000)] == ["openvino", "torch"]
-    assert [plan.engine for plan in plans("off", 10_000)] == ["torch"]
-
-
-def test_a_compiler_that_fails_is_said_and_done_without(
-    extractor: FeatureExtractor,
-    pictures: pd.DataFrame,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    log_to(None)
-    plain = embed_features(extractor, pictures[:3])
-
-    def fail(*_: object) -> None:
-        raise RuntimeError("no such operation")
-
-    monkeypatch.setattr(engine, "convert", fail)
-    rows = embed_features(replace(extractor, compile="on"), pictures[:3])
-    assert np.array_equal(rows, plain)
-    assert "no openvino on cpu in float32" in (said := capsys.readouterr().err)
-    assert "no such operation" in said
-    assert (
-        not list((extractor.cache / "engines").iterdir())
-        if (extractor.cache / "engines").exists()
-        else True
-    )
-
-
 def test_every_picture_is_embedded_once_by_its_content(
-    extractor: FeatureExtractor, pictures: pd.DataFrame, seen: list[str]
+    extractor: FeatureExtractor, pictures: pd.DataFrame, decoded: list[str]
 ) -> None:
     first = embed_features(extractor, pictures[:40])
-    assert sorted(seen) == sorted(Path(path).name for path in pictures.path[:40])
+    assert sorted(decoded) == sorted(Path(path).name for path in pictures.path[:40])
     assert np.array_equal(embed_features(extractor, pictures[:40]), first)
     doubled = pd.concat([pictures[:1], pictures[:1]])
     (extractor.root / pictures.path[0]).rename(extractor.root / "elsewhere.jpg")
     doubled["path"] = "elsewhere.jpg"
     assert np.array_equal(embed_features(extractor, doubled), first[[0, 0]]), "the content decides"
-    assert len(seen) == 40
+    assert len(decoded) == 40
 
 
 def test_views_are_kept_apart_and_come_again(
@@ -174,7 +98,7 @@ def test_a_picture_that_changed_is_not_embedded_as_the_old_one(
 
 
 def test_what_is_embedded_when_an_error_comes_is_kept(
-    extractor: FeatureExtractor, pictures: pd.DataFrame, seen: list[str]
+    extractor: FeatureExtractor, pictures: pd.DataFrame, decoded: list[str]
 ) -> None:
     path = extractor.root / pictures.path[70]
     content = path.read_bytes()
@@ -182,9 +106,9 @@ def test_what_is_embedded_when_an_error_comes_is_kept(
     with pytest.raises(UserError):
         embed_features(extractor, pictures)
     path.write_bytes(content)
-    seen.clear()
+    decoded.clear()
     embed_features(extractor, pictures)
-    assert len(seen) <= 80 - 32, "the batches before the error are not done again"
+    assert len(decoded) <= 80 - 32, "the batches before the error are not done again"
 
 
 def test_many_pictures_go_through_in_blocks_and_lie_on_the_disk(
@@ -236,66 +160,44 @@ def test_a_scale_above_one_counts_the_middle_of_a_picture(
 
 
 def test_every_view_is_a_scale_and_a_side_and_kept_apart(
-    extractor: FeatureExtractor, pictures: pd.DataFrame, seen: list[str]
+    extractor: FeatureExtractor, pictures: pd.DataFrame, decoded: list[str]
 ) -> None:
     all_views = replace(extractor, scales=(1.0, 1.5), flip=True)
     known = ["plain", "mirrored", "plain, scale 1.5", "mirrored, scale 1.5"]
     assert [str(view) for view in all_views.views] == known
     embed(all_views, pictures[:3])
-    assert len(seen) == 4 * 3
+    assert len(decoded) == 4 * 3
     embed(replace(extractor, flip=True), pictures[:3])
-    assert len(seen) == 4 * 3
+    assert len(decoded) == 4 * 3
 
 
 def test_a_scale_below_one_needs_something_around(competition: Path, tmp_path: Path) -> None:
     settings = parse_settings(["--scales", "1", "0.9"]).embed
     with pytest.raises(UserError, match=r"--scales 0\.9: a whole picture has nothing around it"):
-        make_extractor(settings, load_embedder(*SMALL), competition, tmp_path, 0)
-
-
-def test_a_pooling_is_compiled_too_and_kept_apart(
-    extractor: FeatureExtractor, pictures: pd.DataFrame
-) -> None:
-    plain, gem = (
-        replace(extractor, embedder=load_embedder(*SMALL, pooling=pooling))
-        for pooling in ("auto", "gem")
-    )
-    eager, compiled = (
-        embed_features(replace(gem, compile=mode), pictures[:4]) for mode in ("off", "on")
-    )
-    assert not np.array_equal(eager, compiled) and np.allclose(eager, compiled, rtol=1e-3)
-    assert not np.allclose(embed_features(plain, pictures[:4]), eager, rtol=1e-2)
+        make_extractor(settings, load_embedder(*TINY), competition, tmp_path, 0)
 
 
 @pytest.mark.parametrize("kind", ["face", "aligned"])
-def test_a_face_backbone_sees_the_crop(kind: Literal["face", "aligned"], tmp_path: Path) -> None:
-    for person in range(3):
-        path = tmp_path / "faces" / "test" / ("query" if person else "gallery") / f"{person}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draw_picture(make_person(8, person), "photo", np.random.default_rng(person)).save(path)
-    rows = read_catalogue(tmp_path / "faces")
-    embedder = load_embedder("sface", crop=Crop(kind))
-    made = embed(FeatureExtractor(embedder, tmp_path / "faces", tmp_path / "cache"), rows)
+@pytest.mark.parametrize("backbone", [TINY, pytest.param(("sface", None), marks=pytest.mark.slow)])
+def test_a_backbone_sees_the_crop_of_the_face(
+    backbone: tuple[str, str | None], kind: Literal["face", "aligned"], tmp_path: Path
+) -> None:
+    paths = [f"{number}.png" for number in range(3)]
+    for number, path in enumerate(paths):
+        rng = np.random.default_rng(number)
+        draw_picture(make_person(8, number), "photo", rng).save(tmp_path / path)
+    embedder = load_embedder(*backbone, crop=Crop(kind))
+    rows = FeatureExtractor(embedder, tmp_path, tmp_path / "cache")(paths)
     detector = load_detector("yunet", tmp_path)
-    for path, row in zip(rows.path, made, strict=True):
-        image = Image.open(tmp_path / "faces" / path).convert("RGB")
-        crop = crop_face(np.array(image), find_face(image, detector), Crop(kind), 112)
+    for path, row in zip(paths, rows, strict=True):
+        image = Image.open(tmp_path / path).convert("RGB")
+        face = find_face(image, detector)
+        crop = crop_face(np.array(image), face, Crop(kind), embedder.image_size)
         with torch.inference_mode():
             expected = embedder(embedder.transform(Image.fromarray(crop))[None])[0].numpy()
         assert np.abs(row - expected).max() < 1e-4
-    whole = FeatureExtractor(load_embedder("sface"), tmp_path / "faces", tmp_path / "cache")
-    assert np.abs(embed(whole, rows) - made).max() > 0.01
-
-
-def test_the_engine_whitens_as_pytorch_does(
-    extractor: FeatureExtractor, pictures: pd.DataFrame
-) -> None:
-    embedder = load_embedder("efficientnet_lite0", normalization="whitening")
-    plain, compiled = (
-        embed_features(replace(extractor, embedder=embedder, compile=mode), pictures[:8])
-        for mode in ("off", "on")
-    )
-    assert not np.array_equal(plain, compiled) and relative_error(compiled, plain) < 1e-4
+    whole = FeatureExtractor(load_embedder(*backbone), tmp_path, tmp_path / "cache")
+    assert np.abs(whole(paths) - rows).max() > 0.01
 
 
 @pytest.mark.parametrize("flip", [False, True])
@@ -316,8 +218,89 @@ def test_faces_of_a_loose_picture_are_embedded_as_those_of_the_catalogue(
 def test_another_way_to_find_faces_has_embeddings_of_its_own(
     extractor: FeatureExtractor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, faces = (replace(extractor, embedder=load_embedder(*SMALL, crop=Crop(k))) for k in KINDS)
+    whole, faces = (replace(extractor, embedder=load_embedder(*TINY, crop=Crop(k))) for k in KINDS)
     before = [open_cache(one, one.plans[0], PLAIN).folder for one in (whole, faces)]
     monkeypatch.setattr("lookalike.faces.dataset.CONFIDENT", 0.7)
     after = [open_cache(one, one.plans[0], PLAIN).folder for one in (whole, faces)]
     assert [a == b for a, b in zip(after, before, strict=True)] == [True, False]
+
+
+# ---- by name, on pictures of any kind -----------------------------------------------------------
+
+
+def test_an_extractor_takes_files_images_and_arrays(
+    competition: Path, pictures: pd.DataFrame, tmp_path: Path
+) -> None:
+    extractor = load_extractor(TINY[0], weights="none", root=competition, cache=tmp_path / "cache")
+    rows = pictures[:4]
+    expected = embed(extractor, rows)
+    assert np.array_equal(extractor(rows), expected)
+    assert np.array_equal(extractor(rows[["path"]]), expected)
+    files = [competition / path for path in rows.path]
+    images = [Image.open(path) for path in files]
+    mixed = [rows.path[0], files[1], images[2], np.array(images[3])]
+    assert np.array_equal(extractor(iter(mixed)), expected), "small pictures are decoded in full"
+    assert extractor([]).shape == (0, expected.shape[1])
+    assert expected.dtype == np.float32
+    assert np.allclose(np.linalg.norm(expected, axis=1), 1, atol=1e-6)
+
+
+def test_a_picture_in_memory_is_embedded_once(
+    extractor: FeatureExtractor, decoded: list[str]
+) -> None:
+    noise = np.random.default_rng(0).integers(256, size=(3, 40, 30, 3)).astype(np.uint8)
+    first = extractor(noise)
+    assert np.array_equal(extractor([*noise, Image.fromarray(noise[0])]), first[[0, 1, 2, 0]])
+    assert decoded == ["array"] * 3
+
+
+def test_faces_are_found_in_pictures_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = [draw_picture(make_person(8, n), "photo", np.random.default_rng(n)) for n in range(2)]
+    extractor = load_extractor(TINY[0], weights="none", crop="aligned", cache=tmp_path / "cache")
+    for number, image in enumerate(drawn):
+        image.save(tmp_path / f"{number}.png")
+    files = extractor([tmp_path / "0.png", tmp_path / "1.png"])
+    assert np.abs(extractor(drawn) - files).max() < 1e-4
+    monkeypatch.setattr("lookalike.faces.dataset.find_face", None)  # a second search would fail
+    extractor(drawn), replace(extractor, scales=(1.1,))(drawn)
+
+
+def test_what_is_no_picture_is_an_error_that_names_it(
+    extractor: FeatureExtractor, pictures: pd.DataFrame
+) -> None:
+    (extractor.root / "broken.jpg").write_bytes(b"broken")
+    with pytest.raises(UserError, match=r"broken\.jpg cannot be decoded"):
+        extractor([pictures.path[0], "broken.jpg"])
+    with pytest.raises(UserError, match=r"nowhere\.jpg: cannot be read \(No such file"):
+        extractor(["nowhere.jpg"])
+    with pytest.raises(TypeError, match="list of paths, PIL images and"):
+        extractor([1.5])  # type: ignore[list-item]
+
+
+def test_an_extractor_by_name_is_that_of_the_settings(tmp_path: Path) -> None:
+    extractor = load_extractor(
+        TINY[0], weights="none", crop="face", flip=False, scales=[0.9, 1], image_size=64, total=9
+    )
+    assert extractor.embedder.image_size == 64 and extractor.crop.kind == "face"
+    assert (extractor.flip, extractor.scales, extractor.total) == (False, (0.9, 1), 9)
+    assert load_extractor(TINY[0], weights="none", crop="face").flip, "`auto` does for faces"
+    assert load_extractor(TINY[0], weights="none", flip=True).flip
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"crop": "head"}, "crop='head': must be one of auto, none, face, aligned"),
+        ({"pooling": "median"}, "pooling='median': must be one of auto, avg"),
+        ({"image_size": 4}, "--image-size 4: must be at least 8"),
+        ({"scales": (0.5,)}, r"--scales 0\.5: a whole picture has nothing around it"),
+        ({"weights": "nowhere.pt"}, r"nowhere\.pt: no such file"),
+    ],
+)
+def test_a_wrong_option_is_an_error_that_says_what_is_right(
+    options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        load_extractor(TINY[0], **{"weights": "none", **options})
