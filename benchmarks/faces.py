@@ -1,9 +1,9 @@
-"""What do the retries of the face detector add? Found-rates, and what they did to the score.
+"""What the retries of the face detector add: rates of found faces, and scores.
 
     python -m benchmarks.faces --data ../shared/data/caricature
 
-Twice the same embedder on the same pictures: once with a guess in the centre wherever the first
-look finds no face, once with all retries. Scores are of the training people, photograph to
+The same embedder on the same pictures, twice: once with a guess in the center wherever the first
+pass finds no face, once with all retries. Scores are of the training identities, photograph to
 drawing, and of the test where it has labels.
 """
 
@@ -30,11 +30,11 @@ from lookalike.retrieval.postprocess import Embeddings, center
 PATTERN = r"(?P<domain>photo|caricature)_"
 
 
-class OneLook(FeatureExtractor):
-    """Embeds with the first look's faces, and with a guess in the centre where it finds none."""
+class SinglePass(FeatureExtractor):
+    """Embeds the faces of the first pass, and a guess in the center where it finds none."""
 
     def faces(self, pictures: pd.DataFrame) -> dict[str, Face]:
-        """{content: face} of catalogue rows."""
+        """Return {content hash: face} of catalogue rows."""
         found = super().faces(pictures)
         for path, content in zip(pictures.path, pictures.content, strict=True):
             if found[content].found != AT_ONCE.name:
@@ -43,7 +43,7 @@ class OneLook(FeatureExtractor):
 
 
 def scores(rows: pd.DataFrame, embeddings: np.ndarray, labels: Labels) -> list[float]:
-    """[plain, centred] score of a catalogue's pictures, known by `key`."""
+    """Return [plain, mean-centered] score of a catalogue's pictures, by the column `key`."""
     query, gallery = (rows.key.isin(names).to_numpy() for names in labels)
     found = []
     none = np.zeros((0, embeddings.shape[1]), np.float32)
@@ -56,7 +56,7 @@ def scores(rows: pd.DataFrame, embeddings: np.ndarray, labels: Labels) -> list[f
 
 
 def main() -> None:
-    """See the top of this file."""
+    """Print the rates of found faces, and a table of scores."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--labels", type=Path, help="default: test_labels.json in the data")
@@ -68,8 +68,8 @@ def main() -> None:
     parts: dict[str, tuple[pd.DataFrame, Labels]] = {}
     training = rows[rows.part == "training"].assign(key=lambda table: table.path)
     by_domain = [training[training.domain == domain] for domain in ("photo", "caricature")]
-    known = (dict(zip(part.key, part.identity, strict=True)) for part in by_domain)
-    parts["training people"] = training, Labels(*known)
+    labeled = (dict(zip(part.key, part.identity, strict=True)) for part in by_domain)
+    parts["training identities"] = training, Labels(*labeled)
     labels = arguments.labels or arguments.data / "test_labels.json"
     if labels.is_file():
         test = rows[rows.part.isin(["query", "gallery"])]
@@ -90,16 +90,16 @@ def main() -> None:
     )
     hard = np.array([faces[content].found != AT_ONCE.name for content in rows.content])
     with tempfile.TemporaryDirectory() as scratch:
-        look = OneLook(extractor.embedder, extractor.root, Path(scratch), flip=True)
+        single = SinglePass(extractor.embedder, extractor.root, Path(scratch), flip=True)
         embeddings = embed(extractor, rows)
         first = embeddings.copy()
-        first[hard] = embed(look, rows[hard])
+        first[hard] = embed(single, rows[hard])
     table = []
     for name, (part, of) in parts.items():
-        for what, made in (("one look", first), ("with retries", embeddings)):
-            plain, centered = scores(part, made[part.index], of)
-            table.append((name, what, plain, centered))
-    print(tabulate(table, ["", "", "score", "centred"], floatfmt=".1f"))
+        for variant, rows_of_all in (("one pass", first), ("with retries", embeddings)):
+            plain, centered = scores(part, rows_of_all[part.index], of)
+            table.append((name, variant, plain, centered))
+    print(tabulate(table, ["", "", "score", "centered"], floatfmt=".1f"))
 
 
 if __name__ == "__main__":

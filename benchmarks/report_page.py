@@ -1,9 +1,9 @@
-"""How long does the report of 10,000 pictures take, and how large is it?
+"""Time and size of the report of 10,000 pictures.
 
     python -m benchmarks.report_page --pictures 10000
 
-Noise in place of pictures, a tint a person, since only their number counts here; a tiny backbone
-with random weights, so that nearly all of the time is the page's.
+The pictures are noise, with a tint for each identity, since only their number counts here; the
+backbone is tiny with random weights, so that nearly all of the time is the page's.
 """
 
 import argparse
@@ -19,30 +19,30 @@ from tqdm import tqdm
 
 from lookalike.core.files import write_json
 
-EACH, SIDE = 20, 160  # pictures a person, a quarter of them queries; pixels
+EACH, SIDE = 20, 160  # pictures per identity, a quarter of them queries; pixels
 STAGES = ("split", "train", "index", "retrieve", "forecast", "evaluate")
 
 
 def draw(folder: Path, pictures: int) -> None:
-    """A competition of so many test pictures, and four training pictures a person."""
+    """Write a competition; each identity also has four training pictures."""
     labels: dict[str, dict[str, str]] = {"query": {}, "gallery": {}}
     rng = np.random.default_rng(0)
     for number in tqdm(range(pictures), "drawing", unit=" pictures"):
-        person = f"person_{number // EACH}"
+        identity = f"person_{number // EACH}"
         tint = np.random.default_rng(number // EACH).integers(0, 128, 3)
         noise = rng.integers(0, 128, (SIDE // 8, SIDE // 8, 3)).repeat(8, 0).repeat(8, 1)
         part = "query" if number % 4 == 0 else "gallery"
-        labels[part][f"{number:06d}.jpg"] = person
-        indices = [f"test/{part}/{number:06d}.jpg"]
-        indices += [f"training/{person}/{number}.jpg"] if number % EACH < 4 else []
-        for place in indices:
-            (folder / place).parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray((tint + noise).astype(np.uint8)).save(folder / place, quality=90)
+        labels[part][f"{number:06d}.jpg"] = identity
+        paths = [f"test/{part}/{number:06d}.jpg"]
+        paths += [f"training/{identity}/{number}.jpg"] if number % EACH < 4 else []
+        for path in paths:
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((tint + noise).astype(np.uint8)).save(folder / path, quality=90)
     write_json(folder / "labels.json", labels)
 
 
 def main() -> None:
-    """See the top of this file."""
+    """Draw the pictures, run the stages, and time the report."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--pictures", type=int, default=10_000)
     arguments = parser.parse_args()
@@ -57,7 +57,7 @@ def main() -> None:
         start = time.perf_counter()
         subprocess.run([sys.executable, "-m", "lookalike", "report", str(run)], check=True)
         seconds, size = time.perf_counter() - start, (run / "report.html").stat().st_size / 1e6
-    print(f"{arguments.pictures:,} pictures: {seconds:.1f} s with starting Python, {size:.1f} MB")
+    print(f"{arguments.pictures:,} pictures: {seconds:.1f} s with Python's start, {size:.1f} MB")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""What matters when a Siamese network is trained? The earlier work's factors, one at a time.
+"""Ablation of the training of a Siamese network: the earlier work's factors, one at a time.
 
     python -m benchmarks.verification --data ../shared/data/cfp
 
 Celebrities in Frontal-Profile, the first three splits, each tested by a network of its own. Every
 row changes one thing of the first. With two idle cores a network takes half a minute, and all rows
-about 25 minutes: what differs by less than the spread over splits is not shown by so little. The
-same command goes on after a kill, fold by fold. Options after `--` go to every row (`-- --image-size 112
---epochs 10`).
+about 25 minutes: with this budget, differences below the spread over splits are not significant.
+The same command resumes after a kill, fold by fold. Options after `--` go to every row
+(`-- --image-size 112 --epochs 10`).
 """
 
 import argparse
@@ -42,8 +42,12 @@ ROWS: dict[str, list[str]] = {
 
 
 def run_row(name: str, number: int, words: list[str], out: Path) -> list[str | float]:
-    """A row of the table: a name, accuracies by fold, their mean and deviation, the mean number of
-    the epoch that was kept, and the area under the ROC."""
+    """Train the networks of a row.
+
+    Returns:
+        Name, accuracies by fold, their mean and standard deviation, the area under the ROC, and the
+        mean number of the best epoch.
+    """
     folder = out / f"row{number:02}"
     if verify.main(["train", *words, "--run", str(folder)]):
         raise SystemExit(f"{name}: failed, see {folder}/log.txt")
@@ -53,14 +57,14 @@ def run_row(name: str, number: int, words: list[str], out: Path) -> list[str | f
     histories = [
         read_json(folder / f"fold{f:02}" / "fold.json", "the row")["history"] for f in folds
     ]
-    kept = [int(np.argmax([epoch["validation_auc"] for epoch in h])) + 1 for h in histories]
+    best = [int(np.argmax([epoch["validation_auc"] for epoch in h])) + 1 for h in histories]
     accuracies = [row["accuracy"] for row in measures["by_fold"]]
     spread = (measures["accuracy"], measures["accuracy_sd"], measures["auc"])
-    return [name, *accuracies, *spread, float(np.mean(kept))]
+    return [name, *accuracies, *spread, float(np.mean(best))]
 
 
 def main() -> None:
-    """See the top of this file."""
+    """Print a table with one row per entry of ROWS."""
     own, more = sys.argv[1:], []
     if "--" in own:
         own, more = own[: own.index("--")], own[own.index("--") + 1 :]
@@ -68,27 +72,29 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--kind", default="FF")
     parser.add_argument("--backbone", default="mobilenet_v2")
-    parser.add_argument("--rows", type=int, default=len(ROWS), help="only the first so many")
+    parser.add_argument(
+        "--rows", type=int, default=len(ROWS), help="only this many, from the first"
+    )
     parser.add_argument("--folds", nargs="+", default=["1", "2", "3"])
     parser.add_argument("--out", type=Path, default=Path("runs/verification"))
     parser.add_argument("--cache", type=Path, default=Path("cache"))
     arguments = parser.parse_args(own)
-    words = [
-        "--data",
-        str(arguments.data),
-        "--kind",
-        arguments.kind,
+    words = ["--data", str(arguments.data), "--kind", arguments.kind]
+    words += [
         "--backbone",
         arguments.backbone,
+        "--folds",
+        *arguments.folds,
+        "--cache",
+        str(arguments.cache),
+        *COMMON,
     ]
-    words += ["--folds", *arguments.folds, "--cache", str(arguments.cache), *COMMON]
     table = []
-    heads = ["", *(f"split {fold}" for fold in arguments.folds), "mean", "sd", "AUC", "epoch"]
+    headers = ["", *(f"split {fold}" for fold in arguments.folds), "mean", "sd", "AUC", "epoch"]
     for number, (name, changed) in enumerate(tqdm(list(ROWS.items())[: arguments.rows], "rows")):
         table.append(run_row(name, number, [*words, *changed, *more], arguments.out))
-    print(
-        tabulate(table, heads, tablefmt="github", floatfmt=("", *[".3f"] * (len(heads) - 2), ".1f"))
-    )
+    formats = ("", *[".3f"] * (len(headers) - 2), ".1f")
+    print(tabulate(table, headers, tablefmt="github", floatfmt=formats))
 
 
 if __name__ == "__main__":
