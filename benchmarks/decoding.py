@@ -3,9 +3,9 @@
     python -m benchmarks.decoding --data ../shared/data/caricature
     python -m benchmarks.decoding --data ../shared/data/caricature --enlarge 6
 
-The caricature set's training people, their pictures as they are, or enlarged (6: 1,068 x 1,308) and
-saved as JPEG again. Each way has one core, and ends with the 224 pixels that a backbone sees; the
-difference is that to Pillow alone, of values from 0 to 255. The score is that of
+The training pictures of the caricature set as they are, or enlarged (6: 1,068 x 1,308) and saved as
+JPEG again. Each method runs on one core and ends with the 224 pixels that a backbone sees; the
+difference, of values from 0 to 255, is to Pillow alone. The score is that of
 `benchmarks.transforms`, once by Pillow alone and once by ours.
 """
 
@@ -31,12 +31,12 @@ from lookalike.features.extractor import FeatureExtractor
 from lookalike.models.embedder import load_embedder
 from lookalike.models.preprocessing import Preprocessing
 
-Way = Callable[[bytes, Preprocessing], np.ndarray]  # a file -> (side, side, 3) uint8
+Method = Callable[[bytes, Preprocessing], np.ndarray]  # from a file to (H, W, 3) uint8
 IN_FULL = patch.object(JpegImageFile, "draft", lambda *_: None)
 
 
 def resize_by_pillow(preprocessing: Preprocessing, image: Image.Image) -> np.ndarray:
-    """What `Preprocessing.resize` does, by Pillow."""
+    """Do what `Preprocessing.resize` does, by Pillow."""
     how = Image.Resampling[preprocessing.interpolation.upper()]
     return np.array(image.resize((preprocessing.image_size, preprocessing.image_size), how))
 
@@ -49,22 +49,22 @@ BY_PILLOW = patch.object(
 
 
 def by_pillow(raw: bytes, preprocessing: Preprocessing) -> np.ndarray:
-    """Pillow alone, at the picture's own size."""
+    """Decode at the picture's own size and resize, by Pillow alone."""
     with IN_FULL:
         return resize_by_pillow(preprocessing, read_picture(raw, preprocessing.image_size))
 
 
 def by_both(raw: bytes, preprocessing: Preprocessing) -> np.ndarray:
-    """Decoded by Pillow no larger than needed, resized by PyTorch."""
+    """Decode no larger than needed by Pillow, resize by PyTorch."""
     return preprocessing.resize(np.array(read_picture(raw, preprocessing.image_size)))
 
 
 def by_ours(raw: bytes, preprocessing: Preprocessing) -> np.ndarray:
-    """Decoded by OpenCV no larger than needed, resized by PyTorch."""
+    """Decode no larger than needed by OpenCV, resize by PyTorch."""
     return preprocessing.resize(read_pixels(raw, preprocessing.image_size))
 
 
-WAYS: dict[str, Way] = {
+METHODS: dict[str, Method] = {
     "Pillow decodes and resizes": by_pillow,
     "Pillow decodes, PyTorch resizes": by_both,
     "ours: OpenCV decodes, PyTorch resizes": by_ours,
@@ -72,7 +72,7 @@ WAYS: dict[str, Way] = {
 
 
 def copy(source: Path, target: Path, times: float) -> None:
-    """A copy of a data set; enlarged, its pictures are JPEGs of so many times the size."""
+    """Copy a data set; with `times` other than 1, its pictures become JPEGs of that size."""
     for path in tqdm(files_below(source), "copying", unit=" pictures"):
         place = target / path.relative_to(source)
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -87,28 +87,28 @@ def copy(source: Path, target: Path, times: float) -> None:
 def compare(
     files: list[bytes], preprocessing: Preprocessing
 ) -> list[tuple[str, float, float, float]]:
-    """(way, pictures a second, mean and largest difference) of each, in turns."""
-    seconds: dict[str, float] = dict.fromkeys(WAYS, 0.0)
-    apart: dict[str, list[np.ndarray]] = {name: [] for name in WAYS}
-    for raw in tqdm(files, "decoding", unit=" pictures"):
-        made = {}
-        for name, way in WAYS.items():
+    """Return (name, pictures per second, mean and largest difference) of each method."""
+    seconds: dict[str, float] = dict.fromkeys(METHODS, 0.0)
+    differences: dict[str, list[np.ndarray]] = {name: [] for name in METHODS}
+    for raw in tqdm(files, "decoding", unit=" pictures"):  # in turns: a busy moment slows all alike
+        results = {}
+        for name, method in METHODS.items():
             start = time.thread_time()
-            made[name] = way(raw, preprocessing)
+            results[name] = method(raw, preprocessing)
             seconds[name] += time.thread_time() - start
-        plain, *_ = made.values()
-        for name, pixels in made.items():
-            apart[name].append(np.abs(pixels.astype(int) - plain))
-    rates = {name: len(files) / taken for name, taken in seconds.items()}
-    return [(n, rates[n], float(np.mean(d)), float(np.max(d))) for n, d in apart.items()]
+        plain, *_ = results.values()
+        for name, pixels in results.items():
+            differences[name].append(np.abs(pixels.astype(int) - plain))
+    rates = {name: len(files) / total for name, total in seconds.items()}
+    return [(n, rates[n], float(np.mean(d)), float(np.max(d))) for n, d in differences.items()]
 
 
 def main() -> None:
-    """See the top of this file."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--enlarge", type=float, default=1)
-    parser.add_argument("--pictures", type=int, default=400, help="to time the ways on")
+    parser.add_argument("--pictures", type=int, default=400, help="to time the methods on")
     parser.add_argument("--seeds", type=int, default=20)
     arguments = parser.parse_args()
     log.setLevel("ERROR")

@@ -1,10 +1,10 @@
-"""Seconds of embedding a folder of pictures with EfficientNet-Lite0, decoding included.
+"""How long does it take to embed a folder of pictures with EfficientNet-Lite0?
 
     python -m benchmarks.embedding --pictures pictures.csv --root ../shared/data/lfw62 --cache empty
 
-Timed from inside: without starting Python, importing PyTorch and loading the weights, with the time
-to compile where the cache holds no compiled model. Prints JSON. `beside_the_model` is a
-row of run.py of its own.
+Timed inside the process, decoding included: without starting Python, importing PyTorch and loading
+the weights, with the time to compile where the cache holds no compiled model. Prints JSON.
+`beside_the_model` is a row of run.py.
 """
 
 import argparse
@@ -29,7 +29,7 @@ BACKBONE = "efficientnet_lite0"
 
 
 def list_pictures(arguments: Given) -> pd.DataFrame:
-    """path and content of LFW62's pictures; of a part, evenly from all people."""
+    """Return path and content of LFW62's pictures; of fewer, evenly from all identities."""
     folders = class_folders(arguments.source)
     paths = [f"{name}/{picture}" for name, found in folders.items() for picture in found]
     if arguments.pictures is not None:
@@ -40,12 +40,12 @@ def list_pictures(arguments: Given) -> pd.DataFrame:
 
 
 def beside_the_model(arguments: Given) -> list[Row]:
-    """Embedding beside the model alone: the same compiled engine on pixels in memory."""
+    """Compare embedding with the model alone: the same compiled engine on pixels in memory."""
     pictures, cache = list_pictures(arguments), arguments.out / "cache-of-limit"
     embedder = load_embedder(BACKBONE, cache=cache)
     extractor = FeatureExtractor(embedder, arguments.source, cache, "on", len(pictures))
     plan = extractor.plans[0]
-    engine = extractor.engine(plan)  # the job keeps it
+    engine = extractor.engine(plan)  # compiled now, and kept by the extractor
     files = [
         (arguments.source / p, c) for p, c in zip(pictures.path, pictures.content, strict=True)
     ]
@@ -61,15 +61,13 @@ def beside_the_model(arguments: Given) -> list[Row]:
 
     ours, limit = in_turns((whole, alone), arguments.repeats)
     what = f"pictures/s, {len(pictures)} of LFW62, {BACKBONE}, decoding included"
-    remark = (
-        f"{plan}, batch {plan.batch}, compiled beforehand; an empty cache each time; one warm-up"
-    )
-    name = "`embed`", "the same engine on pixels in memory"
-    return [Row(what, name[0], name[1], "pictures/s", 0.85, ours, limit, remark)]
+    remark = f"{plan}, compiled beforehand; an empty cache each time; one warm-up"
+    other = "the same engine on pixels in memory"
+    return [Row(what, "`embed`", other, "pictures/s", 0.85, ours, limit, remark)]
 
 
 def time_once(root: Path, pictures: pd.DataFrame, cache: Path) -> dict[str, float]:
-    """Seconds of one embedding of all pictures, compiling included, and of that alone."""
+    """Return the seconds to embed all pictures, compiling included, and to compile alone."""
     embedder = load_embedder(BACKBONE, cache=cache)
     extractor = FeatureExtractor(embedder, root, cache, "auto", len(pictures))
     start = time.perf_counter()
@@ -80,7 +78,7 @@ def time_once(root: Path, pictures: pd.DataFrame, cache: Path) -> dict[str, floa
 
 
 def main() -> None:
-    """See the top of this file."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--pictures", type=Path, required=True, help="CSV: path, content")
     parser.add_argument("--root", type=Path, required=True)
@@ -88,11 +86,11 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1)
     arguments = parser.parse_args()
     pictures = pd.read_csv(arguments.pictures, dtype=str)
-    taken = []
+    times = []
     for _ in range(arguments.repeats):
         with tempfile.TemporaryDirectory(dir=arguments.cache) as empty:
-            taken.append(time_once(arguments.root, pictures, Path(empty)))
-    print(json.dumps({name: median(one[name] for one in taken) for name in taken[0]}))
+            times.append(time_once(arguments.root, pictures, Path(empty)))
+    print(json.dumps({name: median(one[name] for one in times) for name in times[0]}))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""What does the whole way cost beside one pass of the backbone over the same pictures?
+"""What does the whole pipeline cost, compared with one pass of the backbone over the same pictures?
 
     python -m benchmarks.end_to_end --source-path ../shared/data/lfw62 --repeats 3
 
-In turn, each in a process of its own and from an empty cache: `main.py --stage all`; the embedding
-of every picture, decoding included, with the same settings, timed from outside as the whole way is,
-and once more from inside, without starting Python and importing PyTorch. Then the same command of
-the whole way again, with nothing to do.
+In turns, each in its own process and from an empty cache: `main.py --stage all`; the features of
+every picture, decoding included, with the same settings, timed from outside as the pipeline is, and
+from inside, without starting Python and importing PyTorch. Then the same command of the pipeline
+again, with nothing to do.
 """
 
 import argparse
@@ -24,14 +24,14 @@ MAIN = Path(__file__).parent.parent / "main.py"
 
 
 def seconds_of(command: list[str], folder: Path) -> tuple[float, str]:
-    """Runs a command; (seconds, what it printed)."""
-    began = time.perf_counter()
+    """Run a command and return (seconds, what it printed)."""
+    start = time.perf_counter()
     done = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
-    return time.perf_counter() - began, done.stdout
+    return time.perf_counter() - start, done.stdout
 
 
 def measure(source: str, mode: str) -> tuple[float, ...]:
-    """(whole way, pass, pass without imports, whole way again) in seconds."""
+    """Return the seconds of pipeline, pass, pass without imports, and pipeline again."""
     words = ["--stage", "all", "--source", "folder", "--source-path", source, "--compile", mode]
     whole = [sys.executable, str(MAIN), *words, "--data", "data/lfw", "--run", "runs/lfw"]
     single = [sys.executable, "-m", "benchmarks.end_to_end", "--compile", mode, "--pass-of", source]
@@ -43,7 +43,7 @@ def measure(source: str, mode: str) -> tuple[float, ...]:
 
 
 def time_pass(source: Path, cache: Path, mode: str) -> float:
-    """Seconds of the backbone's pass over all pictures of a folder of class folders."""
+    """Return the seconds of the backbone's pass over all pictures of class folders."""
     from lookalike.data.images import content_hash
     from lookalike.data.layout import class_folders
     from lookalike.features.extractor import FeatureExtractor, embed_features
@@ -53,14 +53,14 @@ def time_pass(source: Path, cache: Path, mode: str) -> float:
     content = [content_hash((source / path).read_bytes()) for path in paths]
     pictures = pd.DataFrame({"path": paths, "content": content})
     embedder = load_embedder("efficientnet_lite0")
-    began = time.perf_counter()
+    start = time.perf_counter()
     embed_features(FeatureExtractor(embedder, source, cache, mode, len(pictures)), pictures)
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 def main() -> None:
-    """See the top of this file."""
-    parser = argparse.ArgumentParser(description="The whole way beside one pass of the backbone.")
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description="The pipeline beside one pass of the backbone.")
     parser.add_argument("--source-path")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--compile", default="auto", choices=("auto", "on", "off"))
@@ -77,7 +77,7 @@ def main() -> None:
         rows.append((f"run {repeat + 1}", *seconds))
     rows.append(("median", *np.median([row[1:] for row in rows], axis=0)))
     print(f"--compile {arguments.compile}, {os.cpu_count()} cores; seconds")
-    heads = ["", "whole way", "one pass", "ratio", "without imports", "ratio", "the same again"]
+    heads = ["", "pipeline", "one pass", "ratio", "without imports", "ratio", "the same again"]
     print(tabulate(rows, heads, floatfmt=("", ".1f", ".1f", ".2f", ".1f", ".2f", ".1f")))
 
 

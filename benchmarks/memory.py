@@ -1,12 +1,12 @@
-"""Peak anonymous memory of embedding many pictures, beyond what their catalogue takes.
+"""How much memory does embedding many pictures take, beyond their catalogue?
 
     python -m benchmarks.memory --count 10000
 
 Distinct pictures of 16 × 16 pixels are written into a temporary folder. Two processes read their
-names and contents into a catalogue, as `--stage split` leaves it; one of them then embeds them all
-with a stand-in, 64 numbers from a linear layer. The difference of their peaks (RssAnon, sampled
-every 20 ms) is printed as JSON, in MB. A process that only waits embeds 100 pictures, so that what
-PyTorch takes once is in both.
+names and hashes into a catalogue, as `--stage split` leaves it; one of them then embeds them all
+with a stand-in backbone, a linear layer to 64 dimensions, the other only 100 of them, so that what
+PyTorch takes once is in both. The difference of their peaks of anonymous memory (RssAnon, sampled
+every 20 ms) is printed as JSON, in MB.
 """
 
 import argparse
@@ -31,7 +31,7 @@ PER_FOLDER = 10_000
 
 
 def write_pictures(root: Path, count: int) -> None:
-    """Distinct BMP files: a random picture each, with its number in the first pixels."""
+    """Write distinct BMP files: a random picture each, with its number in the first pixels."""
     size = SIDE * SIDE * 3
     head = b"BM" + struct.pack("<IHHI", 54 + size, 0, 0, 54)
     head += struct.pack("<IiiHHIIiiII", 40, SIDE, SIDE, 1, 24, 0, size, 2835, 2835, 0, 0)
@@ -45,7 +45,7 @@ def write_pictures(root: Path, count: int) -> None:
 
 
 def catalogue_of(root: Path) -> pd.DataFrame:
-    """path and content of every picture."""
+    """Return path and content of every picture."""
     from lookalike.data.images import content_hash
 
     paths = [path.relative_to(root).as_posix() for path in sorted(root.glob("*/*.bmp"))]
@@ -54,7 +54,7 @@ def catalogue_of(root: Path) -> pd.DataFrame:
 
 
 def anonymous() -> float:
-    """MB of this process's memory that are no file's."""
+    """Return this process's anonymous memory, which is no file's, in MB."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     found = re.search(r"RssAnon:\s+(\d+) kB", status)
     if found is None:
@@ -63,20 +63,20 @@ def anonymous() -> float:
 
 
 class Peak(threading.Thread):
-    """The most anonymous memory that was seen while it ran."""
+    """Samples the anonymous memory; `most` is the largest that it has seen, in MB."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
         self.most, self.over = 0.0, threading.Event()
 
     def run(self) -> None:
-        """Looks every 20 ms."""
+        """Sample every 20 ms."""
         while not self.over.wait(0.02):
             self.most = max(self.most, anonymous())
 
 
 def watch(root: Path, cache: Path, embedding: bool) -> dict[str, float]:
-    """Peak MB and seconds of a process with the catalogue, and with the embedding of it."""
+    """Return peak MB and seconds of this process, with or without embedding all pictures."""
     import torch
     from torch import nn
 
@@ -94,17 +94,17 @@ def watch(root: Path, cache: Path, embedding: bool) -> dict[str, float]:
     rows = catalogue_of(root)
     peak, start = Peak(), time.perf_counter()
     peak.start()
-    made = embed(extractor, rows if embedding else rows[:100])
-    taken = time.perf_counter() - start
+    embeddings = embed(extractor, rows if embedding else rows[:100])
+    seconds = time.perf_counter() - start
     time.sleep(0.1)
     peak.over.set()
     peak.join()
-    assert np.isfinite(made[-1]).all()
-    return {"peak": peak.most, "seconds": taken}
+    assert np.isfinite(embeddings[-1]).all()
+    return {"peak": peak.most, "seconds": seconds}
 
 
 def measure(count: int) -> dict[str, float]:
-    """MB that embedding takes beyond the catalogue, and its seconds; each in its own process."""
+    """Return the MB that embedding takes beyond the catalogue, and its seconds."""
     with tempfile.TemporaryDirectory() as folder:
         write_pictures(Path(folder), count)
         found = []
@@ -120,13 +120,13 @@ def measure(count: int) -> dict[str, float]:
 
 
 def flat(arguments: Given) -> list[Row]:
-    """The row of run.py: few pictures beside many."""
-    taken: list[list[dict[str, float]]] = [[], []]
+    """Compare few pictures with many."""
+    many_runs, few_runs = [], []
     for _ in range(arguments.repeats):
-        for kept, count in zip(taken, (arguments.many, FEW), strict=True):
-            kept.append(measure(count))
-    many, few = ([one["MB"] for one in kept] for kept in taken)
-    speed = arguments.many / float(np.median([one["seconds"] for one in taken[0]]))
+        many_runs.append(measure(arguments.many))
+        few_runs.append(measure(FEW))
+    many, few = ([run["MB"] for run in runs] for runs in (many_runs, few_runs))
+    speed = arguments.many / float(np.median([run["seconds"] for run in many_runs]))
     remark = f"wanted: at most 1.1 times as much; {speed:.0f} pictures/s; RssAnon every 20 ms"
     what = "peak anonymous memory of embedding, beyond the catalogue"
     names = f"{arguments.many:,} pictures", f"{FEW:,} pictures"
@@ -134,7 +134,7 @@ def flat(arguments: Given) -> list[Row]:
 
 
 def main() -> None:
-    """See the top of this file."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--count", type=int, default=FEW)
     parser.add_argument("--watch", nargs=2, help=argparse.SUPPRESS)

@@ -1,11 +1,12 @@
-"""Seconds of open-metric-learning's `inference` over a list of pictures; run by run.py in an
-environment of its own, so nothing of this project is imported.
+r"""How long does open-metric-learning's `inference` take over a list of pictures?
 
-    oml-venv/bin/python benchmarks/oml_inference.py --pictures pictures.csv --root FOLDER \\
+It is run by run.py in an environment of its own, so that nothing of this project is imported.
+
+    oml-venv/bin/python benchmarks/oml_inference.py --pictures pictures.csv --root FOLDER \
         --weights lite0.pt --workers 1
 
-Timed from inside, as `benchmarks/embedding.py` is: without imports and loading the weights. Prints
-JSON, and keeps the embeddings with --save.
+Timed inside the process, as `benchmarks/embedding.py` is: without imports and loading the weights.
+Prints JSON; --save writes the embeddings.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import csv
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import timm
@@ -23,16 +25,15 @@ from torch import nn
 from torchvision.transforms import Compose, InterpolationMode, Normalize, Resize, ToTensor
 
 
-def transform_of(settings: dict[str, str]) -> Compose:
-    """What our embedder does to a picture, in torchvision."""
-    side, how = int(settings["side"]), InterpolationMode(settings["interpolation"])
-    return Compose(
-        [Resize((side, side), how), ToTensor(), Normalize(settings["mean"], settings["std"])]
-    )
+def transform_of(settings: dict[str, Any]) -> Compose:
+    """Return our preprocessing as a torchvision transform."""
+    size, mode = settings["image_size"], InterpolationMode(settings["interpolation"])
+    normalize = Normalize(settings["mean"], settings["std"])
+    return Compose([Resize((size, size), mode), ToTensor(), normalize])
 
 
 def load(path: Path) -> tuple[nn.Module, Compose]:
-    """The backbone and transform that run.py has stored."""
+    """Return the backbone and the transform that run.py has stored."""
     stored = torch.load(path)
     model = timm.create_model(stored["timm"], num_classes=0)
     model.load_state_dict(stored["state"])
@@ -40,7 +41,7 @@ def load(path: Path) -> tuple[nn.Module, Compose]:
 
 
 def main() -> None:
-    """See the top of this file."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description="open-metric-learning's inference, timed.")
     parser.add_argument("--pictures", type=Path, required=True)
     parser.add_argument("--root", type=Path, required=True)
@@ -56,10 +57,10 @@ def main() -> None:
     dataset = ImageBaseDataset(paths, arguments.root, transform=transform)
     start = time.perf_counter()
     rows = inference(model, dataset, arguments.batch, arguments.workers)
-    taken = time.perf_counter() - start
+    seconds = time.perf_counter() - start
     if arguments.save:
         np.save(arguments.save, rows.numpy())
-    print(json.dumps({"seconds": taken, "pictures": len(rows)}))
+    print(json.dumps({"seconds": seconds, "pictures": len(rows)}))
 
 
 if __name__ == "__main__":

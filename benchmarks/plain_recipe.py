@@ -1,11 +1,11 @@
-"""The report's recipe written plainly, to be timed beside `main.py --stage all`.
+"""The baseline report's recipe written plainly, to be timed beside `main.py --stage all`.
 
     python -m benchmarks.plain_recipe --data data/lfw62 --out plain
 
 A DataLoader with Pillow and torchvision's transforms, EfficientNet-Lite0 frozen and eager, a linear
-head by Adam (learning rate 1e-3) and cross-entropy on batches of 32. The backbone runs again over
-training and validation in every epoch; in the end FAISS ranks the test's gallery. `submission.json`
-is what it leaves.
+head trained by Adam (learning rate 1e-3) and cross-entropy on batches of 32. The backbone runs over
+training and validation in every epoch; at the end FAISS ranks the test's gallery. The result is
+`submission.json`.
 """
 
 import argparse
@@ -33,22 +33,22 @@ TRANSFORM = transforms.Compose(
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):
-    """Files and the number of the person whom each shows."""
+    """Picture files with the number of the identity that each shows."""
 
-    def __init__(self, paths: list[Path], people: list[str]) -> None:
+    def __init__(self, paths: list[Path], identities: list[str]) -> None:
         self.paths = paths
-        self.people = {name: i for i, name in enumerate(people)}
+        self.numbers = {name: i for i, name in enumerate(identities)}
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, i: int) -> tuple[Tensor, int]:
         path = self.paths[i]
-        return TRANSFORM(Image.open(path).convert("RGB")), self.people.get(path.parent.name, -1)
+        return TRANSFORM(Image.open(path).convert("RGB")), self.numbers.get(path.parent.name, -1)
 
 
 def load_backbone(cache: Path) -> nn.Module:
-    """ImageNet's EfficientNet-Lite0, without its classifier."""
+    """Load ImageNet's EfficientNet-Lite0, without its classifier."""
     backbone = timm.create_model("tf_efficientnet_lite0", num_classes=0)
     state = load_state(carried_file(CARRIERS["efficientnet_lite0"], cache))
     # The package's tensors have other names but timm's order; its classifier comes last.
@@ -57,12 +57,12 @@ def load_backbone(cache: Path) -> nn.Module:
 
 
 def train(backbone: nn.Module, head: nn.Module, loader: DataLoader[tuple[Tensor, int]]) -> None:
-    """One epoch of the head."""
+    """Train the head for an epoch."""
     optimizer = torch.optim.Adam(head.parameters(), lr=1e-3)
-    for pictures, people in loader:
+    for pictures, identities in loader:
         with torch.no_grad():
             features = backbone(pictures)
-        loss = nn.functional.cross_entropy(head(features), people)
+        loss = nn.functional.cross_entropy(head(features), identities)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -70,21 +70,21 @@ def train(backbone: nn.Module, head: nn.Module, loader: DataLoader[tuple[Tensor,
 
 @torch.no_grad()
 def accuracy(backbone: nn.Module, head: nn.Module, loader: DataLoader[tuple[Tensor, int]]) -> float:
-    """Share of the pictures whose person the head names."""
+    """Return the share of the pictures whose identity the head predicts."""
     right = [(head(backbone(x)).argmax(1) == y).float() for x, y in loader]
     return float(torch.cat(right).mean())
 
 
 @torch.no_grad()
 def embed(backbone: nn.Module, loader: DataLoader[tuple[Tensor, int]]) -> np.ndarray:
-    """(N, 1280) unit rows."""
+    """Return (N, 1280) embeddings of length 1."""
     rows = torch.cat([backbone(pictures) for pictures, _ in loader])
     return nn.functional.normalize(rows).numpy()
 
 
 def main() -> None:
-    """See the top of this file."""
-    parser = argparse.ArgumentParser(description="The report's recipe, written plainly.")
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description="The baseline report's recipe, plainly.")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--workers", type=int, default=0)
@@ -95,10 +95,10 @@ def main() -> None:
     folders = {part: arguments.data / part for part in ("training", "validation")}
     folders |= {part: arguments.data / "test" / part for part in ("query", "gallery")}
     paths = {part: sorted(p for p in f.rglob("*") if p.is_file()) for part, f in folders.items()}
-    people = sorted({path.parent.name for path in paths["training"]})
+    identities = sorted({path.parent.name for path in paths["training"]})
     loaders = {
         part: DataLoader(
-            Pictures(found[: arguments.limit], people),
+            Pictures(found[: arguments.limit], identities),
             batch_size=32,
             shuffle=part == "training",
             num_workers=arguments.workers,
@@ -109,7 +109,7 @@ def main() -> None:
     if arguments.limit:
         embed(backbone, loaders["training"])
         return
-    head = nn.Sequential(nn.Dropout(0.2), nn.Linear(1280, len(people)))
+    head = nn.Sequential(nn.Dropout(0.2), nn.Linear(1280, len(identities)))
     for epoch in range(arguments.epochs):
         train(backbone, head, loaders["training"])
         head.eval()

@@ -1,9 +1,9 @@
-"""SFace as a torch module beside ONNX Runtime on the same file: the same numbers, and how fast?
+"""Does SFace as a torch module compute what ONNX Runtime does, and how fast?
 
     python -m benchmarks.sface --data ../shared/data/lfw62
 
-Aligned faces of the first pictures of the data set, in memory: ONNX Runtime takes one at a time, as
-the file is made for; the module is run in batches by the engines that embed.
+On aligned faces of the first pictures of the data set, in memory. ONNX Runtime takes one at a time,
+as the file requires; the torch module runs in batches, by the engines that embed.
 """
 
 import argparse
@@ -28,9 +28,9 @@ Run = Callable[[np.ndarray], np.ndarray]
 
 
 def by_onnx_runtime(cache: Path) -> Run:
-    """Aligned faces (N, 112, 112, 3) uint8 -> (N, 128), by the file itself, one at a time."""
+    """Return a function from aligned faces (N, 112, 112, 3) uint8 to (N, 128), one at a time."""
     model = onnx.load(carried_file(CARRIERS["sface"], cache))
-    # The file lists its weights as inputs too; ONNX Runtime wants those that are no input.
+    # The file lists its weights as inputs too, which ONNX Runtime would not treat as constants.
     pictures = next(entry for entry in model.graph.input if entry.name == "data")
     del model.graph.input[:]
     model.graph.input.append(pictures)
@@ -39,14 +39,20 @@ def by_onnx_runtime(cache: Path) -> Run:
     session = onnxruntime.InferenceSession(model.SerializeToString(), options)
 
     def run(faces: np.ndarray) -> np.ndarray:
-        values = faces.transpose(0, 3, 1, 2).astype(np.float32)  # it normalises by itself
+        values = faces.transpose(0, 3, 1, 2).astype(np.float32)  # the file normalizes itself
         return np.concatenate([session.run(None, {"data": value[None]})[0] for value in values])
 
     return run
 
 
 def by_engine(embedder: Embedder, mode: str, cache: Path) -> Run:
-    """The same by our module, in batches; mode: --compile on or off."""
+    """Return a function from aligned faces to (N, 128), by the torch module in batches.
+
+    Args:
+        embedder: SFace.
+        mode: `on` or `off` to compile or not.
+        cache: Folder for compiled models.
+    """
     plan = plans(mode, 0)[0]
     engine = build_engine(plan, embedder, cache)
 
@@ -60,7 +66,7 @@ def by_engine(embedder: Embedder, mode: str, cache: Path) -> Run:
 
 
 def aligned_faces(root: Path, count: int, embedder: Embedder, cache: Path) -> np.ndarray:
-    """(count, 112, 112, 3) uint8 from the first pictures of a data set."""
+    """Return (count, 112, 112, 3) uint8 from the first pictures of a data set."""
     detector = load_detector("yunet", cache)
     images = [Image.open(path).convert("RGB") for path in files_below(root)[:count]]
     take = embedder.preprocessing.take
@@ -68,7 +74,7 @@ def aligned_faces(root: Path, count: int, embedder: Embedder, cache: Path) -> np
 
 
 def main() -> None:
-    """See the top of this file."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--faces", type=int, default=256)
@@ -84,7 +90,9 @@ def main() -> None:
     }
     expected = programs["ONNX Runtime, one at a time"](faces)
     seconds: dict[str, list[float]] = {name: [] for name in programs}
-    off = {name: float(np.abs(run(faces) - expected).max()) for name, run in programs.items()}
+    difference = {
+        name: float(np.abs(run(faces) - expected).max()) for name, run in programs.items()
+    }
     for _ in range(arguments.repeats):  # in turns, so that a busy moment slows all alike
         for name, run in programs.items():
             start = time.perf_counter()
@@ -93,8 +101,8 @@ def main() -> None:
     median = {name: float(np.median(times)) for name, times in seconds.items()}
     first = median["ONNX Runtime, one at a time"]
     rows = [
-        (name, f"{len(faces) / taken:.1f}", f"{first / taken:.2f}", f"{off[name]:.1e}")
-        for name, taken in median.items()
+        (name, f"{len(faces) / total:.1f}", f"{first / total:.2f}", f"{difference[name]:.1e}")
+        for name, total in median.items()
     ]
     heads = ["SFace", "faces/s", "times ONNX Runtime", "largest difference"]
     print(tabulate(rows, heads, disable_numparse=True))

@@ -1,9 +1,9 @@
-"""The whole picture or the published crop? Judged on training people, photograph to drawing.
+"""The whole picture or the published crop? Measured on training identities, photo to drawing.
 
     python -m benchmarks.transforms --data ../shared/data/caricature
 
-The caricature set's training people only, never its test: for each of 20 seeds, 40 of the 100
-people, photographs as queries against all their drawings, with the frozen default backbone.
+The training identities of the caricature set, never its test: for each of 20 seeds, 40 of the 100
+identities, photographs as queries against all their drawings, with the frozen default backbone.
 """
 
 import argparse
@@ -26,10 +26,10 @@ PATTERN = r"training/.*(?P<domain>photo|caricature)_"
 
 @dataclass(frozen=True)
 class PublishedCrop(Preprocessing):
-    """The shorter side resized to 8/7 of the input, and the middle of that."""
+    """The published transform: the shorter side resized to 8/7 of the input, and its center."""
 
     def resize(self, pixels: np.ndarray) -> np.ndarray:
-        """(height, width, 3) uint8 -> (side, side, 3) uint8."""
+        """Crop and resize (H, W, 3) uint8 pixels to (image_size, image_size, 3) uint8."""
         height, width, _ = pixels.shape
         side = 0.875 * min(height, width)
         left, top = (width - side) / 2, (height - side) / 2
@@ -38,24 +38,24 @@ class PublishedCrop(Preprocessing):
 
 
 def scores_of(extractor: FeatureExtractor, seeds: int) -> list[float]:
-    """The score of each seed's 40 people."""
+    """Return the score of 40 identities for each seed."""
     rows = read_catalogue(extractor.root, PATTERN)
     rows = rows[rows.part == "training"].reset_index(drop=True)
     embeddings = embed(replace(extractor, total=len(rows)), rows)
-    people = sorted(set(rows.identity))
+    identities = sorted(set(rows.identity))
     scores = []
     for seed in range(seeds):
-        chosen = rows.identity.isin(np.random.default_rng(seed).permutation(people)[:40])
+        chosen = rows.identity.isin(np.random.default_rng(seed).permutation(identities)[:40])
         query, gallery = (rows[chosen & (rows.domain == d)] for d in ("photo", "caricature"))
         index = build_index(embeddings[gallery.index])
-        found = search(index, list(gallery.path), embeddings[query.index], list(query.path))
+        ranking = search(index, list(gallery.path), embeddings[query.index], list(query.path))
         pairs = (dict(zip(part.path, part.identity, strict=True)) for part in (query, gallery))
-        scores.append(score(as_mapping(found), Labels(*pairs))["score"])
+        scores.append(score(as_mapping(ranking), Labels(*pairs))["score"])
     return scores
 
 
 def parse_arguments(description: str, backbone: str) -> argparse.Namespace:
-    """The options of a benchmark on the caricature set's training people."""
+    """Parse the options of a benchmark on the training identities of the caricature set."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--backbone", default=backbone)
@@ -68,7 +68,7 @@ def parse_arguments(description: str, backbone: str) -> argparse.Namespace:
 
 
 def main() -> None:
-    """See the top of this file."""
+    """Run the benchmark."""
     arguments = parse_arguments("The whole picture or the published crop?", "efficientnet_lite0")
     rows = []
     for kind in (Preprocessing, PublishedCrop):

@@ -1,9 +1,10 @@
-"""What do more views of a face add? Judged on training people, photograph to drawing.
+"""What do more views of a face add? Measured on training identities, photograph to drawing.
 
     python -m benchmarks.views --data ../shared/data/caricature
 
-The people and seeds of `benchmarks.transforms`, never the test, with SFace on aligned faces: each
-line is a set of scales, with and without the mirror image. The gain is over one view, seed by seed.
+The identities and seeds of `benchmarks.transforms`, never the test, with SFace on aligned faces.
+Each line is a set of scales, with or without the mirror image; the gain is over one view, seed by
+seed.
 """
 
 import numpy as np
@@ -16,14 +17,20 @@ from lookalike.features.extractor import FeatureExtractor
 from lookalike.models.embedder import embedder_of
 
 SCALES: tuple[tuple[float, ...], ...] = (
-    *((1.0,), (0.9,), (0.85,)),
-    *((0.9, 1.0), (0.85, 1.0), (1.0, 1.1)),
-    *((0.9, 1.0, 1.1), (0.85, 1.0, 1.15), (0.85, 0.9, 1.0)),
+    (1.0,),
+    (0.9,),
+    (0.85,),
+    (0.9, 1.0),
+    (0.85, 1.0),
+    (1.0, 1.1),
+    (0.9, 1.0, 1.1),
+    (0.85, 1.0, 1.15),
+    (0.85, 0.9, 1.0),
 )
 
 
 def main() -> None:
-    """See the top of this file."""
+    """Run the benchmark."""
     arguments = parse_arguments("What do more views of a face add?", "sface")
     log.setLevel("ERROR")
     embedder = embedder_of(EmbedSettings(arguments.backbone, crop="aligned"), arguments.cache)

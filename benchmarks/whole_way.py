@@ -1,5 +1,7 @@
-"""The whole way beside the report's recipe written plainly, and embedding beside
-open-metric-learning's; rows of run.py. All programs run in processes of their own."""
+"""The pipeline beside the baseline report's recipe, and embedding beside open-metric-learning's.
+
+Rows of run.py; all programs run in processes of their own.
+"""
 
 import json
 import os
@@ -28,10 +30,10 @@ OML = "open-metric-learning"
 
 
 def call(*words: object, python: Path | str = sys.executable) -> str:
-    """Runs a Python program in the project's folder; what it printed.
+    """Run a Python program in the project's folder and return what it printed.
 
     Raises:
-        RuntimeError: it failed; the end of what it said.
+        RuntimeError: It failed; with the end of its error output.
     """
     command = [str(python), *map(str, words)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -41,39 +43,32 @@ def call(*words: object, python: Path | str = sys.executable) -> str:
 
 
 def timed(*words: object) -> float:
-    """Seconds of a program, from outside."""
+    """Return the seconds of a program, timed from outside."""
     start = time.perf_counter()
     call(*words)
     return time.perf_counter() - start
 
 
 def best_workers(seconds: Callable[[int], float]) -> int:
-    """The number of DataLoader workers that takes the fewest seconds."""
+    """Return the number of DataLoader workers that takes the fewest seconds."""
     return min(WORKERS, key=seconds)
 
 
-# ---- the whole way ------------------------------------------------------------------------------
+# ---- the whole pipeline -------------------------------------------------------------------------
 
 
 def lay_out(arguments: Given) -> Path:
-    """LFW62 as a competition, by the report's protocol, made once."""
+    """Lay LFW62 out as a competition, by the baseline report's protocol, once."""
     data = arguments.out / "lfw62"
     if not (data / "labels.json").is_file():
         extract = ("main.py", "--stage", "extract", "--source", "folder", "--protocol", "report")
-        call(
-            *extract,
-            "--source-path",
-            arguments.source,
-            "--data",
-            data,
-            "--run",
-            arguments.out / "extract",
-        )
+        folders = ("--source-path", arguments.source, "--data", data)
+        call(*extract, *folders, "--run", arguments.out / "extract")
     return data
 
 
 def whole_way(arguments: Given) -> list[Row]:
-    """`main.py --stage all` beside the recipe."""
+    """Compare `main.py --stage all` with the recipe."""
     data = lay_out(arguments)
     ours, plain = arguments.out / "ours", arguments.out / "plain"
     recipe = ("-m", "benchmarks.plain_recipe", "--data", data, "--out", plain)
@@ -102,7 +97,7 @@ def whole_way(arguments: Given) -> list[Row]:
         f"the recipe with {workers} workers, the best of {WORKERS}"
     )
     what = "`--stage all` on LFW62, frozen head, 3 epochs"
-    other = f"the report's recipe written plainly, PyTorch {torch.__version__}"
+    other = f"the baseline report's recipe written plainly, PyTorch {torch.__version__}"
     return [Row(what, "`main.py --stage all`", other, "s", 5, figures[0], figures[1], remark)]
 
 
@@ -116,31 +111,31 @@ def _score(path: Path, labels: Labels) -> str:
 
 
 def oml_python(arguments: Given) -> Path:
-    """Python of an environment with open-metric-learning, made where there is none: it wants
-    numpy < 2, which this project does not."""
+    """Return the Python of an environment with open-metric-learning, created where there is none.
+
+    It requires numpy < 2, which this project does not.
+    """
     folder = arguments.out / "oml-venv"
     python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
-    if not (folder / "made").is_file():
+    if not (folder / "installed").is_file():
         venv.create(folder, clear=True, with_pip=True)
-        # It imports omegaconf without asking for it. The same PyTorch as ours.
+        # It imports omegaconf without requiring it. The same PyTorch as ours.
         torch_too = f"torch=={version('torch').partition('+')[0]}"
         call("-m", "pip", "install", "-q", OML, "omegaconf", "timm", torch_too, python=python)
-        (folder / "made").touch()
+        (folder / "installed").touch()
     return python
 
 
 def inference(arguments: Given) -> list[Row]:
-    """`embed` beside open-metric-learning's `inference`."""
+    """Compare `embed` with open-metric-learning's `inference`."""
     python, pictures = oml_python(arguments), list_pictures(arguments)
     listed, weights = arguments.out / "pictures.csv", arguments.out / "lite0.pt"
     pictures.to_csv(listed, index=False)
     embedder = load_embedder(BACKBONE, cache=arguments.out / "cache")
-    preprocessing = embedder.preprocessing
-    shown = {
-        name: getattr(preprocessing, name) for name in ("side", "interpolation", "mean", "std")
-    }
-    state = embedder.backbone.state_dict()
-    torch.save({"timm": TIMM_NAMES[BACKBONE], "state": state, "preprocessing": shown}, weights)
+    names = ("image_size", "interpolation", "mean", "std")
+    preprocessing = {name: getattr(embedder.preprocessing, name) for name in names}
+    stored = {"timm": TIMM_NAMES[BACKBONE], "state": embedder.backbone.state_dict()}
+    torch.save(stored | {"preprocessing": preprocessing}, weights)
     what = ("--pictures", listed, "--root", arguments.source)
 
     def theirs(workers: int, *words: object) -> float:
@@ -167,15 +162,5 @@ def inference(arguments: Given) -> list[Row]:
         f"batches of 32 with {workers} workers, the best of {WORKERS}, PyTorch {torch_of_oml}"
     )
     row = f"pictures/s, {len(pictures)} of LFW62, {BACKBONE}, decoding included"
-    return [
-        Row(
-            row,
-            "`embed`",
-            f"{OML} {oml}, `inference`",
-            "pictures/s",
-            2.5,
-            figures[0],
-            figures[1],
-            remark,
-        )
-    ]
+    other = f"{OML} {oml}, `inference`"
+    return [Row(row, "`embed`", other, "pictures/s", 2.5, figures[0], figures[1], remark)]
