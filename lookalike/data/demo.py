@@ -22,10 +22,12 @@ from PIL import Image, ImageDraw, ImageFilter
 from tqdm import tqdm
 from tyro.conf import Positional
 
+from lookalike.core.checks import check_bounds
 from lookalike.core.errors import UserError
 from lookalike.core.files import whole_file
 from lookalike.core.log import exit_code, log, log_to
 from lookalike.core.options import parse
+from lookalike.core.settings import Natural, Positive
 
 Color = tuple[int, ...]  # red, green and blue from 0 to 255
 Palette = Mapping[str, Color]  # role of a shape -> its color
@@ -589,9 +591,9 @@ class DemoCommand:
 
     file: Positional[Path]
     """Picture file to write, for instance demo.jpg."""
-    seed: Positional[int] = 8
+    seed: Positional[Natural] = 8
     """Seed of the persons."""
-    rows: int = 6
+    rows: Positive = 6
     """Number of persons, one a row."""
 
 
@@ -612,8 +614,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _write_overview(command: DemoCommand) -> None:
     """Draw the overview and write it in the format of the file's suffix."""
-    if command.seed < 0 or command.rows < 1:
-        raise UserError("SEED must be at least 0, and --rows at least 1")
+    check_bounds(command)
     file_format = Image.registered_extensions().get(command.file.suffix.lower())
     if file_format not in Image.SAVE:
         raise UserError(f"{command.file}: no picture format has this suffix: use .jpg or .png")

@@ -17,13 +17,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lookalike.core.checks import check_extract
+from lookalike.core.checks import check_bounds, check_extract
 from lookalike.core.errors import UserError
 from lookalike.core.files import listing, only_process, write_json
 from lookalike.core.log import exit_code, log, log_to
 from lookalike.core.options import parse
 from lookalike.core.runs import Run
-from lookalike.core.settings import ExtractSettings
+from lookalike.core.settings import ExtractSettings, Natural
 from lookalike.data import archives, demo, imdb
 from lookalike.data.layout import DATA, class_folders, find_layout, read_origin, visible_folders
 from lookalike.data.protocols import lay_out_classes
@@ -289,7 +289,7 @@ class ExtractCommand:
     extract: ExtractSettings = field(default_factory=ExtractSettings)
     data: Path | None = None
     """Folder to lay the data out in. Default: data/<name of the source>."""
-    seed: int = 0
+    seed: Natural = 0
     """Seed of the layout."""
     force: bool = False
     """Make the layout anew even if it is there."""
@@ -309,6 +309,7 @@ def main(arguments: Iterable[str]) -> int:
     log_to(None)
 
     def work() -> None:
+        check_bounds(command)
         check_extract(command.extract)
         data, settings = choose_data(command.data, command.extract)
         result = extract(data, settings, command.seed, command.force)

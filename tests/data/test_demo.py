@@ -131,8 +131,8 @@ def test_the_command_draws_an_overview(tmp_path: Path, capsys: pytest.CaptureFix
     [
         (["demo"], "no picture format has this suffix"),
         (["demo.txt"], "no picture format has this suffix"),
-        (["demo.jpg", "-1"], "SEED must be at least 0"),
-        (["demo.jpg", "--rows", "0"], "--rows at least 1"),
+        (["demo.jpg", "-1"], "seed -1: must be at least 0"),
+        (["demo.jpg", "--rows", "0"], "--rows 0: must be at least 1"),
     ],
 )
 def test_the_command_explains_what_it_cannot_do(
