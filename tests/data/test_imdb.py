@@ -48,8 +48,8 @@ def write_mat(path: Path, rows: list[dict[str, Any]], struct: str = "imdb") -> P
         as_cells = name in ("full_path", "name", "face_location")
         fields[name] = cells(values) if as_cells else np.array([values])
     if struct == "imdb":
-        people = {entry["celeb_id"]: entry["name"] for entry in rows}
-        names = [people.get(number, "Nobody") for number in range(1, int(max(people)) + 1)]
+        persons = {entry["celeb_id"]: entry["name"] for entry in rows}
+        names = [persons.get(number, "Nobody") for number in range(1, int(max(persons)) + 1)]
         fields["celeb_names"] = cells(names)
     else:
         del fields["celeb_id"]
@@ -57,10 +57,10 @@ def write_mat(path: Path, rows: list[dict[str, Any]], struct: str = "imdb") -> P
     return path
 
 
-def rows_of(people: int, pictures: int) -> list[dict[str, Any]]:
+def rows_of(persons: int, pictures: int) -> list[dict[str, Any]]:
     return [
         row(f"{person:02}/nm{person}_{number}.jpg", person)
-        for person in range(1, people + 1)
+        for person in range(1, persons + 1)
         for number in range(pictures)
     ]
 
@@ -98,13 +98,13 @@ def test_every_field_is_read_as_the_authors_meant_it(tmp_path: Path) -> None:
     assert table.second_face_score.isna().tolist() == [True, False, True]
 
 
-def test_wikis_people_are_known_by_their_names(tmp_path: Path) -> None:
+def test_wikis_persons_are_identified_by_their_names(tmp_path: Path) -> None:
     rows = [row("1/a.jpg", 0, "Ada"), row("1/b.jpg", 0, "Bo"), row("2/c.jpg", 0, "Ada")]
     table = read_metadata(write_mat(tmp_path / "wiki.mat", rows, "wiki"))
     assert table.identity.tolist() == ["Ada", "Bo", "Ada"]
 
 
-def test_people_of_the_same_name_stay_apart(tmp_path: Path) -> None:
+def test_persons_of_the_same_name_stay_apart(tmp_path: Path) -> None:
     rows = [row("1/a.jpg", 1, "Chris Evans"), row("2/b.jpg", 2, "chris evans"), row("3/c.jpg", 3)]
     table = read_metadata(write_mat(tmp_path / "imdb.mat", rows))
     assert table.identity.tolist() == ["Chris Evans~1", "chris evans~2", "Person 3"]
@@ -115,10 +115,10 @@ def test_people_of_the_same_name_stay_apart(tmp_path: Path) -> None:
 )
 def test_a_name_becomes_one_folder_that_is_seen(name: str, tmp_path: Path) -> None:
     table = read_metadata(write_mat(tmp_path / "imdb.mat", [row("1/a.jpg", 1, name)]))
-    made = tmp_path / "made" / table.identity[0]
-    made.mkdir(parents=True)
-    assert [path.name for path in (tmp_path / "made").iterdir()] == [made.name]
-    assert not made.name.startswith(".")
+    folder = tmp_path / "new" / table.identity[0]
+    folder.mkdir(parents=True)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == [folder.name]
+    assert not folder.name.startswith(".")
 
 
 def test_a_celeb_id_without_a_name_is_nobody(tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_what_is_on_the_disk_is_counted_with_each_filter(
         assert re.search(line, said), line
 
 
-def test_people_have_enough_pictures_only_if_those_are_of_use(tmp_path: Path) -> None:
+def test_persons_have_enough_pictures_only_if_those_are_of_use(tmp_path: Path) -> None:
     settings = collection(tmp_path, rows_of(3, 4))
     settings.min_pictures = 4
     draw(tmp_path / "pictures" / "02" / "nm2_0.jpg", 2, 0, side=20)
@@ -279,12 +279,12 @@ def parts(data: Path) -> dict[str, Counter[str]]:
 def test_the_layout_is_that_of_class_folders_with_a_table(tmp_path: Path) -> None:
     settings = collection(tmp_path, rows_of(3, 10))
     extract(tmp_path / "x", settings, seed=0)
-    people = {f"Person {number}" for number in (1, 2, 3)}
+    names = {f"Person {number}" for number in (1, 2, 3)}
     assert parts(tmp_path / "x") == {
-        "training": dict.fromkeys(people, 5),
-        "validation": dict.fromkeys(people, 2),
-        "test/query": dict.fromkeys(people, 1),
-        "test/gallery": dict.fromkeys(people, 2),
+        "training": dict.fromkeys(names, 5),
+        "validation": dict.fromkeys(names, 2),
+        "test/query": dict.fromkeys(names, 1),
+        "test/gallery": dict.fromkeys(names, 2),
     }
     table = pd.read_csv(tmp_path / "x" / "metadata.csv")
     assert set(table.path) == {
@@ -299,7 +299,7 @@ def test_the_layout_is_that_of_class_folders_with_a_table(tmp_path: Path) -> Non
     )
 
 
-def test_people_are_cut_to_so_many_pictures_by_the_seed(tmp_path: Path) -> None:
+def test_identities_are_limited_to_so_many_pictures_by_the_seed(tmp_path: Path) -> None:
     settings = collection(tmp_path, rows_of(2, 20))
     settings.train_per_person, settings.test_per_person = 3, 5
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
