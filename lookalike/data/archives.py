@@ -158,9 +158,9 @@ def _try(url: str, link: str, part: Path, memo: Path) -> str:
         An empty string, or a failure that a retry may pass.
     """
     headers, rest = {"Accept-Encoding": "identity"}, ""  # offsets count the bytes on the wire
-    known, offset = _recall(memo), part.stat().st_size if part.exists() else 0
-    if offset and known.get("mark") and (length := known.get("length")):
-        headers |= {"Range": f"bytes={offset}-", "If-Range": known["mark"]}
+    noted, offset = _recall(memo), part.stat().st_size if part.exists() else 0
+    if offset and noted.get("mark") and (length := noted.get("length")):
+        headers |= {"Range": f"bytes={offset}-", "If-Range": noted["mark"]}
         rest = f"bytes {offset}-{length - 1}/{length}"
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
         code, found, mark = response.status_code, response.headers, _mark(response)
@@ -170,13 +170,13 @@ def _try(url: str, link: str, part: Path, memo: Path) -> str:
             raise UserError(f"{_shown(url)} answered {code}: check the link, or {BY_HAND}")
         if code == 200:
             length = found.get("Content-Length", "")
-            known = {"mark": mark, "length": int(length) if length.isdecimal() else None}
+            noted = {"mark": mark, "length": int(length) if length.isdecimal() else None}
             part.write_bytes(b"")  # first: the memo must not speak of older bytes
-        elif (found.get("Content-Range"), mark) != (rest, known.get("mark")):
+        elif (found.get("Content-Range"), mark) != (rest, noted.get("mark")):
             part.unlink(missing_ok=True)
             return "the file changed on the server"
-        memo.write_text(json.dumps(known | {"link": link}))
-        return _receive(response, part, known["length"])
+        memo.write_text(json.dumps(noted | {"link": link}))
+        return _receive(response, part, noted["length"])
 
 
 def _mark(response: requests.Response) -> str:

@@ -273,10 +273,10 @@ def _persons(fields: Mapping[str, np.ndarray]) -> tuple[list[int], list[str]]:
 
         names = _texts(fields["name"])
         return pd.factorize(np.array(names, object))[0].tolist(), names
-    known = ["", *_texts(fields["celeb_names"])]  # so that Matlab's 1 is the first of them
+    all_names = ["", *_texts(fields["celeb_names"])]  # so that Matlab's 1 is the first of them
     numbers = fields["celeb_id"].astype(float)
-    person = np.where((numbers >= 1) & (numbers < len(known)), numbers, 0).astype(int).tolist()
-    return person, [known[number] for number in person]
+    person = np.where((numbers >= 1) & (numbers < len(all_names)), numbers, 0).astype(int).tolist()
+    return person, [all_names[number] for number in person]
 
 
 def _texts(cells: np.ndarray) -> list[str]:
@@ -385,8 +385,8 @@ def write_table(
         copies: {copy below `target`: original below `root`}.
     """
     paths = {
-        picture.relative_to(root).as_posix(): place.relative_to(target).as_posix()
-        for place, picture in copies.items()
+        picture.relative_to(root).as_posix(): copy.relative_to(target).as_posix()
+        for copy, picture in copies.items()
     }
     used = pictures.assign(path=pictures.path.map(paths)).dropna(subset="path")
     with whole_file(target / "metadata.csv") as beside:

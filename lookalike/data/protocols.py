@@ -51,8 +51,8 @@ def lay_out_classes(
     if not labels["query"] or not labels["gallery"]:
         raise UserError(f"{root}: too few pictures for a test with queries and a gallery")
     copies = {
-        target / place: root / ("" if flat else identity) / picture
-        for place, (identity, picture) in originals.items()
+        target / copy: root / ("" if flat else identity) / picture
+        for copy, (identity, picture) in originals.items()
     }
     copy_all(copies)
     write_json(target / "labels.json", labels)
@@ -67,15 +67,15 @@ def _name_copies(
     labels: TestLabels = {"query": {}, "gallery": {}}
     for part, pictures in parts.items():
         for identity, picture in pictures:
-            place = Path(part, identity, picture)
+            copy = Path(part, identity, picture)
             if part.startswith("test/"):
                 name = bare_name(identity, picture, repeats)
                 labels[part.removeprefix("test/")][name] = identity
-                place = Path(part, name)
-            if place in originals:
-                other = Path(*originals[place])
-                raise UserError(f"{identity}/{picture} and {other}: both become {place.name}")
-            originals[place] = identity, picture
+                copy = Path(part, name)
+            if copy in originals:
+                other = Path(*originals[copy])
+                raise UserError(f"{identity}/{picture} and {other}: both become {copy.name}")
+            originals[copy] = identity, picture
     return originals, labels
 
 
@@ -173,7 +173,7 @@ def _divide_test(parts: Parts, pairs: list[tuple[str, Path]]) -> None:
 
 def copy_all(copies: Mapping[Path, Path]) -> None:
     """Copy files, {copy: original}, and make the folders they need."""
-    for folder in {place.parent for place in copies}:
+    for folder in {copy.parent for copy in copies}:
         folder.mkdir(parents=True, exist_ok=True)
-    for place, picture in tqdm(copies.items(), "copying", unit=" pictures"):
-        shutil.copy2(picture, place)
+    for copy, picture in tqdm(copies.items(), "copying", unit=" pictures"):
+        shutil.copy2(picture, copy)
