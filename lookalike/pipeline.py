@@ -11,6 +11,7 @@ continues from the files that are complete.
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
+from importlib import import_module
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -306,6 +307,8 @@ def run_stages(run: Run) -> Run:
             continue
         if ensemble and stage.name in BY_MEMBERS:
             log.info("%s: not needed, the runs of the --ensemble have done it", stage.name)
+        elif stage.name == "train" and in_several_processes():
+            train_on_all_ranks(run, stage)
         else:
             run.do(stage)
         if stage.name == "auto":
@@ -442,23 +445,42 @@ def execute(run: Run) -> Run:
 
 
 def work_together(arguments: Sequence[str]) -> None:
-    """The same with the processes that torchrun has started: the others help the first to train."""
-    processes, train_ft = map(
-        resolve_name, ("lookalike.training.distributed", "lookalike.training.stage")
-    )
+    """Run a command line in all processes that torchrun has started.
+
+    Every rank trains; rank 0 runs the other stages and writes.
+
+    Raises:
+        UserError: --auto is among the settings: it chooses in a single process.
+    """
     settings = read_settings(arguments)
     if settings.general.auto or "auto" in settings.general.stage:
         raise UserError("--auto chooses in one process: run it alone, then torchrun --stage train")
-    processes.join()
-    try:
-        if processes.number() == 0:
+    distributed = import_module("lookalike.training.distributed")
+    with distributed.process_group():
+        if distributed.rank() == 0:
             work(arguments)
-            processes.agree(train_ft.OVER)
-        else:
-            log.setLevel("ERROR")
-            train_ft.help_training(prepare(arguments))
-    finally:
-        processes.leave()
+            return
+        log.setLevel("ERROR")
+        run = prepare(arguments)
+        train = next(stage for stage in STAGE_LIST if stage.name == "train")
+        if is_wanted(train.name, run.settings) and not run.settings.retrieve.ensemble:
+            train_on_all_ranks(run, train)
+
+
+def train_on_all_ranks(run: Run, stage: Stage) -> None:
+    """Run the stage train on every rank, unless rank 0 finds that it is done."""
+    distributed = import_module("lookalike.training.distributed")
+    first = distributed.rank() == 0
+    is_done = distributed.broadcast(first and run.is_done(stage, run.inputs(stage)))
+    if first:
+        run.do(stage)
+    elif not is_done:
+        stage.work(run)
+
+
+def in_several_processes() -> bool:
+    """Return whether torchrun has started several processes."""
+    return int(os.environ.get("WORLD_SIZE", 1)) > 1
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -468,5 +490,4 @@ def main(arguments: Sequence[str]) -> int:
         The exit code: 0, 1 for a mistake or bad input, 130 for Ctrl-C.
     """
     log_to(None)
-    distributed = int(os.environ.get("WORLD_SIZE", 1)) > 1
-    return exit_code(lambda: (work_together if distributed else work)(arguments))
+    return exit_code(lambda: (work_together if in_several_processes() else work)(arguments))

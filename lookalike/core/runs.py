@@ -140,10 +140,10 @@ class Run:
         Raises:
             UserError: From the stage's work; the stage then counts as not done.
         """
-        inputs, stamp = self.inputs(stage), self.stamps().get(stage.name, {})
-        unchanged = stamp.get("inputs") == inputs and stamp["outputs"] == self.outputs(stage)
-        if unchanged and not self.settings.general.force and not stage.always:
-            log.info("%s: inputs unchanged, nothing to do (%s)", stage.name, stamp["made"])
+        inputs = self.inputs(stage)
+        if self.is_done(stage, inputs):
+            made = self.stamps()[stage.name]["made"]
+            log.info("%s: inputs unchanged, nothing to do (%s)", stage.name, made)
             return
         pace = self.session.pace
         pace.pictures, pace.seconds = 0, 0.0
@@ -163,6 +163,12 @@ class Run:
         }
         write_json(self.path("stages.json"), self.stamps() | {stage.name: stamp})
         log.info("%s: %s (%.1f s)", stage.name, result, seconds)
+
+    def is_done(self, stage: Stage, inputs: dict[str, Any]) -> bool:
+        """Return whether a stage is done with these inputs, has its outputs, and is not forced."""
+        stamp = self.stamps().get(stage.name, {})
+        unchanged = stamp.get("inputs") == inputs and stamp["outputs"] == self.outputs(stage)
+        return unchanged and not self.settings.general.force and not stage.always
 
     def stamps(self) -> dict[str, Any]:
         """Return what stages.json holds: {stage: {inputs, outputs, seconds, made, …}}."""

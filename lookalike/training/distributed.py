@@ -1,95 +1,116 @@
-"""Several processes that train together, as `torchrun` starts them; one alone is the usual case.
+"""Train with several processes, as `torchrun` starts them; one process alone is the usual case.
 
     torchrun --nproc-per-node 2 main.py --stage train --run runs/x
 
-Each embeds its share of a batch; the embeddings are gathered, so that the loss sees the whole
+Every rank embeds its share of a batch. The embeddings are gathered, so that the loss sees the whole
 batch, and the gradients are summed: the numbers are those of one process with the same batch, but
-for rounding. The first process does all else; the others wait for its call.
+for rounding. Rank 0 evaluates and writes.
 """
 
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-PATIENCE = timedelta(hours=24)  # of the others, while the first one prepares or judges
+TIMEOUT = timedelta(hours=24)  # how long the other ranks wait while rank 0 embeds or evaluates
+T = TypeVar("T")
 
 
-def count() -> int:
-    """How many processes there are."""
+def world_size() -> int:
+    """Return the number of processes."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
-def number() -> int:
-    """This process's number; the first is 0."""
-    return int(os.environ.get("RANK", 0)) if count() > 1 else 0
-
-
-def join() -> None:
-    """Meets the other processes, where there are any."""
-    if count() > 1 and not dist.is_initialized():
-        on_gpu = torch.cuda.is_available()
-        if on_gpu:
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-        dist.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
-
-
-def leave() -> None:
-    """Parts from the others."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
-
-
-def agree(value: float) -> float:
-    """The first process's number, in all of them: also how they wait for each other."""
-    if not dist.is_initialized():
-        return value
-    shared = torch.tensor([value], dtype=torch.float64)
-    if torch.cuda.is_available():
-        shared = shared.cuda()
-    dist.broadcast(shared, 0)
-    return float(shared)
+def rank() -> int:
+    """Return the number of this process, from 0."""
+    return int(os.environ.get("RANK", 0)) if world_size() > 1 else 0
 
 
 @contextmanager
-def first_one_first() -> Iterator[None]:
-    """The first process does it, then the others: they find in the cache what it has made."""
-    if number() > 0:
-        agree(0)
+def process_group() -> Iterator[None]:
+    """Connect the processes that `torchrun` has started, and part them at the end."""
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=TIMEOUT)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def broadcast(value: T) -> T:
+    """Return the value of rank 0 on every rank, each of which waits for it.
+
+    Args:
+        value: Anything that can be pickled; only that of rank 0 counts.
+    """
+    if not dist.is_initialized():
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]
+
+
+def barrier() -> None:
+    """Wait for all ranks."""
+    broadcast(None)
+
+
+@contextmanager
+def rank_zero_first() -> Iterator[None]:
+    """Let rank 0 do the work before the others, which find its results in the cache."""
+    if rank() > 0:
+        barrier()
     yield
-    if number() == 0:
-        agree(0)
+    if rank() == 0:
+        barrier()
 
 
-def share(rows: np.ndarray) -> slice:
-    """This process's part of a batch."""
-    ends = np.cumsum([0, *map(len, np.array_split(rows, count()))])
-    return slice(int(ends[number()]), int(ends[number() + 1]))
+def share_sizes(count: int) -> list[int]:
+    """Return how many of a batch's `count` rows each rank takes, as even as possible."""
+    return [len(share) for share in np.array_split(np.arange(count), world_size())]
 
 
-def gather(rows: Tensor, total: int) -> Tensor:
-    """(n, D) embeddings of this process's share -> (total, D) of the whole batch, in its order.
+def own_share(count: int) -> slice:
+    """Return the rows of a batch of `count` rows that this rank takes."""
+    ends = np.cumsum([0, *share_sizes(count)])
+    return slice(int(ends[rank()]), int(ends[rank() + 1]))
 
-    Only the own ones carry a gradient."""
+
+def gather(rows: Tensor, count: int) -> Tensor:
+    """Return the embeddings of a whole batch, in its order.
+
+    Args:
+        rows: (n, D) embeddings of this rank's share; only these carry a gradient.
+        count: Rows in the batch.
+
+    Returns:
+        (count, D).
+    """
     if not dist.is_initialized():
         return rows
-    sizes = [len(part) for part in np.array_split(np.arange(total), count())]
+    sizes = share_sizes(count)
     padded = rows.new_zeros(max(sizes), rows.shape[1])
     padded[: len(rows)] = rows.detach()
-    parts = [torch.zeros_like(padded) for _ in sizes]
-    dist.all_gather(parts, padded)
-    kept = [part[:size] for part, size in zip(parts, sizes, strict=True)]
-    kept[number()] = rows
-    return torch.cat(kept)
+    gathered = [torch.zeros_like(padded) for _ in sizes]
+    dist.all_gather(gathered, padded)
+    shares = [part[:size] for part, size in zip(gathered, sizes, strict=True)]
+    shares[rank()] = rows
+    return torch.cat(shares)
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Each process knows the gradient through its own share: the sum is the whole batch's."""
+    """Sum the gradients of all ranks in place.
+
+    Each rank has the gradient through its own share: the sum is that of the whole batch.
+    """
     if not dist.is_initialized():
         return
     for parameter in parameters:

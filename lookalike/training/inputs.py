@@ -1,12 +1,12 @@
-"""What a trunk is fed: the feature maps of its frozen front, or the pictures themselves.
+"""What a trained part takes of each picture: cached feature maps, or the picture itself.
 
-feed = feed_of(run, embedder, trunk, rows, views)
-maps = feed.take(places, shown)   # pictures by number, each in one of the views
+inputs = inputs_of(extractor, frozen, rows, views)
+batch = inputs.take(indices, view_numbers)   # a picture by its row, in one of the views
 """
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -15,42 +15,57 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from lookalike.core.runs import Run
-from lookalike.data.images import WORKERS, truncated_pictures
+from lookalike.core.settings import TrainSettings
+from lookalike.data.images import WORKERS
 from lookalike.faces.geometry import Face
-from lookalike.features.extractor import embed_features, run_extractor
+from lookalike.features.extractor import FeatureExtractor, embed_features
 from lookalike.features.loader import PLAIN, View, load_pixels, random_views
 from lookalike.models.embedder import Embedder
 from lookalike.models.preprocessing import Preprocessing
-from lookalike.training.trainable import TrainableEmbedder
 
 
 class Inputs(Protocol):
-    """Pictures in the form in which a trunk takes them."""
+    """The inputs of a network, by picture and view."""
 
-    def take(self, indices: np.ndarray, shown: np.ndarray) -> Tensor:
-        """(n,) numbers of pictures and (n,) numbers of views -> (n, ...) float32."""
+    def take(self, indices: np.ndarray, views: np.ndarray) -> Tensor:
+        """Return the inputs of pictures, each in one of its views.
+
+        Args:
+            indices: (n,) rows of the pictures.
+            views: (n,) numbers of the views.
+
+        Returns:
+            (n, ...) float32.
+        """
         ...
 
 
 @dataclass(frozen=True)
-class Maps:
-    """Feature maps, which lie on the disk where they are large. rows: for each view (N, values)."""
+class FeatureMaps:
+    """Inputs that are cached features, which lie on the disk where they are large.
 
-    rows: list[np.ndarray]
+    Attributes:
+        rows: For each view (N, values).
+    """
 
-    def take(self, indices: np.ndarray, shown: np.ndarray) -> Tensor:
-        """See Feed."""
-        taken = [self.rows[view][place] for view, place in zip(shown, indices, strict=True)]
+    rows: Sequence[np.ndarray]
+
+    def take(self, indices: np.ndarray, views: np.ndarray) -> Tensor:
+        """Return (n, values) float32; see `Inputs.take`."""
+        taken = [self.rows[view][index] for view, index in zip(views, indices, strict=True)]
         return torch.from_numpy(np.stack(taken))
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """Pictures that are decoded when they are wanted.
+    """Inputs that are pictures, decoded when they are taken.
 
-    root: the data set's folder. wants: what they are made into. rows: of the catalogue. views: by
-    number. faces: by content, where these are wanted.
+    Attributes:
+        root: The data set's folder.
+        preprocessing: Turns a picture into a network's input.
+        rows: Of the catalogue.
+        views: By number.
+        faces: {content: face}, where the network sees faces.
     """
 
     root: Path
@@ -60,67 +75,85 @@ class Pixels:
     faces: dict[str, Face]
     pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(WORKERS))
 
-    def take(self, indices: np.ndarray, shown: np.ndarray) -> Tensor:
-        """See Feed."""
-        with truncated_pictures(True):
-            pixels = np.stack(list(self.pool.map(self._load, indices.tolist(), shown.tolist())))
+    def take(self, indices: np.ndarray, views: np.ndarray) -> Tensor:
+        """Return (n, 3, side, side) float32, normalized; see `Inputs.take`."""
+        pixels = np.stack(list(self.pool.map(self._load, indices.tolist(), views.tolist())))
         return self.preprocessing.normalize(torch.from_numpy(pixels))
 
-    def _load(self, place: int, shown: int) -> np.ndarray:
-        path, content = self.rows.path.iloc[place], self.rows.content.iloc[place]
-        view, face = self.views[shown], self.faces.get(content)
-        return load_pixels(self.root / path, content, face, self.preprocessing, view)
+    def _load(self, index: int, view: int) -> np.ndarray:
+        """Decode one picture."""
+        path, content = self.rows.path.iloc[index], self.rows.content.iloc[index]
+        face = self.faces.get(content)
+        return load_pixels(self.root / path, content, face, self.preprocessing, self.views[view])
 
 
 def inputs_of(
-    run: Run,
-    embedder: Embedder,
-    trainable: TrainableEmbedder,
+    extractor: FeatureExtractor,
+    frozen: Embedder | None,
     rows: pd.DataFrame,
     views: Sequence[View],
     image_size: int | None = None,
 ) -> Inputs:
-    """Catalogue rows in these views, as the trunk of an embedder takes them.
+    """Return the inputs of an embedder's trained part.
 
-    side: of the pictures, where nothing is frozen. Default: the embedder's.
+    Args:
+        extractor: Of the whole embedder.
+        frozen: Its frozen part, whose features are the inputs; None: pictures are.
+        rows: Of the catalogue, of pictures that can be read.
+        views: The views that the inputs can be taken in.
+        image_size: Height and width of the pictures in pixels, where nothing is frozen. Default:
+            the embedder's.
 
     Raises:
-        UserError: the backbone cannot see pictures of that size.
+        UserError: The backbone does not take pictures of that size.
     """
-    if trainable.frozen is None:
-        return pixels_of(run, embedder, rows, views, image_size)
-    extractor = run_extractor(run, trainable.frozen)
-    return Maps([embed_features(extractor, rows, view) for view in views])
+    if frozen is None:
+        return pixels_of(extractor, rows, views, image_size)
+    extractor = replace(extractor, embedder=frozen)
+    return FeatureMaps([embed_features(extractor, rows, view) for view in views])
 
 
 def pixels_of(
-    run: Run,
-    embedder: Embedder,
+    extractor: FeatureExtractor,
     rows: pd.DataFrame,
     views: Sequence[View],
     image_size: int | None = None,
 ) -> Pixels:
-    """Catalogue rows in these views, as pictures. side, raises: as for `feed_of`."""
-    preprocessing = embedder.preprocessing_at(image_size)
-    return Pixels(run.data, preprocessing, rows, views, run_extractor(run, embedder).faces(rows))
+    """Return pictures as the inputs of a whole backbone; arguments and errors of `inputs_of`."""
+    preprocessing = extractor.embedder.preprocessing_at(image_size)
+    return Pixels(extractor.root, preprocessing, rows, views, extractor.faces(rows))
 
 
-def training_views(run: Run, trainable: TrainableEmbedder) -> list[View]:
-    """The views that pictures are trained in: as they are, or augmented, so many as are asked for,
-    or as there are epochs, where pictures are decoded anyway.
+def training_views(settings: TrainSettings, seed: int, decodes: bool) -> list[View]:
+    """Return the views that pictures are trained in.
 
     The mirror image, of which an embedding may be made too, is no help here: on LFW62 the
     validation scores 737 with it and 742 without (three seeds).
+
+    Args:
+        settings: `train_views` is their number; 0 for pictures as they are.
+        seed: Of their random numbers.
+        decodes: Whether pictures are decoded in every step: there is then a view for each epoch.
     """
-    settings = run.settings.train
     if not settings.train_views:
         return [PLAIN]
-    count = settings.epochs if trainable.frozen is None else settings.train_views
-    return random_views(count, run.seed, settings.augmentation)
+    count = settings.epochs if decodes else settings.train_views
+    return random_views(count, seed, settings.augmentation)
 
 
-def shown_in(
+def views_of_epoch(
     epoch: int, views: int, count: int, fresh: bool, rng: np.random.Generator
 ) -> np.ndarray:
-    """(count,) the view of each picture in an epoch, from 1: a new one, or one of a few drawn."""
+    """Return the view of each picture in an epoch.
+
+    Args:
+        epoch: From 1.
+        views: Number of views.
+        count: Number of pictures.
+        fresh: Whether all pictures take the epoch's own view, or each a random one.
+        rng: Draws the random ones.
+
+    Returns:
+        (count,) numbers of views.
+    """
     return np.full(count, (epoch - 1) % views) if fresh else rng.integers(views, size=count)

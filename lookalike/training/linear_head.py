@@ -1,5 +1,12 @@
-"""TODO lookalike.training.linear_head."""
+"""The linear probe: dropout and a linear classifier on the features of a frozen backbone.
 
+The backbone runs once a picture (and augmented view), not once an epoch: training reads cached
+features. Without --embed-dim only the classifier is trained, and the embedding stays the
+backbone's own; with it, a linear projection before the classifier is trained too, and becomes the
+embedding. Cross-entropy, Adam; the epoch with the lowest held-out loss is kept.
+"""
+
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,26 +14,39 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from tqdm import tqdm
 
-from lookalike.core.errors import UserError
-from lookalike.core.files import whole_file
 from lookalike.core.log import log
 from lookalike.core.numeric import one_thread, seeded
 from lookalike.core.runs import Run
 from lookalike.core.settings import TrainSettings
 from lookalike.data.catalogue import load_catalogue, rows_of
-from lookalike.data.splits import Split, load_split
-from lookalike.features.extractor import FeatureExtractor, embed_features, run_extractor
-from lookalike.features.loader import PLAIN, View, random_views
+from lookalike.data.splits import Pictures, Split, load_split
+from lookalike.features.extractor import FeatureExtractor, embed_features, extractor_for
+from lookalike.features.loader import PLAIN, View
 from lookalike.models.checkpoints import save_model
-from lookalike.models.embedder import Embedder, embedder_of
+from lookalike.models.embedder import embedder_of
+from lookalike.training.inputs import training_views
+from lookalike.training.trainer import (
+    Epoch,
+    Metrics,
+    StoppingRule,
+    Trainer,
+    TrainingMethod,
+    write_history,
+)
 
 DROPOUT = 0.2
+COLUMNS = ("epoch", "train_loss", "holdout_loss", "holdout_accuracy")
 
 
-class Head(nn.Module):
-    """(N, features_dim) features -> (N, classes) logits: projection, dropout, linear classifier."""
+class LinearHead(nn.Module):
+    """Projection, dropout, linear classifier: (N, features_dim) features to (N, classes) logits.
+
+    Args:
+        projection: From features to embeddings.
+        dim: Width of the embeddings.
+        classes: Number of identities.
+    """
 
     def __init__(self, projection: nn.Module, dim: int, classes: int) -> None:
         super().__init__()
@@ -34,145 +54,205 @@ class Head(nn.Module):
         self.classifier = nn.Sequential(nn.Dropout(DROPOUT), nn.Linear(dim, classes))
 
     def forward(self, features: Tensor) -> Tensor:
+        """Map (N, features_dim) features to (N, classes) logits."""
         logits: Tensor = self.classifier(self.projection(features))
         return logits
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Features to train on or to judge by.
+    """Features to train on or to evaluate by.
 
-    features: (views, N, features_dim) float32. targets: (N,) int64.
+    Attributes:
+        features: (views, N, features_dim) float32.
+        targets: (N,) int64, numbers of identities.
     """
 
     features: Tensor
     targets: Tensor
 
 
-@dataclass
-class Epoch:
-    """What an epoch came to: mean losses, and the held-out accuracy from 0 to 1."""
+class LinearProbe(TrainingMethod):
+    """Cross-entropy on features, each picture in a random one of its views.
 
-    epoch: int
-    train_loss: float
-    holdout_loss: float
-    holdout_accuracy: float
+    Where nothing is held out (an identity has one picture), the training examples evaluate.
+
+    Args:
+        head: What is trained.
+        train: Examples to train on.
+        holdout: Examples to evaluate by; may be empty.
+        batch_size: Pictures in a step.
+        seed: Of the order and the views.
+    """
+
+    def __init__(
+        self, head: LinearHead, train: Examples, holdout: Examples, batch_size: int, seed: int
+    ) -> None:
+        self.head, self.train, self.batch_size = head, train, batch_size
+        self.holdout = holdout if len(holdout.targets) else train
+        self.rng = np.random.default_rng([seed, 4])
+        self.starts = range(0, len(train.targets), batch_size)
+        self.steps = len(self.starts)
+
+    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield (n, features_dim) features and (n,) targets."""
+        views, count = self.train.features.shape[:2]
+        view = torch.from_numpy(self.rng.integers(views, size=count))
+        order = torch.from_numpy(self.rng.permutation(count))
+        for start in self.starts:
+            chosen = order[start : start + self.batch_size]
+            yield self.train.features[view[chosen], chosen], self.train.targets[chosen]
+
+    def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """Return the mean cross-entropy of a batch."""
+        features, targets = batch
+        return cross_entropy(self.head(features), targets)
+
+    def mean_loss(self, losses: Sequence[float]) -> float:
+        """Return the mean over the pictures: the last batch may be smaller."""
+        total, count = 0.0, len(self.train.targets)
+        for start, loss in zip(self.starts, losses, strict=True):
+            total += loss * min(self.batch_size, count - start)
+        return total / count
+
+    def evaluate(self, model: nn.Module) -> Metrics:
+        """Return the held-out loss and accuracy, from 0 to 1."""
+        loss, accuracy = evaluate_head(model, self.holdout)
+        return {"holdout_loss": loss, "holdout_accuracy": accuracy}
+
+    def describe(self, epoch: Epoch) -> str:
+        """Return the line that the log shows of an epoch."""
+        loss, accuracy = epoch.metrics["holdout_loss"], epoch.metrics["holdout_accuracy"]
+        return f"{super().describe(epoch)}, held-out loss {loss:.3f}, accuracy {accuracy:.3f}"
 
 
-def train_report_head(run: Run) -> str:
-    """The report's head; nothing where there are no pictures or no epochs."""
-    settings = run.settings.train
+@torch.inference_mode()
+def evaluate_head(head: nn.Module, examples: Examples) -> tuple[float, float]:
+    """Return the mean cross-entropy and the accuracy on the examples' first view."""
+    logits = head(examples.features[0])
+    accuracy = (logits.argmax(1) == examples.targets).float().mean()
+    return float(cross_entropy(logits, examples.targets)), float(accuracy)
+
+
+def train_linear_probe(run: Run) -> str:
+    """Train the linear probe and save model.safetensors and history.csv.
+
+    Where there are no pictures or no epochs to train with, the embedder is saved as it is.
+
+    Args:
+        run: A run whose pictures are split.
+
+    Returns:
+        One line about the result.
+
+    Raises:
+        UserError: A loss is not finite.
+    """
+    settings, split = run.settings.train, load_split(run.path("split.json"))
     embedder = embedder_of(run.settings.embed, run.cache)
-    split = load_split(run.path("split.json"))
     parts: dict[str, nn.Module] = {}
     history: list[Epoch] = []
-    made = "no pictures or no epochs to train with: the untrained backbone"
+    identities: list[str] = []
+    result = "no pictures or no epochs to train with: the untrained backbone"
     if split.train and settings.epochs:
-        with seeded(run.seed):
-            head, history = train_head(run, embedder, split)
-        parts = {"projection": head.projection, "classifier": head.classifier}
-        best = min(history, key=lambda epoch: epoch.holdout_loss)
-        made = (
-            f"head for {len(set(split.train.values()))} people, best after epoch {best.epoch}: "
-            f"held-out accuracy {best.holdout_accuracy:.3f}"
+        catalogue, extractor = (
+            load_catalogue(run.path("training.csv")),
+            extractor_for(run, embedder),
         )
+        with seeded(run.seed):
+            head, trainer = train_head(extractor, catalogue, split, settings, run.seed)
+        parts = {"projection": head.projection, "classifier": head.classifier}
+        history, identities = trainer.history, sorted(set(split.train.values()))
+        result = describe_result(trainer.best_epoch, len(identities))
         if settings.embed_dim is None:
             log.info("train: the backbone is frozen and has no projection: its embedding stays")
-    trained_dim = settings.embed_dim if parts else None
-    identities = sorted(set(split.train.values())) if parts else []
-    with whole_file(run.path("history.csv")) as beside:
-        pd.DataFrame(history, columns=list(Epoch.__dataclass_fields__)).to_csv(beside, index=False)
-    about = {"embed_dim": trained_dim, "identities": identities}
+    write_history(run.path("history.csv"), history, COLUMNS)
+    about = {"embed_dim": settings.embed_dim if parts else None, "identities": identities}
     save_model(run.path("model.safetensors"), embedder, parts, **about)
-    return made
+    return result
 
 
-def train_head(run: Run, embedder: Embedder, split: Split) -> tuple[Head, list[Epoch]]:
-    """Trains the projection, where there is one, and the classifier."""
-    settings = run.settings.train
+def describe_result(best: Epoch, identities: int) -> str:
+    """Return the line about a trained head."""
+    return (
+        f"head for {identities} identities, best after epoch {best.number}: "
+        f"held-out accuracy {best.metrics['holdout_accuracy']:.3f}"
+    )
+
+
+def train_head(
+    extractor: FeatureExtractor,
+    catalogue: pd.DataFrame,
+    split: Split,
+    settings: TrainSettings,
+    seed: int,
+) -> tuple[LinearHead, Trainer]:
+    """Train the embedder's projection, where `embed_dim` names one, and a classifier.
+
+    Args:
+        extractor: Of the embedder, which gets the projection.
+        catalogue: Of the training pictures.
+        split: What is trained on, and what is held out.
+        settings: Of the training.
+        seed: Of views and batches.
+
+    Returns:
+        The head with the weights of the best epoch, and its trainer.
+    """
+    embedder = extractor.embedder
     embedder.set_projection(settings.embed_dim)
-    extractor = run_extractor(run, embedder)
-    views = random_views(settings.train_views, run.seed, settings.augmentation)
-    train = read_examples(run, extractor, split.train, split.train, views or [PLAIN])
-    holdout = read_examples(run, extractor, split.holdout, split.train, [PLAIN])
-    head = Head(embedder.projection, embedder.dim, len(set(split.train.values())))
+    views = training_views(settings, seed, decodes=False)
+    identities = sorted(set(split.train.values()))
+    train = read_examples(extractor, catalogue, split.train, identities, views)
+    holdout = read_examples(extractor, catalogue, split.holdout, identities, [PLAIN])
+    head = LinearHead(embedder.projection, embedder.dim, len(identities))
     with one_thread():
-        return fit(head, train, holdout, settings, run.seed)
+        return head, fit_head(head, train, holdout, settings, seed)
 
 
 def read_examples(
-    run: Run,
     extractor: FeatureExtractor,
-    pictures: dict[str, str],
-    classes: dict[str, str],
+    catalogue: pd.DataFrame,
+    pictures: Pictures,
+    identities: list[str],
     views: list[View],
 ) -> Examples:
-    """Features and targets of pictures {path: identity}; a target is the identity's number."""
-    number = {identity: i for i, identity in enumerate(sorted(set(classes.values())))}
-    rows = rows_of(load_catalogue(run.path("training.csv")), pictures)
+    """Return the features of pictures in each view, and the numbers of their identities.
+
+    Args:
+        extractor: Of the features.
+        catalogue: Of the training pictures.
+        pictures: {path: identity}.
+        identities: The classes, in the order of their numbers.
+        views: Of each picture.
+    """
+    number = {identity: i for i, identity in enumerate(identities)}
+    rows = rows_of(catalogue, pictures)
     features = [embed_features(extractor, rows, view) for view in views]
     targets = torch.tensor([number[identity] for identity in pictures.values()], dtype=torch.long)
     return Examples(torch.from_numpy(np.stack(features)), targets)
 
 
-def fit(
-    head: Head, train: Examples, holdout: Examples, settings: TrainSettings, seed: int
-) -> tuple[Head, list[Epoch]]:
-    """Adam on cross-entropy; the head of the epoch with the lowest held-out loss.
+def fit_head(
+    head: LinearHead, train: Examples, holdout: Examples, settings: TrainSettings, seed: int
+) -> Trainer:
+    """Train a head by Adam, and leave it with the weights of the lowest held-out loss.
 
-    Training stops early after `settings.patience` epochs without a lower one. Where nothing is
-    held out (a picture a person), the training loss judges.
+    Args:
+        head: What is trained.
+        train: Examples to train on.
+        holdout: Examples to evaluate by; may be empty.
+        settings: Learning rate, batch size, epochs and patience.
+        seed: Of the order and the views.
 
     Raises:
-        UserError: the loss is not finite.
+        UserError: A loss is not finite.
     """
+    rule = StoppingRule(
+        settings.epochs, monitor="holdout_loss", mode="min", patience=settings.patience
+    )
     optimizer = torch.optim.Adam(head.parameters(), lr=settings.lr)
-    rng = np.random.default_rng([seed, 4])
-    history: list[Epoch] = []
-    best_loss, best_epoch, best_state = float("inf"), 0, head.state_dict()
-    bar = tqdm(range(1, settings.epochs + 1), "training", unit=" epochs")
-    for number in bar:
-        loss = train_epoch(head, optimizer, train, settings.batch_size, rng)
-        epoch = Epoch(number, loss, *judge(head, holdout if len(holdout.targets) else train))
-        history.append(epoch)
-        bar.set_postfix(loss=f"{loss:.3f}", held_out=f"{epoch.holdout_loss:.3f}")
-        if not np.isfinite([epoch.train_loss, epoch.holdout_loss]).all():
-            raise UserError(f"the loss of epoch {number} is no finite number: lower --lr")
-        if epoch.holdout_loss < best_loss:
-            best_loss, best_epoch = epoch.holdout_loss, number
-            best_state = {name: tensor.clone() for name, tensor in head.state_dict().items()}
-        elif number - best_epoch >= settings.patience:
-            break
-    head.load_state_dict(best_state)
-    return head, history
-
-
-def train_epoch(
-    head: Head,
-    optimizer: torch.optim.Optimizer,
-    train: Examples,
-    batch: int,
-    rng: np.random.Generator,
-) -> float:
-    """One pass over the training pictures, each in one of its views; the mean loss."""
-    head.train()
-    views, count = train.features.shape[:2]
-    view, order = torch.from_numpy(rng.integers(views, size=count)), rng.permutation(count)
-    total = 0.0
-    for start in range(0, count, batch):
-        chosen = torch.from_numpy(order[start : start + batch])
-        loss = cross_entropy(head(train.features[view[chosen], chosen]), train.targets[chosen])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        total += loss.item() * len(chosen)
-    return total / count
-
-
-@torch.inference_mode()
-def judge(head: Head, examples: Examples) -> tuple[float, float]:
-    """(mean cross-entropy, accuracy) on the examples' first view."""
-    head.eval()
-    logits = head(examples.features[0])
-    accuracy = (logits.argmax(1) == examples.targets).float().mean()
-    return float(cross_entropy(logits, examples.targets)), float(accuracy)
+    trainer = Trainer(head, optimizer, rule)
+    trainer.fit(LinearProbe(head, train, holdout, settings.batch_size, seed))
+    head.load_state_dict(trainer.best_state)
+    return trainer

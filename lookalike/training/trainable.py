@@ -1,11 +1,10 @@
-"""What training changes of an embedder, its last blocks and its projection; and how fast.
+"""Divide an embedder into a frozen part, which runs once a picture, and a part that is trained.
 
-    trunk = Trunk(embedder, unfreeze=2)   # the last two blocks; "all" for the whole backbone
-    front = trunk.front                   # an Embedder of the blocks that stay frozen; None for all
-    rows = trunk(maps)                    # the front's feature maps -> embeddings of any length
+    frozen, trainable = divide_embedder(embedder, unfreeze=2)   # the last two blocks are trained
+    embeddings = trainable(frozen.features(pictures))           # of any length
 
-A frozen front makes the same feature maps in every epoch: they are made once, by the engine that
-embeds, and cached. Only the rear runs, and learns, in every step.
+The frozen part makes the same feature maps in every epoch: they are computed once, by the engine
+that embeds, and cached. Only the trained part runs in every step.
 """
 
 from typing import Literal
@@ -20,61 +19,50 @@ from lookalike.core.errors import UserError
 from lookalike.models.embedder import Embedder
 
 Unfreeze = int | Literal["all"]
-# What goes with the layer before it: freezing a convolution but not its normalisation makes no
+# What goes with the layer before it: freezing a convolution but not its normalization makes no
 # sense.
 ATTACHED = (_NormBase, nn.LayerNorm, nn.PReLU)
 
 
 class TrainableEmbedder(nn.Module):
-    """An embedder's part that is trained: (N, ...) feature maps or pictures -> (N, dim) rows.
+    """The part of an embedder that is trained: feature maps or pictures to embeddings.
 
-    front: the part that stays frozen, as an embedder whose features are the maps, each a row; None
-    where nothing is frozen. blocks: those that are trained, the last one last. Training changes the
-    embedder itself: they share their weights.
-    learns_statistics: whether batch normalisation learns its mean and deviation anew, as weights
-    from scratch need; pretrained ones keep theirs, which a small batch tells badly.
+    Args:
+        blocks: The backbone's blocks that are trained, the last one last.
+        projection: The embedder's.
+        shape: Of one input: of the frozen part's feature maps, or of a picture.
+        dim: Width of the embeddings.
+        learns_statistics: Whether batch normalization learns its mean and deviation anew, as
+            weights from scratch need; pretrained ones keep theirs, which a small batch estimates
+            badly.
     """
 
     def __init__(
-        self, embedder: Embedder, unfreeze: Unfreeze, learns_statistics: bool = False
+        self,
+        blocks: list[nn.Sequential],
+        projection: nn.Module,
+        shape: torch.Size,
+        dim: int,
+        learns_statistics: bool = False,
     ) -> None:
         super().__init__()
-        stem, learning = divided(embedder, unfreeze)
-        self.blocks = nn.ModuleList(learning)
-        self.projection = embedder.projection
-        self.dim, self.learns_statistics = embedder.dim, learns_statistics
-        self.shape = torch.Size([3, embedder.image_size, embedder.image_size])
-        self._frozen: list[Embedder] = []  # in a list: it is no part of what is trained
-        if not learning:
-            self.shape, self._frozen = torch.Size([embedder.features_dim]), [embedder]
-        elif stem:
-            frozen = FrozenPart(stem, embedder.image_size)
-            self.shape = frozen.shape
-            self._frozen = [Embedder(embedder.name, frozen, embedder.preprocessing)]
-        else:  # pictures come channels last, and convolutions learn faster so on a CPU
-            embedder.backbone.to(memory_format=torch.channels_last)
-        embedder.requires_grad_(False)
-        self.requires_grad_(True)
-
-    @property
-    def frozen(self) -> Embedder | None:
-        """See above."""
-        return self._frozen[0] if self._frozen else None
+        self.blocks, self.projection = nn.ModuleList(blocks), projection
+        self.shape, self.dim, self.learns_statistics = shape, dim, learns_statistics
 
     def features(self, maps: Tensor) -> Tensor:
-        """(N, ...) values of `shape`, flat or not -> (N, features_dim) of the backbone."""
+        """Map (N, ...) inputs of `shape`, flat or not, to the backbone's (N, features_dim)."""
         x = maps.unflatten(1, self.shape) if maps.ndim == 2 else maps
         for block in self.blocks:
             x = block(x)
         return x.flatten(1)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """The same -> (N, dim) embeddings of any length."""
-        rows: Tensor = self.projection(self.features(maps))
-        return rows
+        """Map (N, ...) inputs of `shape`, flat or not, to (N, dim) embeddings of any length."""
+        embeddings: Tensor = self.projection(self.features(maps))
+        return embeddings
 
     def train(self, mode: bool = True) -> "TrainableEmbedder":
-        """Training or evaluation; see learns_statistics."""
+        """Switch between training and evaluation; see `learns_statistics`."""
         super().train(mode)
         for part in self.modules():
             if isinstance(part, _NormBase) and not self.learns_statistics:
@@ -82,8 +70,52 @@ class TrainableEmbedder(nn.Module):
         return self
 
 
+def divide_embedder(
+    embedder: Embedder, unfreeze: Unfreeze, learns_statistics: bool = False
+) -> tuple[Embedder | None, TrainableEmbedder]:
+    """Divide an embedder into what stays frozen and what is trained.
+
+    Both share the embedder's weights: training changes the embedder itself.
+
+    Args:
+        embedder: Of whole pictures, with its projection.
+        unfreeze: How many of the backbone's last blocks are trained, or "all"; 0: the projection.
+        learns_statistics: See `TrainableEmbedder`.
+
+    Returns:
+        The frozen part, as an embedder whose features are feature maps, each as a row, or None
+        where nothing is frozen; and the part that is trained.
+
+    Raises:
+        UserError: The backbone has fewer blocks, or nothing that can be trained.
+    """
+    stem, learning = _divide_blocks(embedder, unfreeze)
+    frozen, shape = None, torch.Size([3, embedder.image_size, embedder.image_size])
+    if not learning:
+        frozen, shape = embedder, torch.Size([embedder.features_dim])
+    elif stem:
+        part = FrozenPart(stem, embedder.image_size)
+        frozen, shape = Embedder(embedder.name, part, embedder.preprocessing), part.shape
+    else:  # pictures come channels last, and convolutions learn faster so on a CPU
+        embedder.backbone.to(memory_format=torch.channels_last)
+    trainable = TrainableEmbedder(
+        learning, embedder.projection, shape, embedder.dim, learns_statistics
+    )
+    embedder.requires_grad_(False)
+    trainable.requires_grad_(True)
+    return frozen, trainable
+
+
 class FrozenPart(nn.Module):
-    """The frozen blocks: (N, 3, side, side) -> feature maps of `shape`, each as a row."""
+    """Frozen blocks: (N, 3, side, side) pictures to feature maps, each as a row.
+
+    Args:
+        blocks: In their order.
+        image_size: Height and width of the pictures, in pixels.
+
+    Attributes:
+        shape: Of one picture's feature maps.
+    """
 
     def __init__(self, blocks: list[nn.Sequential], image_size: int) -> None:
         super().__init__()
@@ -92,19 +124,15 @@ class FrozenPart(nn.Module):
             self.shape = self.blocks(torch.zeros(1, 3, image_size, image_size)).shape[1:]
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """See above."""
+        """Map (N, 3, side, side) pictures to (N, values) rows."""
         rows: Tensor = self.blocks(pictures).flatten(1)
         return rows
 
 
-def divided(
+def _divide_blocks(
     embedder: Embedder, unfreeze: Unfreeze
 ) -> tuple[list[nn.Sequential], list[nn.Sequential]]:
-    """The blocks that stay frozen, and those that are trained.
-
-    Raises:
-        UserError: the backbone has not so many blocks, or nothing that can be trained.
-    """
+    """Return the blocks that stay frozen, and those that are trained."""
     if unfreeze == 0:
         return [], []
     if not any(True for _ in embedder.backbone.parameters()):
@@ -120,9 +148,15 @@ def divided(
 
 
 def blocks_of(backbone: nn.Module, image_size: int) -> list[nn.Sequential]:
-    """A backbone as blocks that run one after another; a single one where it does not divide.
+    """Return a backbone as blocks that run one after another; one where it does not divide.
 
-    Whether its parts do make the backbone one after another is tried, not believed.
+    The parts are found by their order of definition; whether they do make the backbone is tried on
+    noise. (timm's `group_matcher` would name the parameters of each block, but not run a part of
+    the network, and its `forward_intermediates` not a part from the middle.)
+
+    Args:
+        backbone: A network of (N, 3, side, side) pictures.
+        image_size: The side, in pixels.
     """
     backbone = backbone.eval()
     blocks: list[nn.Sequential] = []
@@ -142,7 +176,7 @@ def blocks_of(backbone: nn.Module, image_size: int) -> list[nn.Sequential]:
 
 
 def _parts_of(module: nn.Module) -> list[nn.Module]:
-    """Layers and blocks in the order of their definition, which is mostly that of their use."""
+    """Return layers and blocks in the order of their definition, mostly that of their use."""
     if isinstance(module, VisionTransformer):
         return [VitStem(module), *module.blocks, VitTail(module)]
     if isinstance(module, MobileNetV2):
@@ -154,7 +188,12 @@ def _parts_of(module: nn.Module) -> list[nn.Module]:
 
 
 class VitStem(nn.Module):
-    """What a timm ViT does before its blocks: pictures -> tokens."""
+    """What a timm ViT does before its blocks: (N, 3, side, side) to (N, tokens, width).
+
+    timm has no public function for that: `forward_intermediates` stops after the first block at
+    the earliest. Should the private one that adds the positions change, `blocks_of` finds out and
+    does not divide the network.
+    """
 
     def __init__(self, vit: VisionTransformer) -> None:
         super().__init__()
@@ -163,14 +202,14 @@ class VitStem(nn.Module):
             setattr(self, name, getattr(vit, name, None))
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """(N, 3, side, side) -> (N, tokens, width)."""
+        """Map (N, 3, side, side) to (N, tokens, width)."""
         (vit,) = self.vit
         tokens: Tensor = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(pictures))))
         return tokens
 
 
 class VitTail(nn.Module):
-    """What a timm ViT does after its blocks: tokens -> features."""
+    """What a timm ViT does after its blocks: (N, tokens, width) to (N, features)."""
 
     def __init__(self, vit: VisionTransformer) -> None:
         super().__init__()
@@ -178,6 +217,6 @@ class VitTail(nn.Module):
         self.norm, self.fc_norm = vit.norm, vit.fc_norm
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(N, tokens, width) -> (N, features)."""
+        """Map (N, tokens, width) to (N, features)."""
         features: Tensor = self.vit[0].forward_head(self.norm(tokens))
         return features

@@ -1,309 +1,371 @@
-"""TODO lookalike.training.trainer."""
+"""The training loop: epochs, optimizer steps, evaluation, early stopping and checkpoints.
 
+    rule = StoppingRule(epochs=30, monitor="holdout_loss", mode="min", patience=3)
+    trainer = Trainer(head, torch.optim.Adam(head.parameters()), rule)
+    trainer.fit(method)
+    head.load_state_dict(trainer.best_state)
+
+There is one loop. What differs between the linear probe, metric learning, SimCLR and the Siamese
+networks is a `TrainingMethod`: which batches an epoch has, the loss of a batch, and how the weights
+are evaluated.
+"""
+
+import json
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
+from timm.utils import ModelEmaV3
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
 from lookalike.core.errors import UserError
-from lookalike.core.files import whole_file
+from lookalike.core.files import file_hash, whole_file
 from lookalike.core.log import log
-from lookalike.core.settings import TrainSettings
-from lookalike.training import distributed as processes
-from lookalike.training.inputs import Inputs, shown_in
-from lookalike.training.samplers import Batch, People, batches, steps_of
-from lookalike.training.schedules import Average, parameter_groups, schedule_of
-from lookalike.training.trainable import TrainableEmbedder
-from lookalike.training.validation import RetrievalValidator
+from lookalike.training.distributed import broadcast, rank, sum_gradients
 
-UNJUDGED = (float("nan"), float("nan"))
-# Embeddings have collapsed where spread and score are below these shares of the untrained ones: a
-# small spread alone may be a projection's bias.
-COLLAPSED = {"spread": 0.01, "score": 0.5}
+CHECKPOINT_FORMAT = 2
 State = dict[str, Tensor]
-Keep = Callable[["Epoch"], None]
-Judging = Callable[[], tuple[float, float]]  # -> score and spread of the weights as they are
-
-
-@dataclass
-class Epoch:
-    """What an epoch came to; number 0 is the untrained embedder.
-
-    train_loss: mean over its batches. score: of the validation, 0 to 1000. spread: 1 - the mean
-    cosine of all pairs of its gallery pictures; neither is a number where nothing judges. lr: of
-    the projection, at the end. minutes: since the training began, without those that a kill has
-    cost.
-    """
-
-    epoch: int
-    train_loss: float
-    score: float
-    spread: float
-    lr: float
-    minutes: float
+Metrics = dict[str, float]
 
 
 @dataclass(frozen=True)
-class TrainingData:
-    """What is learnt from: (N,) targets, whom batches are drawn from, and what the trunk is fed."""
+class Epoch:
+    """The record of an epoch.
 
-    inputs: Inputs
-    targets: Tensor
-    people: People
-    kind: str
-    views: int
-    fresh: bool
+    Attributes:
+        number: From 1; 0 is the model before training.
+        train_loss: Mean loss of the epoch's batches.
+        metrics: What the evaluation after the epoch measured, by name.
+        lr: Learning rate of the optimizer's first group at the end.
+        minutes: Since the training began, without those that a kill has cost.
+    """
+
+    number: int
+    train_loss: float
+    metrics: Metrics
+    lr: float = 0.0
+    minutes: float = 0.0
+
+    def row(self) -> dict[str, float]:
+        """Return the epoch as a row of history.csv."""
+        times = {"lr": self.lr, "minutes": self.minutes}
+        return {"epoch": self.number, "train_loss": self.train_loss, **self.metrics, **times}
 
 
-class Training:
-    """All that changes in a training, so that it can be kept on the disk and taken up again."""
+@dataclass(frozen=True)
+class StoppingRule:
+    """When training ends, and which epoch's weights are kept.
+
+    Attributes:
+        epochs: Epochs at most.
+        monitor: The metric that says which epoch is best; None: the last one is.
+        mode: Whether the largest ("max") or the smallest ("min") value is best.
+        patience: Epochs without a better value before training stops early; None: never.
+        max_minutes: Training stops with the epoch in which so many minutes are over; None: never.
+        within_epoch: That epoch is cut short after its current step.
+    """
+
+    epochs: int
+    monitor: str | None = None
+    mode: Literal["max", "min"] = "max"
+    patience: int | None = None
+    max_minutes: float | None = None
+    within_epoch: bool = False
+
+    def best(self, history: Sequence[Epoch]) -> Epoch:
+        """Return the trained epoch whose weights are kept: of equal ones, the first."""
+        trained, monitor = [epoch for epoch in history if epoch.number], self.monitor
+        if monitor is None:
+            return trained[-1]
+        choose = max if self.mode == "max" else min
+        return choose(trained, key=lambda epoch: epoch.metrics[monitor])
+
+    def is_over(self, history: Sequence[Epoch]) -> bool:
+        """Whether training has come to its end; never before its first epoch."""
+        if not history or not history[-1].number:
+            return False
+        last = history[-1]
+        waited = last.number - self.best(history).number
+        out_of_patience = self.patience is not None and waited >= self.patience
+        return last.number >= self.epochs or out_of_patience or self.is_late(last.minutes)
+
+    def is_late(self, minutes: float) -> bool:
+        """Whether a training that has taken so many minutes has no time left."""
+        return self.max_minutes is not None and minutes >= self.max_minutes
+
+
+class TrainingMethod(ABC):
+    """What a method brings to the training loop.
+
+    Attributes:
+        steps: Batches in an epoch.
+    """
+
+    steps: int
+
+    @abstractmethod
+    def batches(self, epoch: int) -> Iterable[Any]:
+        """Yield the batches of an epoch, which are numbered from 1.
+
+        A method whose training can be resumed takes all random numbers of an epoch from the seed
+        and the epoch's number: an epoch that a kill cut short is then the same when it is repeated.
+        """
+
+    @abstractmethod
+    def loss(self, batch: Any) -> Tensor:
+        """Return the mean loss of a batch, with its gradient."""
+
+    @abstractmethod
+    def evaluate(self, model: nn.Module) -> Metrics:
+        """Return the metrics of the model with the weights that would be kept.
+
+        Args:
+            model: In evaluation mode; the trained one, or its moving average.
+        """
+
+    def mean_loss(self, losses: Sequence[float]) -> float:
+        """Return the mean loss of an epoch from those of its batches."""
+        return float(np.mean(losses))
+
+    def describe(self, epoch: Epoch) -> str:
+        """Return the line that the log shows of an epoch."""
+        return f"epoch {epoch.number}: loss {epoch.train_loss:.3f}"
+
+
+class Trainer:
+    """Trains a model by a method, until a rule says that it is over.
+
+    Args:
+        model: What is trained, on its device.
+        optimizer: For all weights that are trained, those of `criterion` included.
+        rule: When to stop, and which epoch to keep.
+        criterion: A loss with weights or memory of its own, which checkpoints hold too.
+        schedule: Of the learning rate; it moves with every optimizer step.
+        ema: Decay of a moving average of the weights, which is then evaluated and kept; 0 for none.
+        accumulate: Batches whose gradients an optimizer step sums up.
+        clip_grad_norm: Longest gradient that a step takes; None for any.
+        distributed: Whether each rank computes its share of every batch.
+        remedy: What an error about a loss that is not finite advises.
+
+    Attributes:
+        history: The epochs so far.
+        best_state: State of the model as it was evaluated after the best epoch.
+    """
 
     def __init__(
         self,
-        trainable: TrainableEmbedder,
-        objective: nn.Module,
-        settings: TrainSettings,
-        steps: int,
-    ):
-        """steps: batches in an epoch."""
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.trainable, self.objective = trainable.to(self.device), objective.to(self.device)
-        self.settings = settings
-        self.optimizer = torch.optim.AdamW(parameter_groups(trainable, objective, settings))
-        total = -(-steps // settings.accumulate) * settings.epochs
-        self.schedule = schedule_of(self.optimizer, total, settings.warmup)
-        self.average = Average(trainable, settings.ema) if settings.ema else None
+        model: nn.Module,
+        optimizer: Optimizer,
+        rule: StoppingRule,
+        *,
+        criterion: nn.Module | None = None,
+        schedule: LRScheduler | None = None,
+        ema: float = 0.0,
+        accumulate: int = 1,
+        clip_grad_norm: float | None = None,
+        distributed: bool = False,
+        remedy: str = "lower --lr",
+    ) -> None:
+        self.model, self.optimizer, self.rule = model, optimizer, rule
+        self.criterion, self.schedule = criterion, schedule
+        self.average = ModelEmaV3(model, decay=ema) if ema else None
+        self.accumulate, self.clip_grad_norm = accumulate, clip_grad_norm
+        self.distributed, self.remedy = distributed, remedy
         self.history: list[Epoch] = []
-        self.best: State = {}
+        self.best_state: State = {}
 
     @property
     def best_epoch(self) -> Epoch:
-        """The trained epoch with the best score, the first of equal ones."""
-        return max(self.history[1:], key=lambda epoch: epoch.score)
+        """The trained epoch whose weights are kept."""
+        return self.rule.best(self.history)
 
     @property
-    def helps(self) -> bool:
-        """Whether that beats the untrained embedder."""
-        return self.best_epoch.score > self.history[0].score
+    def evaluated(self) -> nn.Module:
+        """What is evaluated and kept: the model, or its moving average."""
+        return self.average.module if self.average else self.model
 
-    def weights(self) -> State:
-        """What is judged and kept: the trunk's state, or its moving average."""
-        state = self.average.state if self.average else self.trainable.state_dict()
-        return {name: tensor.clone() for name, tensor in state.items()}
+    def record_untrained(self, metrics: Metrics) -> None:
+        """Begin the history with the metrics of the model before training, as epoch 0."""
+        self.history = [Epoch(0, float("nan"), metrics)]
 
-    def step(self) -> None:
-        """Takes the gradients that have been summed up."""
-        processes.sum_gradients(self.trainable.parameters())
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        nn.utils.clip_grad_norm_(parameters, self.settings.clip_grad_norm)
+    def fit(
+        self, method: TrainingMethod, after_epoch: Callable[[Epoch], None] | None = None
+    ) -> list[Epoch]:
+        """Train until the rule says that it is over, and return the history.
+
+        Args:
+            method: Batches, loss and evaluation.
+            after_epoch: Called with each epoch once it stands in the history.
+
+        Raises:
+            UserError: A loss, or the monitored metric, is not finite.
+        """
+        while not self.rule.is_over(self.history):
+            epoch = self._run_epoch(method)
+            self.history.append(epoch)
+            if self.best_epoch is epoch:
+                self.best_state = {k: v.clone() for k, v in self.evaluated.state_dict().items()}
+            log.info("%s", method.describe(epoch))
+            if after_epoch is not None:
+                after_epoch(epoch)
+        last = self.history[-1]
+        if self.rule.is_late(last.minutes):
+            log.warning("warning: training stopped in epoch %d by --max-minutes", last.number)
+        return self.history
+
+    def _run_epoch(self, method: TrainingMethod) -> Epoch:
+        """Train for one epoch and evaluate it."""
+        start = time.perf_counter()
+        before, number = 0.0, 1
+        if self.history:
+            before, number = self.history[-1].minutes, self.history[-1].number + 1
+
+        def minutes() -> float:
+            return before + (time.perf_counter() - start) / 60
+
+        loss = self._train(method, number, minutes)
+        measured = method.evaluate(self.evaluated.eval())
+        metrics = {name: float(value) for name, value in measured.items()}
+        if self.rule.monitor is not None:
+            self._check(metrics[self.rule.monitor], f"{self.rule.monitor} after epoch {number}")
+        spent = broadcast(minutes()) if self.distributed else minutes()
+        return Epoch(number, loss, metrics, float(self.optimizer.param_groups[0]["lr"]), spent)
+
+    def _train(self, method: TrainingMethod, number: int, minutes: Callable[[], float]) -> float:
+        """Take the steps of one epoch; return its mean loss."""
+        self.model.train()
+        bar = tqdm(
+            method.batches(number),
+            f"epoch {number}",
+            method.steps,
+            leave=False,
+            unit=" steps",
+            disable=rank() > 0,
+        )
+        losses: list[float] = []
+        for step, batch in enumerate(bar, 1):
+            loss = method.loss(batch)
+            losses.append(loss.item())
+            self._check(losses[-1], f"the loss of epoch {number}, step {step}")
+            (loss / self.accumulate).backward()
+            if step % self.accumulate == 0:
+                self._step()
+            if self.rule.within_epoch and self.rule.is_late(minutes()):
+                break
+        if len(losses) % self.accumulate:
+            self._step()
+        return method.mean_loss(losses)
+
+    def _step(self) -> None:
+        """Update the weights by the gradients that have been summed up."""
+        if self.distributed:
+            sum_gradients(self.model.parameters())
+        if self.clip_grad_norm is not None:
+            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(parameters, self.clip_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.schedule.step()
+        if self.schedule:
+            self.schedule.step()
         if self.average:
-            self.average.update(self.trainable)
+            self.average.update(self.model)
 
-    def state(self) -> dict[str, Any]:
-        """Everything, as torch.save keeps it and torch.load reads it with weights_only."""
-        return {
-            "trainable": self.trainable.state_dict(),
-            "objective": self.objective.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "average": self.average.state if self.average else {},
-            "best": self.best,
-            "history": [asdict(epoch) for epoch in self.history],
-        }
+    def _check(self, value: float, what: str) -> None:
+        """Raise UserError unless a value is finite."""
+        if not np.isfinite(value):
+            raise UserError(f"{what} is not finite: {self.remedy}")
 
-    def take_up(self, state: dict[str, Any]) -> None:
-        """The opposite of `state`."""
-        for name in ("trainable", "objective", "optimizer", "schedule"):
-            getattr(self, name).load_state_dict(state[name])
-        if self.average:
-            self.average.state = state["average"]
-        self.best = state["best"]
-        self.history = [Epoch(**epoch) for epoch in state["history"]]
+    # ---- checkpoints ----------------------------------------------------------------------------
 
+    def save(self, path: Path, made_from: str) -> None:
+        """Write a checkpoint of the whole training, whole or not at all.
 
-def train_epoch(training: Training, training_data: TrainingData, seed: int) -> float:
-    """One pass over the training pictures; the mean loss of its batches.
-
-    All chance comes from the seed and the epoch's number: an epoch that a kill cut short is the
-    same when it is done again.
-
-    Raises:
-        UserError: a loss is not finite.
-    """
-    number = len(training.history)
-    rng = np.random.default_rng([seed, 6, number])
-    torch.manual_seed(int(rng.integers(2**62)))
-    count, settings = len(training_data.targets), training.settings
-    shown = shown_in(number, training_data.views, count, training_data.fresh, rng)
-    training.trainable.train()
-    drawn = batches(
-        training_data.kind,
-        training_data.people,
-        settings.batch_size,
-        settings.samples_per_class,
-        rng,
-    )
-    steps = steps_of(training_data.people, settings.batch_size)
-    losses = []
-    for i, batch in enumerate(tqdm(drawn, f"epoch {number}", steps, unit=" steps"), 1):
-        loss = loss_of(training, training_data, batch, shown)
-        losses.append(float(loss.detach()))
-        if not np.isfinite(losses[-1]):
-            raise UserError(
-                f"the loss of epoch {number}, step {i} is no finite number: lower --lr, --clip-grad-norm or "
-                "--logit-scale"
+        Args:
+            path: The file.
+            made_from: What the training depends on, see `fingerprint`.
+        """
+        about = {"format": CHECKPOINT_FORMAT, "made_from": made_from}
+        history = [asdict(epoch) for epoch in self.history]
+        state = {name: part.state_dict() for name, part in self._parts().items()}
+        with whole_file(path) as beside:
+            torch.save(
+                {**about, **state, "best_state": self.best_state, "history": history}, beside
             )
-        (loss / settings.accumulate).backward()
-        if i % settings.accumulate == 0 or i == steps:
-            training.step()
-    return float(np.mean(losses))
+
+    def resume(self, path: Path, made_from: str) -> bool:
+        """Continue from a checkpoint; return whether there was one that fits.
+
+        Args:
+            path: The file.
+            made_from: What the training depends on: a checkpoint of anything else is not used.
+        """
+        if not path.is_file():
+            return False
+        try:
+            device = next(self.model.parameters()).device
+            state = torch.load(path, map_location=device, weights_only=True)
+        except Exception as error:  # what PyTorch raises for a damaged file is not documented
+            log.warning("warning: %s cannot be read (%s): training begins anew", path, error)
+            return False
+        if (state.get("format"), state.get("made_from")) != (CHECKPOINT_FORMAT, made_from):
+            log.info("train: %s is of other settings or data: training begins anew", path)
+            return False
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+        self.best_state = state["best_state"]
+        self.history = [Epoch(**epoch) for epoch in state["history"]]
+        log.info("train: goes on after epoch %d", self.history[-1].number)
+        return True
+
+    def _parts(self) -> dict[str, Any]:
+        """Return all that has a state, by its name in a checkpoint."""
+        parts = {
+            "model": self.model,
+            "criterion": self.criterion,
+            "optimizer": self.optimizer,
+            "schedule": self.schedule,
+            "average": self.average,
+        }
+        return {name: part for name, part in parts.items() if part is not None}
 
 
-def loss_of(
-    training: Training, training_data: TrainingData, batch: Batch, shown: np.ndarray
-) -> Tensor:
-    """The loss of a batch; each process embeds its share of it."""
-    own = batch.rows[processes.share(batch.rows)]
-    on_gpu = training.device.type == "cuda"
-    with torch.autocast("cuda", torch.bfloat16) if on_gpu else nullcontext():
-        rows = training.trainable(training_data.inputs.take(own, shown[own]).to(training.device))
-    rows = processes.gather(rows.float(), len(batch.rows))
-    targets = training_data.targets[torch.from_numpy(batch.rows)].to(training.device)
-    drawn = batch.tuples or ()
-    tuples = tuple(torch.from_numpy(indices).to(training.device) for indices in drawn)
-    loss: Tensor = training.objective(rows, targets, tuples or None)
-    return loss
+def fingerprint(files: Iterable[Path], **parts: Any) -> str:
+    """Return a text of all that a training depends on; another text means another training.
 
-
-def judge_epoch(training: Training, judged: RetrievalValidator | None) -> tuple[float, float]:
-    """The score and the spread of the weights that would be kept; see Epoch.
-
-    Raises:
-        UserError: all embeddings have become alike.
+    Args:
+        files: Files that are read; their contents count.
+        parts: Settings, seed, weights: whatever else the result depends on.
     """
-    trainable, embed = training.trainable.eval(), training.trainable.features
-    before = {name: tensor.clone() for name, tensor in trainable.state_dict().items()}
-    if training.history:  # the untrained embedder has no projection
-        trainable.load_state_dict(training.weights())
-        embed = trainable
-    score, spread = judged.score(embed, training.device) if judged else (0.0, 1.0)
-    trainable.load_state_dict(before)
-    score, spread = processes.agree(score), processes.agree(spread)
-    if training.history:
-        check_spread(training.history[0], score, spread)
-    return score, spread
+    hashes = {path.name: file_hash(path) for path in files}
+    return json.dumps({"files": hashes, **parts}, sort_keys=True, default=str)
 
 
-def check_spread(untrained: Epoch, score: float, spread: float) -> None:
-    """Raises UserError where all embeddings have become alike."""
-    alike = spread < COLLAPSED["spread"] * untrained.spread
-    if alike and score < COLLAPSED["score"] * untrained.score:
-        raise UserError(
-            f"all embeddings have become alike (their spread is {spread:.1e}, untrained "
-            f"{untrained.spread:.1e}; the validation score {score:.1f}): lower --lr, take --miner "
-            "semihard, or add an objective of classes (cross_entropy+triplet)"
-        )
+def best_device() -> torch.device:
+    """Return the GPU where there is one, otherwise the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def fit(
-    training: Training,
-    training_data: TrainingData,
-    judged: RetrievalValidator | None,
-    seed: int,
-    keep: Keep,
-) -> None:
-    """Trains until the epochs, the patience or the minutes are over.
+def write_history(
+    path: Path, history: Sequence[Epoch], columns: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """Write a row for each epoch as CSV, and return the table.
 
-    judged: None in all processes but the first. keep: called after each epoch.
+    Args:
+        path: The file.
+        history: The epochs.
+        columns: Those that are written. Default: all.
     """
-    if not training.history:
-        begin(training, judged)
-    while not is_over(training.history, training.settings):
-        epoch = do_epoch(training, training_data, lambda: judge_epoch(training, judged), seed)
-        if training.best_epoch is epoch:
-            training.best = training.weights()
-        number, loss, score = epoch.epoch, epoch.train_loss, epoch.score
-        log.info("epoch %d: loss %.3f, validation score %.1f", number, loss, score)
-        keep(epoch)
-
-
-def refit(
-    training: Training, training_data: TrainingData, epochs: int, seed: int, keep: Keep
-) -> None:
-    """Trains for so many epochs, which nothing judges; the last one's weights are the best."""
-    training.history = training.history or [Epoch(0, float("nan"), *UNJUDGED, 0.0, 0.0)]
-    while len(training.history) <= epochs:
-        epoch = do_epoch(training, training_data, lambda: UNJUDGED, seed)
-        training.best = training.weights()
-        log.info("all labelled pictures, epoch %d: loss %.3f", epoch.epoch, epoch.train_loss)
-        keep(epoch)
-
-
-def do_epoch(training: Training, training_data: TrainingData, judge: Judging, seed: int) -> Epoch:
-    """Trains for an epoch, judges it and puts it into the history."""
-    start, number = time.perf_counter(), len(training.history)
-    loss = train_epoch(training, training_data, seed)
-    score, spread = judge()
-    minutes = training.history[-1].minutes + (time.perf_counter() - start) / 60
-    lr = float(training.schedule.get_last_lr()[0])
-    training.history.append(Epoch(number, loss, score, spread, lr, processes.agree(minutes)))
-    return training.history[-1]
-
-
-def is_over(history: list[Epoch], settings: TrainSettings) -> bool:
-    """Whether a training has come to its end: never before its first epoch."""
-    done = len(history) - 1
-    if done < 1:
-        return False
-    best = max(history[1:], key=lambda epoch: epoch.score).epoch
-    late = settings.max_minutes is not None and history[-1].minutes >= settings.max_minutes
-    return done >= settings.epochs or done - best >= settings.patience or late
-
-
-def write_checkpoint(path: Path, training: Training, made_from: str) -> None:
-    """Writes a training whole or not at all."""
-    with whole_file(path) as beside:
-        torch.save({"made_from": made_from, **training.state()}, beside)
-
-
-def write_history(path: Path, training: Training) -> pd.DataFrame:
-    """Writes the table of a training's epochs, and returns it."""
-    table = pd.DataFrame([asdict(epoch) for epoch in training.history])
+    rows = [epoch.row() for epoch in history]
+    table = pd.DataFrame(rows, columns=list(columns) if columns else None)
     with whole_file(path) as beside:
         table.to_csv(beside, index=False)
     return table
-
-
-def read_checkpoint(path: Path, training: Training, made_from: str) -> bool:
-    """Takes up a training that was left unfinished; whether there is one that fits."""
-    if not path.is_file():
-        return False
-    try:
-        state = torch.load(path, map_location=training.device, weights_only=True)
-    except Exception as error:  # what PyTorch raises for a damaged file is not documented
-        log.warning("warning: %s cannot be read (%s): training begins anew", path, error)
-        return False
-    if state.get("made_from") != made_from:
-        log.info("train: %s is of other settings or data: training begins anew", path)
-        return False
-    training.take_up(state)
-    log.info("train: goes on after epoch %d", training.history[-1].epoch)
-    return True
-
-
-def begin(training: Training, judged: RetrievalValidator | None) -> None:
-    """Judges the untrained embedder, without a projection: what training has to beat."""
-    score, spread = judge_epoch(training, judged)
-    training.history = [Epoch(0, float("nan"), score, spread, 0.0, 0.0)]
-    log.info("untrained: validation score %.1f", score)

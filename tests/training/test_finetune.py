@@ -1,9 +1,6 @@
-"""Training that retrieval judges: it helps or is not used, and a kill costs it nothing."""
+"""Metric learning validated by retrieval: it helps or is not used, and a kill costs nothing."""
 
-import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,14 +20,19 @@ from lookalike.core.numeric import one_thread
 from lookalike.core.runs import Run
 from lookalike.core.settings import EmbedSettings, Settings, SplitSettings, TrainSettings
 from lookalike.data.catalogue import load_catalogue
-from lookalike.data.splits import RetrievalTask, load_split, run_split
+from lookalike.data.splits import load_split, run_split
+from lookalike.features.extractor import extractor_for
 from lookalike.models.checkpoints import load_model
 from lookalike.models.embedder import embedder_of
-from lookalike.training import finetune, trainer
-from lookalike.training.finetune import CHECKPOINT, REFIT, run_finetune
-from lookalike.training.stage import run_train
-from lookalike.training.trainer import Epoch, check_spread, is_over
-from tests.conftest import ROOT
+from lookalike.training import finetune
+from lookalike.training.finetune import (
+    CHECKPOINT,
+    REFIT,
+    MetricLearning,
+    check_spread,
+    run_finetune,
+)
+from lookalike.training.trainer import Trainer
 
 EMBED = EmbedSettings(backbone="test_efficientnet", weights="none", compile="off")
 TRAIN = TrainSettings(
@@ -45,7 +47,7 @@ TRAIN = TrainSettings(
 
 
 def draw_hard(root: Path) -> Path:
-    """People who differ in colour only a little, and are shown in any light."""
+    """Draw identities whose colors differ only a little, in any light."""
     rng = np.random.default_rng(0)
     for person in range(12):
         color = rng.normal(0, 12, 3)
@@ -83,10 +85,10 @@ def _one_thread() -> Iterator[None]:
 def anything_helps(monkeypatch: pytest.MonkeyPatch) -> None:
     """The untrained embedder is beaten by whatever is trained."""
 
-    def begin(training: finetune.Training, judged: finetune.RetrievalValidator) -> None:
-        training.history = [Epoch(0, float("nan"), -1.0, 0.0, 0.0, 0.0)]
+    def score_untrained(trainer: Trainer, method: MetricLearning) -> None:
+        trainer.record_untrained({"score": -1.0, "spread": 0.0})
 
-    monkeypatch.setattr(finetune, "begin", begin)
+    monkeypatch.setattr(finetune, "score_untrained", score_untrained)
 
 
 Begin = Callable[..., Run]
@@ -112,10 +114,10 @@ def trained(run: Run) -> dict[str, torch.Tensor]:
 
 def test_training_beats_the_untrained_embedder_and_is_used(begin: Begin) -> None:
     run = begin(epochs=15, patience=15)
-    made = run_finetune(run)
+    result = run_finetune(run)
     history = pd.read_csv(run.path("history.csv"))
     assert history.score[1:].max() > history.score[0]
-    assert f"validation score {history.score[1:].max():.1f} (untrained" in made
+    assert f"validation score {history.score[1:].max():.1f} (untrained" in result
     assert list(history.epoch) == list(range(len(history)))
     assert run.path("training.png").stat().st_size > 0 and not run.path(CHECKPOINT).exists()
     embedder = load_model(run.path("model.safetensors"), EMBED, run.cache)
@@ -164,14 +166,14 @@ def test_a_killed_training_ends_with_the_same_weights(
     whole, killed = begin("whole", **changes), begin("killed", **changes)
     run_finetune(whole)
     steps: Iterator[int] = iter(range(10**6))
-    loss_of = trainer.loss_of
+    loss = MetricLearning.loss
 
-    def die(*arguments: Any) -> torch.Tensor:
+    def die(method: MetricLearning, batch: finetune.EmbeddingBatch) -> torch.Tensor:
         if next(steps) == last_step:
             raise KeyboardInterrupt
-        return loss_of(*arguments)
+        return loss(method, batch)
 
-    monkeypatch.setattr(trainer, "loss_of", die)
+    monkeypatch.setattr(MetricLearning, "loss", die)
     with pytest.raises(KeyboardInterrupt):
         run_finetune(killed)
     assert killed.path(CHECKPOINT).is_file() and not killed.path("model.safetensors").exists()
@@ -183,14 +185,14 @@ def test_a_killed_training_ends_with_the_same_weights(
 
 
 @pytest.mark.usefixtures("anything_helps")
-def test_a_refit_is_a_training_on_all_labelled_pictures(begin: Begin) -> None:
+def test_a_refit_is_a_training_on_all_labeled_pictures(begin: Begin) -> None:
     """Against a run whose split has all of them for training."""
     again, everything = begin("again", epochs=1, refit=True), begin("everything", epochs=1)
     split = load_split(everything.path("split.json"))
     pictures = set(load_catalogue(everything.path("training.csv")).path)
     assert set(split.train) < set(split.labeled) == pictures
     write_json(everything.path("split.json"), {**split.as_json(), "train": split.labeled})
-    assert "done again on all labelled pictures" in run_finetune(again)
+    assert "repeated on all labeled pictures" in run_finetune(again)
     run_finetune(everything)
     assert not again.path(REFIT).exists()
     assert all(
@@ -198,7 +200,7 @@ def test_a_refit_is_a_training_on_all_labelled_pictures(begin: Begin) -> None:
     )
 
 
-def test_a_training_that_does_not_help_is_not_done_again(begin: Begin) -> None:
+def test_a_training_that_does_not_help_is_not_repeated(begin: Begin) -> None:
     run = begin(lr=1e-9, embed_dim=3, epochs=1, refit=True)
     assert "not used" in run_finetune(run) and trained(run) == {}
 
@@ -207,7 +209,7 @@ def test_after_a_refit_nothing_is_left_to_score_the_model_by(
     begin: Begin, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = begin(epochs=1, refit=True)
-    run.remember_settings()
+    run.save_settings()
     with caplog.at_level("INFO", logger="toolkit"):
         words = ("index", "retrieve", "forecast", "evaluate", "report")
         assert main.main(["--stage", "train", *words, "--run", str(run.folder)]) == 0
@@ -216,7 +218,7 @@ def test_after_a_refit_nothing_is_left_to_score_the_model_by(
     assert "the validation has been trained on (--refit)" in caplog.text
 
 
-def test_the_report_s_head_is_not_done_again() -> None:
+def test_a_linear_probe_is_not_refitted() -> None:
     with pytest.raises(UserError, match="--refit: the report's head"):
         main.prepare(["--refit", "--embed-dim", "8"])
 
@@ -224,37 +226,28 @@ def test_the_report_s_head_is_not_done_again() -> None:
 def test_training_sees_smaller_pictures_than_the_embedding_is_made_of(begin: Begin) -> None:
     run = begin(unfreeze="all", train_image_size=24)
     split = load_split(run.path("split.json"))
-    _, training_data, judged = finetune.prepare(
-        run, embedder_of(EMBED, run.cache), split.train, True
-    )
-    assert judged is not None
-    place = np.zeros(1, int)
-    assert training_data.inputs.take(place, place).shape == (1, 3, 24, 24)
-    side = embedder_of(EMBED, run.cache).image_size
-    assert judged.inputs["query"].take(place, place).shape == (1, 3, side, side) != (1, 3, 24, 24)
+    extractor = extractor_for(run, embedder_of(EMBED, run.cache))
+    catalogue = load_catalogue(run.path("training.csv"))
+    method = finetune.prepare(extractor, catalogue, split.train, split.validation, run.settings)
+    index, side = np.zeros(1, int), extractor.embedder.image_size
+    assert method.data.inputs.take(index, index).shape == (1, 3, 24, 24)
+    assert method.validator is not None
+    validated = method.validator.inputs["query"].take(index, index)
+    assert validated.shape == (1, 3, side, side) != (1, 3, 24, 24)
 
 
-def test_a_frozen_front_sees_what_the_embedding_is_made_of() -> None:
+def test_a_frozen_part_sees_what_the_embedding_is_made_of() -> None:
     with pytest.raises(UserError, match="--train-image-size 24: only where nothing is frozen"):
         main.prepare(["--train-image-size", "24", "--unfreeze", "2"])
 
 
-@pytest.mark.parametrize(("views", "warned"), [(0, True), (1, False)])
-def test_an_augmentation_of_no_views_is_said(
-    begin: Begin, views: int, warned: bool, caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level("WARNING", logger="toolkit"):
-        run_train(begin(epochs=0, train_views=views, augmentation="strong"))
-    assert ("--augmentation is of --train-views" in caplog.text) == warned
-
-
-def test_the_report_s_head_has_no_projector() -> None:
+def test_a_linear_probe_has_no_projector() -> None:
     with pytest.raises(UserError, match="--projector: the report's head"):
         main.prepare(["--projector", "8", "--embed-dim", "8"])
 
 
 @pytest.mark.usefixtures("anything_helps")
-def test_a_checkpoint_of_other_settings_is_not_gone_on_with(
+def test_a_checkpoint_of_other_settings_is_not_resumed(
     begin: Begin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, other = begin("whole", epochs=2), begin("other", epochs=2, lr=0.2)
@@ -270,55 +263,20 @@ def test_a_checkpoint_of_other_settings_is_not_gone_on_with(
 
 
 def test_a_loss_that_is_not_finite_is_an_error_that_names_the_remedy(begin: Begin) -> None:
-    with pytest.raises(UserError, match="epoch 1, step 2 is no finite number: lower --lr"):
+    with pytest.raises(
+        UserError, match="epoch 1, step 2 is not finite: lower --lr, --clip-grad-norm"
+    ):
         run_finetune(begin(objective="contrastive+cross_entropy", lr=1e25, warmup=0.0))
 
 
 def test_embeddings_that_collapse_are_an_error_and_a_small_spread_alone_is_none() -> None:
-    untrained = Epoch(0, 0.0, 500.0, 0.3, 0.0, 0.0)
-    check_spread(untrained, 600.0, 1e-4)
+    untrained = {"score": 500.0, "spread": 0.3}
+    check_spread(untrained, {"score": 600.0, "spread": 1e-4})
+    check_spread(untrained, finetune.NOT_SCORED)
     with pytest.raises(UserError, match="--miner semihard"):
-        check_spread(untrained, 20.0, 1e-4)
-
-
-def test_a_validation_that_cannot_judge_is_an_error(begin: Begin) -> None:
-    run = begin()
-    path = run.path("split.json")
-    split = load_split(run.path("split.json"))
-    split = replace(split, validation=RetrievalTask({}, {}))
-    path.write_text(json.dumps(split.as_json()))
-    with pytest.raises(UserError, match="nothing can judge"):
-        run_finetune(run)
+        check_spread(untrained, {"score": 20.0, "spread": 1e-4})
 
 
 def test_an_objective_that_is_unknown_shows_before_anything_is_done() -> None:
     with pytest.raises(UserError, match="did you mean 'arcface'"):
         main.prepare(["--objective", "arcfase", "--embed-dim", "8"])
-
-
-def test_training_stops_by_patience_and_by_minutes() -> None:
-    def after(scores: list[float], minutes: float = 0.0) -> list[Epoch]:
-        return [Epoch(i, 0.0, score, 1.0, 0.0, minutes) for i, score in enumerate(scores)]
-
-    settings = TrainSettings(epochs=9, patience=2, max_minutes=5)
-    assert not is_over(after([500]), settings)
-    assert not is_over(after([500, 300, 200]), settings)
-    assert is_over(after([500, 300, 200, 200]), settings)
-    assert is_over(after([500, 300], minutes=5), settings)
-    assert not is_over(after([500], minutes=9), settings), "an epoch is always done"
-
-
-def test_two_processes_learn_what_one_does(begin: Begin) -> None:
-    """Batches of 9, in shares of 5 and 4, and a last one that is smaller."""
-    changes = {"objective": "arcface+triplet", "batch_size": 9}
-    one, two = begin("one", **changes), begin("two", **changes)
-    run_finetune(one)
-    two.remember_settings()
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--"]
-    words = [*torchrun, str(ROOT / "main.py"), "--stage", "train", "--run", str(two.folder)]
-    said = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert said.returncode == 0, said.stderr
-    # Each epoch's loss and spread come from the weights that all epochs before have made.
-    columns = ["train_loss", "spread"]
-    alone, together = (pd.read_csv(r.path("history.csv"))[columns][1:] for r in (one, two))
-    assert np.allclose(alone, together, rtol=1e-4) and len(alone) == 3

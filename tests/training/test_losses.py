@@ -14,7 +14,7 @@ COUNTS = np.array([4, 4, 4])
 
 
 def separation(rows: torch.Tensor) -> float:
-    """Mean cosine of pictures of one person, less that of two."""
+    """Mean cosine of positive pairs, less that of negative ones."""
     unit = normalize(rows, dim=1)
     cosines, same = unit @ unit.T, TARGETS[:, None] == TARGETS
     return float(cosines[same & ~torch.eye(12, dtype=torch.bool)].mean() - cosines[~same].mean())
@@ -35,7 +35,7 @@ def trained(settings: TrainSettings, steps: int = 30) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("name", [*LOSSES, "arcface+0.1*triplet"])
-def test_every_objective_brings_a_persons_pictures_together(name: str) -> None:
+def test_every_objective_brings_an_identitys_pictures_together(name: str) -> None:
     before, after = trained(TrainSettings(objective=name))
     assert after > before + 0.1
 
@@ -61,7 +61,7 @@ def test_every_miner_learns(miner: str, distance: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["triplet", "contrastive", "supcon"])
-def test_a_memory_is_learnt_with_and_taken_up_again(name: str) -> None:
+def test_a_memory_is_learned_with_and_restored(name: str) -> None:
     settings = TrainSettings(objective=name, memory_size=32)
     before, after = trained(settings)
     assert after > before
@@ -105,10 +105,10 @@ def test_rare_classes_have_the_wider_margin() -> None:
     [
         ("arcfase", "did you mean 'arcface'"),
         ("arcface+", "unknown"),
-        ("x*triplet", "'x' is no number"),
+        ("x*triplet", "'x' is not a number"),
         ("0*triplet", "must be above 0"),
         ("nan*triplet", "must be above 0"),
-        ("triplet+0.5*triplet", "twice"),
+        ("triplet+0.5*triplet", "repeated"),
     ],
 )
 def test_an_objective_that_cannot_be_read_says_why(text: str, said: str) -> None:

@@ -8,59 +8,59 @@ import pytest
 from lookalike.core.errors import UserError
 from lookalike.training.samplers import (
     Batch,
-    People,
+    ClassIndex,
     batches,
     check_batches,
-    group_people,
+    index_classes,
     pair_weights,
-    steps_of,
+    steps_per_epoch,
 )
 
-# People with 1, 2, 3 and 6 pictures; the last one's are half photographs, half drawings.
+# Identities with 1, 2, 3 and 6 pictures; the last one's are half photographs, half drawings.
 TARGETS = np.array([0, 1, 1, 2, 2, 2, 3, 3, 3, 3, 3, 3])
 DOMAINS = np.array([*[""] * 6, *["photo", "drawing"] * 3])
 
 
-def people() -> People:
-    return group_people(TARGETS, DOMAINS, ["ada", "bob", "cyd", "dan"])
+def classes() -> ClassIndex:
+    return index_classes(TARGETS, DOMAINS, ["ada", "bob", "cyd", "dan"])
 
 
 def drawn(kind: str, size: int, samples_per_class: int = 2, count: int = 1000) -> list[Batch]:
     rng = np.random.default_rng(0)
     found: list[Batch] = []
     while len(found) < count:
-        found += batches(kind, people(), size, samples_per_class, rng)
+        found += batches(kind, classes(), size, samples_per_class, rng)
     return found[:count]
 
 
 def test_shuffled_batches_hold_every_picture_once() -> None:
-    rows = [batch.rows for batch in batches("shuffled", people(), 5, 4, np.random.default_rng(0))]
+    rows = [batch.rows for batch in batches("shuffled", classes(), 5, 4, np.random.default_rng(0))]
     assert [len(part) for part in rows] == [5, 5, 2]
     assert sorted(np.concatenate(rows)) == list(range(12))
 
 
-def test_a_person_with_one_picture_is_named_and_left_out(
+def test_an_identity_with_one_picture_is_named_and_left_out(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with caplog.at_level("WARNING", logger="toolkit"):
-        assert len(people().indices) == 3
+        assert len(classes().indices) == 3
     assert "ada" in caplog.text
     assert all(0 not in batch.rows for batch in drawn("pk", 4, count=50))
 
 
-def test_pk_takes_k_pictures_of_p_people_shared_among_the_domains() -> None:
+def test_pk_takes_k_pictures_of_p_identities_from_all_domains() -> None:
     for batch in drawn("pk", 4, count=200):
-        persons, counts = np.unique(TARGETS[batch.rows], return_counts=True)
-        assert len(persons) == 2 and set(counts) == {2}
+        identities, counts = np.unique(TARGETS[batch.rows], return_counts=True)
+        assert len(identities) == 2 and set(counts) == {2}
         assert len(set(batch.rows)) == 4
-        if 3 in persons:
+        if 3 in identities:
             assert set(DOMAINS[batch.rows[TARGETS[batch.rows] == 3]]) == {"photo", "drawing"}
 
 
-def test_a_person_with_too_few_pictures_repeats_them_and_no_other_does() -> None:
+def test_an_identity_with_too_few_pictures_repeats_them_and_no_other_does() -> None:
     for batch in drawn("pk", 8, samples_per_class=4, count=50):
-        for person, pictures in ((1, 2), (2, 3), (3, 4)):
-            own = batch.rows[TARGETS[batch.rows] == person]
+        for identity, pictures in ((1, 2), (2, 3), (3, 4)):
+            own = batch.rows[TARGETS[batch.rows] == identity]
             assert len(own) in (0, 4) and len(set(own)) in (0, pictures)
 
 
@@ -73,7 +73,7 @@ def test_every_pair_of_pictures_is_equally_likely(kind: str, size: int, first: i
 
 
 @pytest.mark.parametrize(("kind", "size"), [("triplets", 6), ("pairs", 8)])
-def test_positives_are_of_one_person_and_negatives_of_two(kind: str, size: int) -> None:
+def test_positives_are_of_one_identity_and_negatives_of_two(kind: str, size: int) -> None:
     for batch in drawn(kind, size, count=300):
         assert batch.tuples is not None
         first, positive, *_ = (batch.rows[indices] for indices in batch.tuples)
@@ -88,7 +88,7 @@ def test_positives_are_of_one_person_and_negatives_of_two(kind: str, size: int) 
 
 def test_the_same_seed_draws_the_same() -> None:
     one, same = (
-        list(islice(batches("pk", people(), 4, 2, np.random.default_rng(5)), 3)) for _ in range(2)
+        list(islice(batches("pk", classes(), 4, 2, np.random.default_rng(5)), 3)) for _ in range(2)
     )
     assert all((a.rows == b.rows).all() for a, b in zip(one, same, strict=True))
 
@@ -105,11 +105,11 @@ def test_a_batch_that_cannot_be_formed_says_what_to_change(
     kind: str, size: int, samples_per_class: int, said: str
 ) -> None:
     with pytest.raises(UserError, match=said):
-        check_batches(kind, people(), size, samples_per_class)
+        check_batches(kind, classes(), size, samples_per_class)
 
 
-def test_people_without_a_second_picture_cannot_be_positives() -> None:
-    lonely = group_people(np.arange(3), np.array([""] * 3), ["a", "b", "c"])
+def test_identities_without_a_second_picture_cannot_be_positives() -> None:
+    lonely = index_classes(np.arange(3), np.array([""] * 3), ["a", "b", "c"])
     with pytest.raises(UserError, match="two training pictures"):
         check_batches("triplets", lonely, 9, 2)
     check_batches("shuffled", lonely, 9, 2)
@@ -121,8 +121,8 @@ def test_people_without_a_second_picture_cannot_be_positives() -> None:
 def test_a_few_pictures_at_the_end_go_with_the_batch_before(
     count: int, size: int, sizes: list[int]
 ) -> None:
-    people = People([[np.arange(count)]], count)
-    drawn = list(batches("shuffled", people, size, 2, np.random.default_rng(0)))
+    index = ClassIndex([[np.arange(count)]], count)
+    drawn = list(batches("shuffled", index, size, 2, np.random.default_rng(0)))
     assert [len(batch.rows) for batch in drawn] == sizes
-    assert steps_of(people, size) == len(sizes)
+    assert steps_per_epoch(index, size) == len(sizes)
     assert sorted(np.concatenate([batch.rows for batch in drawn]).tolist()) == list(range(count))

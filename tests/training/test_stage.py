@@ -1,69 +1,72 @@
-"""The head learns, the best epoch is kept, and the seed decides everything."""
+"""The stage train takes the way that the settings name, and says what has no effect."""
 
-import numpy as np
+from pathlib import Path
+
+import pandas as pd
 import pytest
-import torch
-from torch import nn
 
 from lookalike.core.errors import UserError
-from lookalike.core.settings import TrainSettings
-from lookalike.training.linear_head import Examples, Head, fit, judge
+from lookalike.core.files import write_json
+from lookalike.core.runs import Run
+from lookalike.core.settings import EmbedSettings, Settings, TrainSettings
+from lookalike.data.splits import load_split, run_split
+from lookalike.models.checkpoints import load_model
+from lookalike.training import finetune
+from lookalike.training.stage import run_train
+from tests.conftest import FAST, draw_competition
+
+EMBED = EmbedSettings(backbone=FAST[1], weights="none", compile="off")
 
 
-def examples(count: int, seed: int, noise: float = 0.5) -> Examples:
-    """Three classes of features around three centres."""
-    centres = np.random.default_rng(0).normal(size=(3, 8))
-    rng = np.random.default_rng(seed)
-    targets = np.arange(count) % 3
-    features = centres[targets] + rng.normal(0, noise, (count, 8))
-    return Examples(torch.tensor(features[None], dtype=torch.float32), torch.tensor(targets))
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """A run of the tiny competition, catalogued and split."""
+    made = Run(tmp_path / "run", draw_competition(tmp_path / "tiny"), Settings(embed=EMBED))
+    run_split(made)
+    return made
 
 
-def trained(settings: TrainSettings, seed: int = 0, **data: Examples) -> tuple[Head, list]:
-    torch.manual_seed(seed)
-    head = Head(nn.Linear(8, 4), 4, 3)
-    train, holdout = data.get("train", examples(300, 1)), data.get("holdout", examples(90, 2))
-    return fit(head, train, holdout, settings, seed)
+def test_a_linear_probe_is_saved_with_its_identities(run: Run) -> None:
+    run.settings.train = TrainSettings(embed_dim=8, epochs=2)
+    assert "head for 8 identities, best after epoch" in run_train(run)
+    history = pd.read_csv(run.path("history.csv"))
+    assert list(history) == ["epoch", "train_loss", "holdout_loss", "holdout_accuracy"]
+    assert load_model(run.path("model.safetensors"), EMBED, run.cache).dim == 8
 
 
-def test_the_head_learns() -> None:
-    head, history = trained(TrainSettings(lr=0.01, epochs=5))
-    assert history[-1].train_loss < history[0].train_loss
-    assert judge(head, examples(300, 3))[1] > 0.9
+@pytest.mark.parametrize("objective", ["cross_entropy", "arcface"])
+def test_nothing_to_train_with_leaves_the_embedder_as_it_is(run: Run, objective: str) -> None:
+    run.settings.train = TrainSettings(objective=objective, embed_dim=8)
+    split = load_split(run.path("split.json"))
+    write_json(run.path("split.json"), split.as_json() | {"train": {}, "holdout": {}})
+    run.path("training.png").touch()
+    assert "the untrained backbone" in run_train(run)
+    assert run.path("history.csv").read_text().count("\n") == 1, "the heads of the columns"
+    assert load_model(run.path("model.safetensors"), EMBED, run.cache).dim > 8
+    assert not run.path("training.png").exists(), "the curves of an earlier training"
 
 
-def test_the_best_epoch_is_kept_and_training_stops_early() -> None:
-    noise = Examples(torch.randn(1, 30, 8), torch.randint(3, (30,)))
-    settings = TrainSettings(lr=0.1, epochs=50, patience=3)
-    head, history = trained(settings, holdout=noise)
-    best = min(epoch.holdout_loss for epoch in history)
-    assert judge(head, noise)[0] == pytest.approx(best)
-    assert len(history) < 50
-    assert [epoch.holdout_loss for epoch in history].index(best) == len(history) - 1 - 3
+def test_other_objectives_are_fine_tuned(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finetune, "run_finetune", lambda run: "fine-tuned")
+    for settings in (TrainSettings(objective="arcface", embed_dim=8), TrainSettings(unfreeze=1)):
+        run.settings.train = settings
+        assert run_train(run) == "fine-tuned"
 
 
-def test_the_same_seed_trains_the_same_head() -> None:
-    one, same, other = (trained(TrainSettings(), seed)[0].state_dict() for seed in (5, 5, 6))
-    assert all(torch.equal(one[name], same[name]) for name in one)
-    assert not torch.equal(one["projection.weight"], other["projection.weight"])
+@pytest.mark.parametrize(("views", "warned"), [(0, True), (1, False)])
+def test_an_augmentation_without_views_is_reported(
+    run: Run, views: int, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    run.settings.train = TrainSettings(epochs=0, train_views=views, augmentation="strong")
+    with caplog.at_level("WARNING", logger="toolkit"):
+        run_train(run)
+    assert ("--augmentation has no effect without --train-views" in caplog.text) == warned
 
 
-def test_nothing_held_out_is_judged_by_the_training(capsys: pytest.CaptureFixture[str]) -> None:
-    none = Examples(torch.zeros(1, 0, 8), torch.zeros(0, dtype=torch.long))
-    _, history = trained(TrainSettings(epochs=2), holdout=none)
-    assert all(np.isfinite(epoch.holdout_loss) for epoch in history)
-
-
-def test_a_loss_out_of_bounds_is_an_error_that_names_the_remedy() -> None:
-    with pytest.raises(UserError, match="lower --lr"):
-        trained(TrainSettings(lr=1e30))
-
-
-def test_every_view_is_trained_on() -> None:
-    """Views that disagree with the first one: a head that saw only that would call them wrong."""
-    first, second = examples(300, 1), examples(300, 1)
-    second.features.neg_()
-    views = Examples(torch.cat([first.features, second.features]), first.targets)
-    head, _ = trained(TrainSettings(lr=0.01, epochs=10), train=views, holdout=first)
-    only, _ = trained(TrainSettings(lr=0.01, epochs=10), train=first, holdout=first)
-    assert judge(head, second)[0] < judge(only, second)[0]
+def test_a_validation_without_answers_is_an_error(run: Run) -> None:
+    run.settings.train = TrainSettings(objective="arcface", embed_dim=8)
+    split = load_split(run.path("split.json"))
+    empty: dict[str, dict[str, str]] = {"query": {}, "gallery": {}}
+    write_json(run.path("split.json"), split.as_json() | {"validation": empty})
+    with pytest.raises(UserError, match="nothing can score the training"):
+        run_train(run)
