@@ -45,7 +45,7 @@ from lookalike.verification.settings import (
     check_train,
 )
 from lookalike.verification.siamese import make_inputs
-from lookalike.verification.training import Work, do_fold, fold_folder, kept_fold
+from lookalike.verification.training import FoldSetup, fold_folder, run_fold, saved_fold
 
 # Settings that a fold's network does not depend on.
 NO_INPUTS = ("run", "cache", "folds", "data", "pairs")
@@ -162,12 +162,12 @@ def train_protocol(command: TrainCommand) -> None:
     folds = choose_folds(command.folds, table)
     inputs = fold_inputs(command, pairs, good, extractor.embedder)
     results: dict[int, dict[str, Any]] = {}
-    work = None
+    setup = None
     for fold in tqdm(folds, "folds", unit=" folds"):
-        results[fold] = kept_fold(command.run, fold, inputs)
+        results[fold] = saved_fold(command.run, fold, inputs)
         if not results[fold]:
-            work = work or make_work(command, pairs, good, extractor)
-            results[fold] = do_fold(work, fold, command.run, inputs)
+            setup = setup or make_setup(command, pairs, good, extractor)
+            results[fold] = run_fold(setup, fold, command.run, inputs)
     tested = table[table.fold.isin(folds)]
     scores = np.full(len(table), np.nan)
     for fold, result in results.items():
@@ -191,14 +191,14 @@ def choose_folds(chosen: tuple[int, ...], table: pd.DataFrame) -> tuple[int, ...
     return chosen or tuple(folds)
 
 
-def make_work(
+def make_setup(
     command: TrainCommand, pairs: Pairs, good: pd.DataFrame, extractor: FeatureExtractor
-) -> Work:
+) -> FoldSetup:
     """Return what all folds are trained with."""
     extractor = single_view(extractor)
     inputs = make_inputs(extractor, good, command.siamese, command.seed)
     shared = (extractor.embedder, inputs, good, pairs.identities, pairs.table)
-    return Work(*shared, command.siamese, command.seed)
+    return FoldSetup(*shared, command.siamese, command.seed)
 
 
 def fold_inputs(

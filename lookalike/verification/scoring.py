@@ -14,13 +14,12 @@ import pandas as pd
 
 from lookalike.core.errors import UserError
 from lookalike.core.files import read_json
-from lookalike.core.weights import load_into, load_state
 from lookalike.data.catalogue import outside_pictures, readable
 from lookalike.faces.detection import MISSED
 from lookalike.features.extractor import FeatureExtractor, embed, embed_features
 from lookalike.verification.metrics import log_odds
 from lookalike.verification.settings import MADE_BY, SiameseSettings
-from lookalike.verification.siamese import make_inputs, make_network, score_pairs
+from lookalike.verification.siamese import load_network, make_inputs, score_pairs
 
 
 def feature_vectors(extractor: FeatureExtractor, rows: pd.DataFrame, distance: str) -> np.ndarray:
@@ -93,10 +92,7 @@ def network_similarity(
     """
     calibration = read_json(folder / "fold.json", MADE_BY)["calibration"]
     extractor = single_view(extractor)
-    network = make_network(extractor.embedder, settings)
-    state = load_state(folder / "model.safetensors")
-    own = {name.removeprefix("network."): tensor for name, tensor in state.items()}
-    load_into(network, own, str(folder / "model.safetensors"))
+    network = load_network(folder / "model.safetensors", extractor.embedder, settings)
     inputs = make_inputs(extractor, photos, replace(settings, augment=False), seed=0)
     raw = score_pairs(network, inputs, np.array([0]), np.array([1]))
     return float(log_odds(calibration, raw)[0])

@@ -1,18 +1,17 @@
-"""Trains a verifier, a fold at a time: on the people of other folds, never on those of its test.
+"""Train a Siamese network for each fold, on identities of neither its test nor its validation.
 
-    made = train_fold(Work(embedder, inputs, rows, people, table, asked, seed=0), fold=1)
-    made.scores      # log-odds of the fold's pairs
+    setup = FoldSetup(embedder, inputs, rows, identities, table, settings, seed=0)
+    trained = train_fold(setup, fold=1)
+    trained.scores      # log-odds of the fold's pairs
 
 Of a protocol's folds one is tested, the next one is the validation (it says when to stop, and gives
-the threshold and the calibration), and the people of all others are trained on, with all pairs of
-their pictures and not only those of the protocol. Whoever occurs in the tested fold or in the
+the threshold and the calibration), and the identities of all others are trained on, with all pairs
+of their pictures and not only those of the protocol. An identity of the tested fold or of the
 validation is left out of the training.
 """
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +20,7 @@ import numpy as np
 import pandas as pd
 import torch
 from sklearn.metrics import roc_auc_score
-from tqdm import tqdm
+from torch import Tensor, nn
 
 from lookalike.core.errors import UserError
 from lookalike.core.files import read_json, write_json
@@ -30,6 +29,7 @@ from lookalike.core.numeric import one_thread, seeded
 from lookalike.data.splits import Pictures
 from lookalike.models.checkpoints import save_model
 from lookalike.models.embedder import Embedder
+from lookalike.training.trainer import Epoch, Metrics, StoppingRule, Trainer, TrainingMethod
 from lookalike.verification.metrics import (
     best_threshold,
     fill_missing_scores,
@@ -38,180 +38,216 @@ from lookalike.verification.metrics import (
 )
 from lookalike.verification.protocols import score_readable
 from lookalike.verification.settings import SiameseSettings
-from lookalike.verification.siamese import (
-    Inputs,
-    Siamese,
-    make_network,
-    score_pairs,
-    set_training,
-)
+from lookalike.verification.siamese import AugmentedInputs, Siamese, make_network, score_pairs
 
 MOMENTUM = 0.9
+COLUMNS = ("epoch", "train_loss", "validation_auc")  # what fold.json holds of an epoch
 
 
 # ---- pairs to train with ------------------------------------------------------------------------
 
 
-class PairDrawer:
+class PairSampler:
     """Draws pairs of pictures to train with.
 
-    Of the same person: from all pairs of all people, each with the same chance, without repeats
-    while there are enough. Of different people: two people, each with the same chance, and a
-    picture of each. In both, either picture may come first.
+    Positive pairs are drawn from all pairs of all identities, each with the same chance, without
+    repeats while there are enough. Negative pairs are drawn from two identities, each with the same
+    chance, and a picture of each. In both, either picture may come first.
+
+    Args:
+        identities: Of the pictures.
+        indices: (N,) rows of the pictures among the inputs.
+
+    Attributes:
+        groups: The rows of each identity's pictures.
+        positives: (n, 2) all positive pairs, by row.
+
+    Raises:
+        UserError: There are fewer than two identities, or none has two pictures.
     """
 
     def __init__(self, identities: Sequence[str], indices: np.ndarray) -> None:
-        """identities: of the pictures; places: where each is among the inputs.
-
-        Raises:
-            UserError: fewer than two people, or nobody with two pictures.
-        """
-        groups = pd.Series(indices).groupby(list(identities)).apply(np.array)
-        self.people: list[np.ndarray] = list(groups)
+        grouped = pd.Series(indices).groupby(list(identities)).apply(np.array)
+        self.groups: list[np.ndarray] = list(grouped)
         pairs = [
-            np.column_stack([mine[i] for i in np.triu_indices(len(mine), 1)])
-            for mine in self.people
+            np.column_stack([rows[i] for i in np.triu_indices(len(rows), 1)])
+            for rows in self.groups
         ]
-        self.same = np.concatenate([np.zeros((0, 2), int), *pairs])
-        if len(self.people) < 2 or not len(self.same):
-            raise UserError("training needs two people, and one of them with two pictures")
+        self.positives = np.concatenate([np.zeros((0, 2), int), *pairs])
+        if len(self.groups) < 2 or not len(self.positives):
+            raise UserError("training needs two identities, and one of them with two pictures")
 
     def draw(self, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """(pairs (count, 2) of places, same (count,) bool), half of each kind, shuffled."""
+        """Draw pairs, half of them positive, in random order.
+
+        Args:
+            count: Number of pairs.
+            rng: Decides everything.
+
+        Returns:
+            (count, 2) rows of the pictures; (count,) bool, whether the pair is positive.
+        """
         half = count // 2
-        chosen = rng.choice(len(self.same), half, replace=half > len(self.same))
-        pairs = np.concatenate([self.same[chosen], self.strangers(count - half, rng)])
+        chosen = rng.choice(len(self.positives), half, replace=half > len(self.positives))
+        pairs = np.concatenate([self.positives[chosen], self.draw_negatives(count - half, rng)])
         order = rng.permutation(count)
         pairs = rng.permuted(pairs, axis=1)
         return pairs[order], (np.arange(count) < half)[order]
 
-    def strangers(self, count: int, rng: np.random.Generator) -> np.ndarray:
-        """(count, 2) places of pictures of two different people."""
-        number = len(self.people)
+    def draw_negatives(self, count: int, rng: np.random.Generator) -> np.ndarray:
+        """Draw (count, 2) rows of pictures of two identities."""
+        number = len(self.groups)
         first = rng.integers(number, size=count)
         second = (first + rng.integers(1, number, size=count)) % number
-        mine = [
-            [rng.choice(self.people[i]) for i in two] for two in zip(first, second, strict=True)
+        drawn = [
+            [rng.choice(self.groups[i]) for i in two] for two in zip(first, second, strict=True)
         ]
-        return np.array(mine, int).reshape(count, 2)
+        return np.array(drawn, int).reshape(count, 2)
+
+
+def split_pairs(
+    pairs: np.ndarray, same: np.ndarray, size: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield batches of pairs; a last one of a single pair is left out: BatchNorm needs more.
+
+    Args:
+        pairs: (N, 2).
+        same: (N,) bool.
+        size: Pairs in a batch.
+    """
+    for start in range(0, len(pairs), size):
+        if len(pairs) - start >= 2:
+            yield pairs[start : start + size], same[start : start + size]
 
 
 # ---- training -----------------------------------------------------------------------------------
 
 
-@dataclass
-class Epoch:
-    """What an epoch came to: its mean loss, and the validation fold's area under the ROC."""
+class PairTraining(TrainingMethod):
+    """A network's own loss on drawn pairs, validated on the pairs of a fold.
 
-    epoch: int
-    train_loss: float
-    validation_auc: float
+    Args:
+        network: What is trained.
+        inputs: Of the pictures.
+        sampler: Draws the pairs.
+        auc: Returns a network's area under the ROC on the validation.
+        settings: Of the batches.
+        seed: Of pairs and views.
+    """
+
+    def __init__(
+        self,
+        network: Siamese,
+        inputs: AugmentedInputs,
+        sampler: PairSampler,
+        auc: Callable[[Siamese], float],
+        settings: SiameseSettings,
+        seed: int,
+    ) -> None:
+        self.network, self.inputs, self.sampler = network, inputs, sampler
+        self.auc, self.settings = auc, settings
+        self.rng = np.random.default_rng([seed, 6])
+        full, last = divmod(settings.epoch_pairs, settings.batch_size)
+        self.steps = full + (last >= 2)
+
+    def batches(self, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield the batches of newly drawn pairs."""
+        drawn = self.sampler.draw(self.settings.epoch_pairs, self.rng)
+        return split_pairs(*drawn, self.settings.batch_size)
+
+    def loss(self, batch: tuple[np.ndarray, np.ndarray]) -> Tensor:
+        """Return the network's mean loss of a batch."""
+        pairs, same = batch
+        inputs = self.inputs.augmented(pairs.T.ravel(), self.rng)
+        first, second = self.network.embed(inputs).chunk(2)
+        return self.network.loss(first, second, torch.from_numpy(same))
+
+    def evaluate(self, model: nn.Module) -> Metrics:
+        """Return the area under the ROC on the validation."""
+        # The model is the network itself: no moving average is evaluated.
+        return {"validation_auc": self.auc(self.network)}
+
+    def describe(self, epoch: Epoch) -> str:
+        """Return the line that the log shows of an epoch."""
+        return f"{super().describe(epoch)}, validation AUC {epoch.metrics['validation_auc']:.4f}"
 
 
-def fit(
+def fit_network(
     network: Siamese,
-    inputs: Inputs,
-    drawer: PairDrawer,
-    judge: Callable[[Siamese], float],
+    inputs: AugmentedInputs,
+    sampler: PairSampler,
+    auc: Callable[[Siamese], float],
     settings: SiameseSettings,
     seed: int,
 ) -> list[Epoch]:
-    """Trains the network and leaves it as after the epoch that `judge` gave the most.
+    """Train a network and leave it with the weights of the best epoch.
 
-    judge: the network's area under the ROC on pairs of people who are not trained on.
+    Args:
+        network: What is trained.
+        inputs: Of the pictures.
+        sampler: Draws the pairs.
+        auc: Returns a network's area under the ROC on pairs of identities that are not trained on.
+        settings: Of optimizer, batches and epochs.
+        seed: Of pairs and views.
 
     Raises:
-        UserError: a loss is not finite.
+        UserError: A loss is not finite.
     """
-    optimizer = make_optimizer(network, settings)
-    rng = np.random.default_rng([seed, 6])
-    end = time.monotonic() + 60 * (settings.max_minutes or float("inf"))
-    history: list[Epoch] = []
-    best = Epoch(0, 0.0, -1.0)
-    bar = tqdm(range(1, settings.epochs + 1), "training", unit=" epochs")
-    for number in bar:
-        loss = train_epoch(network, optimizer, inputs, drawer, settings, rng, end)
-        if not np.isfinite(loss):
-            raise UserError(f"the loss of epoch {number} is no finite number: lower --lr")
-        history.append(Epoch(number, loss, judge(network)))
-        bar.set_postfix(loss=f"{loss:.3f}", validation=f"{history[-1].validation_auc:.4f}")
-        if history[-1].validation_auc > best.validation_auc:
-            best = history[-1]
-            kept = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-        out_of_time = time.monotonic() >= end
-        if out_of_time:
-            log.warning("warning: training stopped in epoch %d by --max-minutes", number)
-        if out_of_time or number - best.epoch >= settings.patience:
-            break
-    network.load_state_dict(kept)
-    return history
+    rule = StoppingRule(
+        settings.epochs,
+        monitor="validation_auc",
+        patience=settings.patience,
+        max_minutes=settings.max_minutes,
+        within_epoch=True,
+    )
+    trainer = Trainer(network, make_optimizer(network, settings), rule)
+    trainer.fit(PairTraining(network, inputs, sampler, auc, settings, seed))
+    network.load_state_dict(trainer.best_state)
+    return trainer.history
 
 
 def make_optimizer(network: Siamese, settings: SiameseSettings) -> torch.optim.Optimizer:
-    """Adam or SGD on all weights that are trained."""
+    """Return Adam or SGD for all weights that are trained."""
     weights = [weight for weight in network.parameters() if weight.requires_grad]
     if settings.optimizer == "adam":
         return torch.optim.Adam(weights, lr=settings.lr)
     return torch.optim.SGD(weights, lr=settings.lr, momentum=MOMENTUM)
 
 
-def train_epoch(
-    network: Siamese,
-    optimizer: torch.optim.Optimizer,
-    inputs: Inputs,
-    drawer: PairDrawer,
-    settings: SiameseSettings,
-    rng: np.random.Generator,
-    end: float,
-) -> float:
-    """One pass over newly drawn pairs, until time.monotonic() is `end`; the mean loss."""
-    set_training(network, True)
-    losses: list[float] = []
-    for indices, same in batches_of(*drawer.draw(settings.epoch_pairs, rng), settings.batch_size):
-        first, second = network.rows(inputs.shown(indices.T.ravel(), rng)).chunk(2)
-        loss = network.loss(first, second, torch.from_numpy(same))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-        if not np.isfinite(losses[-1]) or time.monotonic() >= end:
-            break
-    return float(np.mean(losses))
-
-
-def batches_of(
-    pairs: np.ndarray, same: np.ndarray, size: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Batches of the pairs; a last one of a single pair is left out: BatchNorm needs more."""
-    for start in range(0, len(pairs), size):
-        if len(pairs) - start >= 2:
-            yield pairs[start : start + size], same[start : start + size]
-
-
 # ---- a fold -------------------------------------------------------------------------------------
 
 
-class Work(NamedTuple):
+class FoldSetup(NamedTuple):
     """What the folds have in common.
 
-    rows: catalogue rows of the pictures that can be read; inputs: what the trunk is given of each.
-    people: {path: identity} of all pictures. table: the pairs of all folds.
+    Attributes:
+        embedder: The networks are made from it.
+        inputs: Of the pictures.
+        rows: Of the catalogue, of the pictures that can be read.
+        identities: {path: identity} of all pictures.
+        table: The pairs of all folds.
+        settings: Of network and training.
+        seed: Of all random numbers.
     """
 
     embedder: Embedder
-    inputs: Inputs
+    inputs: AugmentedInputs
     rows: pd.DataFrame
-    people: Pictures
+    identities: Pictures
     table: pd.DataFrame
     settings: SiameseSettings
     seed: int
 
 
-class Trained(NamedTuple):
-    """A trained network, and what it made of the fold that it was tested on.
+class TrainedFold(NamedTuple):
+    """A trained network, and its scores of the fold that it was tested on.
 
-    calibration: of its scores, learnt on the validation fold. threshold: in log-odds, the best one
-    there. scores: log-odds of the tested fold's pairs, NaN where a picture cannot be read.
+    Attributes:
+        network: With the weights of the best epoch.
+        history: Of its training.
+        calibration: Of its scores, fitted on the validation fold.
+        threshold: In log-odds, the best one there.
+        scores: Log-odds of the tested fold's pairs, NaN where a picture cannot be read.
     """
 
     network: Siamese
@@ -222,7 +258,7 @@ class Trained(NamedTuple):
 
 
 def validation_fold(folds: Sequence[int], fold: int) -> int:
-    """The fold after this one; after the last comes the first.
+    """Return the fold after this one; after the last comes the first.
 
     >>> validation_fold([1, 2, 10], 10)
     1
@@ -231,76 +267,108 @@ def validation_fold(folds: Sequence[int], fold: int) -> int:
     return ordered[(ordered.index(fold) + 1) % len(ordered)]
 
 
-def trained_people(table: pd.DataFrame, people: Pictures, fold: int) -> set[str]:
-    """Who may be trained on when this fold is tested. people: {path: identity}."""
+def training_identities(table: pd.DataFrame, identities: Pictures, fold: int) -> set[str]:
+    """Return the identities to train on when a fold is tested.
 
-    def seen(pairs: pd.DataFrame) -> set[str]:
-        return {people[path] for name in "ab" for path in pairs[name]}
+    Args:
+        table: The pairs of all folds.
+        identities: {path: identity}.
+        fold: The tested one.
+    """
 
-    away = table.fold.isin([fold, validation_fold(list(table.fold), fold)])
-    return seen(table[~away]) - seen(table[away])
+    def shown(pairs: pd.DataFrame) -> set[str]:
+        return {identities[path] for name in "ab" for path in pairs[name]}
+
+    held_out = table.fold.isin([fold, validation_fold(list(table.fold), fold)])
+    return shown(table[~held_out]) - shown(table[held_out])
 
 
-def train_fold(work: Work, fold: int) -> Trained:
-    """Trains without a fold, and scores it. The same seed gives the same weights on one machine.
+def train_fold(setup: FoldSetup, fold: int) -> TrainedFold:
+    """Train a network without a fold, and score the fold.
+
+    The same seed gives the same weights on one machine.
+
+    Args:
+        setup: What the folds have in common.
+        fold: The tested one.
 
     Raises:
-        UserError: too few folds or people, or a loss that is not finite.
+        UserError: Too few identities, or a loss that is not finite.
     """
-    table, settings, identity = work.table, work.settings, work.rows.identity
-    mine = identity.isin(trained_people(table, work.people, fold)).to_numpy()
-    drawer = PairDrawer(list(identity[mine]), np.flatnonzero(mine))
-    log.info("fold %d: %d pictures of %d people to train on", fold, mine.sum(), len(drawer.people))
+    table, settings, identity = setup.table, setup.settings, setup.rows.identity
+    own = identity.isin(training_identities(table, setup.identities, fold)).to_numpy()
+    sampler = PairSampler(list(identity[own]), np.flatnonzero(own))
+    count = len(sampler.groups)
+    log.info("fold %d: %d pictures of %d identities to train on", fold, own.sum(), count)
     validation = table[table.fold == validation_fold(list(table.fold), fold)]
-    answers = validation.same.to_numpy()
+    same = validation.same.to_numpy()
 
-    def scores_of(network: Siamese, pairs: pd.DataFrame) -> np.ndarray:
-        return score_readable(pairs, work.rows, partial(score_pairs, network, work.inputs))
+    def score(network: Siamese, pairs: pd.DataFrame) -> np.ndarray:
+        return score_readable(pairs, setup.rows, partial(score_pairs, network, setup.inputs))
 
-    def judge(network: Siamese) -> float:
-        return float(
-            roc_auc_score(answers, fill_missing_scores(scores_of(network, validation), answers))
-        )
+    def auc(network: Siamese) -> float:
+        return float(roc_auc_score(same, fill_missing_scores(score(network, validation), same)))
 
     # A head's sums are cheap, and the same on any number of cores only if one core makes them.
-    with one_thread() if settings.layers == "none" else nullcontext(), seeded(work.seed):
-        network = make_network(work.embedder, settings)
-        history = fit(network, work.inputs, drawer, judge, settings, work.seed)
-        raw = scores_of(network, validation)
-        tested = scores_of(network, table[table.fold == fold])
-    calibration = fit_calibration(raw, answers)
-    threshold = best_threshold(fill_missing_scores(log_odds(calibration, raw), answers), answers)
-    return Trained(network, history, calibration, threshold, log_odds(calibration, tested))
+    with one_thread() if settings.layers == "none" else nullcontext(), seeded(setup.seed):
+        network = make_network(setup.embedder, settings)
+        history = fit_network(network, setup.inputs, sampler, auc, settings, setup.seed)
+        raw = score(network, validation)
+        tested = score(network, table[table.fold == fold])
+    calibration = fit_calibration(raw, same)
+    threshold = best_threshold(fill_missing_scores(log_odds(calibration, raw), same), same)
+    return TrainedFold(network, history, calibration, threshold, log_odds(calibration, tested))
 
 
-# ---- what a run keeps of a fold -----------------------------------------------------------------
+# ---- a fold's files -----------------------------------------------------------------------------
 
 
 def fold_folder(run: Path, fold: int) -> Path:
-    """Where a fold's files lie."""
+    """Return the folder of a fold's files."""
     return run / f"fold{fold:02}"
 
 
-def kept_fold(run: Path, fold: int, made_from: Mapping[str, Any]) -> dict[str, Any]:
-    """What `do_fold` kept of a fold; {} where there is nothing, or it was made from something
-    else."""
+def saved_fold(run: Path, fold: int, made_from: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `run_fold` saved of a fold.
+
+    Args:
+        run: The run folder.
+        fold: The tested one.
+        made_from: All that the fold's network depends on.
+
+    Returns:
+        The content of fold.json; empty where there is none, or it was made from something else.
+    """
     path = fold_folder(run, fold) / "fold.json"
     if not path.is_file():
         return {}
-    kept: dict[str, Any] = read_json(path, "lookalike verify train")
-    return kept if kept.get("made_from") == made_from else {}
+    saved: dict[str, Any] = read_json(path, "lookalike verify train")
+    return saved if saved.get("made_from") == made_from else {}
 
 
-def do_fold(work: Work, fold: int, run: Path, made_from: Mapping[str, Any]) -> dict[str, Any]:
-    """Trains and tests one fold; its model.safetensors, and fold.json, which comes last."""
-    made, folder = train_fold(work, fold), fold_folder(run, fold)
-    save_model(folder / "model.safetensors", work.embedder, {"network": made.network})
-    kept = {
+def run_fold(
+    setup: FoldSetup, fold: int, run: Path, made_from: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Train and test one fold, and save its model.safetensors, and fold.json, which comes last.
+
+    Args:
+        setup: What the folds have in common.
+        fold: The tested one.
+        run: The run folder.
+        made_from: All that the fold's network depends on, as JSON holds it.
+
+    Returns:
+        The content of fold.json.
+    """
+    trained, folder = train_fold(setup, fold), fold_folder(run, fold)
+    save_model(folder / "model.safetensors", setup.embedder, {"network": trained.network})
+    rows = [epoch.row() for epoch in trained.history]
+    saved = {
         "made_from": dict(made_from),
-        "history": [asdict(epoch) for epoch in made.history],
-        "calibration": made.calibration,
-        "threshold": made.threshold,
-        "scores": [None if np.isnan(value) else value for value in made.scores.tolist()],
+        "history": [{name: row[name] for name in COLUMNS} for row in rows],
+        "calibration": trained.calibration,
+        "threshold": trained.threshold,
+        "scores": [None if np.isnan(value) else value for value in trained.scores.tolist()],
     }
-    write_json(folder / "fold.json", kept)
-    return kept
+    write_json(folder / "fold.json", saved)
+    return saved

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from lookalike.core.errors import UserError
 from lookalike.data.catalogue import outside_pictures
@@ -14,19 +15,19 @@ from lookalike.models.embedder import Embedder, load_embedder
 from lookalike.verification.settings import SiameseSettings, check_siamese
 from lookalike.verification.siamese import (
     Siamese,
+    load_network,
     make_inputs,
     make_network,
     score_pairs,
-    set_training,
 )
 from tests.conftest import draw
 
 
 @pytest.fixture(scope="module")
 def embedder() -> Embedder:
-    made = load_embedder("test_efficientnet", weights="none")
-    made.set_image_size(32)
-    return made
+    embedder = load_embedder("test_efficientnet", weights="none")
+    embedder.set_image_size(32)
+    return embedder
 
 
 VARIANTS = [
@@ -48,24 +49,24 @@ def test_one_real_step_of_every_variant(embedder: Embedder, settings: SiameseSet
     inputs, same = torch.rand(wide), torch.tensor([True, False, True, False])
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     optimizer = torch.optim.SGD([w for w in network.parameters() if w.requires_grad], lr=0.1)
-    set_training(network, True)
-    first, second = network.rows(inputs).chunk(2)
+    network.train()
+    first, second = network.embed(inputs).chunk(2)
     loss = network.loss(first, second, same)
     loss.backward()
     optimizer.step()
     assert torch.isfinite(loss)
     after = network.state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
-    trunk = {name for name in changed if name.startswith("trunk")}
-    assert changed - trunk or (settings.head == "cosine" and settings.branch_dim is None)
-    assert bool(trunk) == (settings.layers != "none")
+    backbone = {name for name in changed if name.startswith("backbone")}
+    assert changed - backbone or (settings.head == "cosine" and settings.branch_dim is None)
+    assert bool(backbone) == (settings.layers != "none")
     if settings.layers == "half":
-        assert "trunk.conv_stem.weight" not in trunk, "its first layers are frozen"
-        assert "trunk.bn1.running_mean" not in trunk, "and so are their statistics"
-        assert "trunk.conv_head.weight" in trunk
+        assert "backbone.conv_stem.weight" not in backbone, "its first layers are frozen"
+        assert "backbone.bn1.running_mean" not in backbone, "and so are their statistics"
+        assert "backbone.conv_head.weight" in backbone
     original = embedder.backbone.state_dict()
     assert all(
-        torch.equal(original[n], before[f"trunk.{n}"])
+        torch.equal(original[n], before[f"backbone.{n}"])
         for n in original
         if settings.layers != "none"
     )
@@ -74,12 +75,12 @@ def test_one_real_step_of_every_variant(embedder: Embedder, settings: SiameseSet
 @pytest.mark.parametrize("head", ["two", "one", "cosine"])
 def test_a_pair_has_one_score_in_both_orders(embedder: Embedder, head: str) -> None:
     network = Siamese(torch.nn.Identity(), 6, SiameseSettings(head=head, branch_dim=4)).eval()  # type: ignore[arg-type]
-    first, second = network.rows(torch.rand(5, 6)), network.rows(torch.rand(5, 6))
+    first, second = network.embed(torch.rand(5, 6)), network.embed(torch.rand(5, 6))
     assert network.score(first, second).shape == (5,)
     assert torch.allclose(network.score(first, second), network.score(second, first))
 
 
-def test_a_loss_is_torchs_own() -> None:
+def test_the_cosine_loss_is_torchs_own() -> None:
     first, second = torch.rand(4, 6), torch.rand(4, 6)
     same = torch.tensor([True, False, False, True])
     cosine = Siamese(torch.nn.Identity(), 6, SiameseSettings(head="cosine", margin=0.3))
@@ -89,7 +90,24 @@ def test_a_loss_is_torchs_own() -> None:
     assert torch.allclose(cosine.loss(first, second, same), expected)
 
 
-# ---- what it sees -------------------------------------------------------------------------------
+@pytest.mark.parametrize("prefix", ["network.backbone.", "network.trunk."])
+def test_a_network_is_loaded_from_its_file_also_by_its_earlier_names(
+    embedder: Embedder, tmp_path: Path, prefix: str
+) -> None:
+    settings = SiameseSettings(head="cosine", layers="all")
+    network = make_network(embedder, settings)
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.add_(1)
+    state = network.backbone.state_dict()
+    save_file(
+        {prefix + name: tensor.contiguous() for name, tensor in state.items()}, tmp_path / "x.safetensors"
+    )
+    loaded = load_network(tmp_path / "x.safetensors", embedder, settings).backbone.state_dict()
+    assert all(torch.equal(tensor, loaded[name]) for name, tensor in state.items())
+
+
+# ---- its inputs ---------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -109,11 +127,11 @@ def test_inputs_are_the_pictures_or_random_views_of_them(
     inputs = make_inputs(extractor, rows, settings, seed=0)
     indices = np.array([2, 0, 2])
     plain = inputs.plain(indices)
-    shown = inputs.shown(indices, np.random.default_rng(0))
-    assert plain.shape == shown.shape and torch.equal(plain[0], plain[2])
-    assert torch.equal(plain, shown) != augment
-    again = inputs.shown(indices, np.random.default_rng(0))
-    assert torch.equal(shown, again)
+    augmented = inputs.augmented(indices, np.random.default_rng(0))
+    assert plain.shape == augmented.shape and torch.equal(plain[0], plain[2])
+    assert torch.equal(plain, augmented) != augment
+    again = inputs.augmented(indices, np.random.default_rng(0))
+    assert torch.equal(augmented, again)
     if layers == "none":
         assert plain.shape == (3, extractor.embedder.features_dim)
     network = make_network(extractor.embedder, settings)

@@ -18,7 +18,7 @@ from lookalike.verification import training as pair_training
 from lookalike.verification import verify
 from lookalike.verification.commands import choose_folds, read_command
 from lookalike.verification.settings import ScoreCommand, TrainCommand
-from lookalike.verification.training import Trained, Work
+from lookalike.verification.training import FoldSetup, TrainedFold
 from tests.conftest import FAST, ROOT, draw_cfp
 
 TRAIN = ("--image-size", "32", "--epochs", "1", "--epoch-pairs", "16", "--batch-size", "8")
@@ -96,9 +96,9 @@ def test_a_trained_run_decides_on_pairs_and_is_not_trained_twice(
     done: list[int] = []
     original = pair_training.train_fold
 
-    def watched(work: Work, fold: int) -> Trained:
+    def watched(setup: FoldSetup, fold: int) -> TrainedFold:
         done.append(fold)
-        return original(work, fold)
+        return original(setup, fold)
 
     monkeypatch.setattr(pair_training, "train_fold", watched)
     before = Path("x/fold01/model.safetensors").stat().st_mtime_ns
