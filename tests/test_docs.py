@@ -20,6 +20,7 @@ from lookalike.cli import COMMANDS
 from lookalike.core.checks import check
 from lookalike.core.options import parse_settings
 from lookalike.core.settings import STAGES, Settings
+from lookalike.data.demo import draw_competition
 from lookalike.pipeline import STAGE_LIST
 from lookalike.retrieval.ensemble import OWN, SHARED
 from tests.conftest import ROOT, Program
@@ -255,8 +256,8 @@ def test_the_settings_page_describes_types(hint: Any, text: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=title)
-def test_the_python_blocks_of_a_page_run(page: Path, run_program: Program, tmp_path: Path) -> None:
-    assert run_program("main.py", "--stage", "extract", "--source", "demo").returncode == 0
+def test_the_python_blocks_of_a_page_run(page: Path, tmp_path: Path) -> None:
+    draw_competition(tmp_path / "data" / "demo", seed=0, train_identities=5, test_identities=2)
     for text in blocks(page, "python"):
         result = subprocess.run(
             [sys.executable, "-c", text],
