@@ -1,13 +1,13 @@
-"""Backbones and settings side by side, beside the report's own tables.
+r"""Compare backbones and settings: a grid of runs, and tables of their scores (`lookalike sweep`).
 
     lookalike sweep --data data/celebrities --backbones efficientnet_lite0,mobilenet_v2,sface
-    lookalike sweep --source-path lfw62 --lrs 1e-1,1e-2,1e-3 --epochs 3,5 --grid all \\
+    lookalike sweep --source-path lfw62 --lrs 1e-1,1e-2,1e-3 --epochs 3,5 --grid all \
         --ablate normalization,augmentation --seeds 0,1,2,3,4 -- --embed-dim 512
 
-What stands behind `--` goes to main.py with every row. A row is a run of main.py in a process and a
-run folder of its own; the embedding cache sees to it that no picture is embedded twice. The same
-command goes on after a kill: what is done stands in `rows/<row>/row.json`. In --out it leaves
-rows.csv, summary.csv, report.md and plots.
+Options behind `--` go to every row. A row is a run of the pipeline in a process and a run folder of
+its own; the embedding cache makes sure that no picture is embedded twice. The same command resumes
+after a kill: what is done is in `rows/<row>/row.json`. In --out the sweep leaves rows.csv,
+summary.csv, report.md and plots.
 """
 
 import os
@@ -26,24 +26,25 @@ from typing import Any, Literal, NamedTuple
 
 from tqdm import tqdm
 
+from lookalike.core.checks import option
 from lookalike.core.errors import UserError
 from lookalike.core.files import file_hash, listing, only_process, read_json, write_json
 from lookalike.core.log import exit_code, log, log_to
-from lookalike.core.options import as_arguments, parse, parse_settings
+from lookalike.core.options import parse, parse_settings
 from lookalike.core.settings import Settings
-from lookalike.sweep.tables import write_tables
 from lookalike.training.loggers import load_tracker, numbers_of, track
 
-STAGES_OF_ROW = ("extract", "split", "crop", "train", "index", "retrieve", "evaluate")
-OWN = ("stage", "run", "data", "seed", "force", "config", "source", "source_path")
+COMMAND = "lookalike sweep"
+ROW_STAGES = ("extract", "split", "crop", "train", "index", "retrieve", "evaluate")
+ROW_OPTIONS = ("stage", "run", "data", "seed", "force", "config", "source", "source_path")
 AUGMENTED_VIEWS = 4
 BYTES_OF_MAXRSS = 1 if sys.platform == "darwin" else 1024
 PACKAGE = Path(__file__).parents[2]  # the folder that the package lies in, installed or not
 
 
 @dataclass
-class Program:
-    """Settings of the benchmark; lists are separated by commas."""
+class SweepSettings:
+    """Settings of a sweep; lists are separated by commas."""
 
     data: Path | None = None
     """Folder of the data set."""
@@ -60,7 +61,7 @@ class Program:
     ablate: str = ""
     """`normalization` adds a row without it, `augmentation` one with four augmented views."""
     grid: Literal["one", "all"] = "one"
-    """`one` changes one factor at a time from the base, which is main.py's default where it is
+    """`one` changes one factor at a time from the base, which is the pipeline's default where it is
     among the values, else the first of them; `all` takes every combination."""
     seeds: str = "0"
     """Seeds; the tables give means and standard deviations over them."""
@@ -72,7 +73,7 @@ class Program:
 
 @dataclass(frozen=True)
 class Factors:
-    """What differs between rows; the names are main.py's."""
+    """The settings that differ between rows, named as those of the pipeline."""
 
     backbone: str
     lr: float
@@ -82,63 +83,84 @@ class Factors:
     train_views: int = 0
 
 
-class Row(NamedTuple):
-    """One run of the grid."""
+class GridRow(NamedTuple):
+    """One run of the grid.
+
+    Attributes:
+        factors: Its settings.
+        seed: Its seed.
+    """
 
     factors: Factors
     seed: int
 
     @property
     def name(self) -> str:
-        """The name of its folder."""
-        made = "-".join(f"{value}" for value in asdict(self.factors).values())
-        return re.sub(r"[^\w.-]+", "_", f"{made}-seed{self.seed}")
+        """The name of its folder.
+
+        >>> GridRow(Factors("onnx:model.onnx", 0.001, 3, 32), 0).name
+        'onnx_model.onnx-0.001-3-32-auto-0-seed0'
+        """
+        values = "-".join(str(value) for value in asdict(self.factors).values())
+        return re.sub(r"[^\w.-]+", "_", f"{values}-seed{self.seed}")
+
+    @property
+    def options(self) -> list[str]:
+        """Its factors and seed as options of the pipeline."""
+        factors = [f"{option(name)}={value}" for name, value in asdict(self.factors).items()]
+        return [*factors, f"--seed={self.seed}"]
 
 
 # ---- the grid -----------------------------------------------------------------------------------
 
 
-def values_of(option: str, text: str, kind: Callable[[str], Any]) -> list[Any]:
-    """The values of a list on the command line.
+def parse_list(name: str, text: str, kind: Callable[[str], Any]) -> list[Any]:
+    """Return the values of a comma-separated list, without repeats.
+
+    Args:
+        name: The option that holds it, for error messages.
+        text: The list.
+        kind: Converts a value.
 
     Raises:
-        UserError: none there, or one that is not of the kind.
+        UserError: There is no value, or one cannot be converted.
 
-    >>> values_of("--epochs", "3,5", int)
+    >>> parse_list("--epochs", "3,5", int)
     [3, 5]
     """
     try:
         values = [kind(word.strip()) for word in text.split(",") if word.strip()]
     except ValueError as error:
-        raise UserError(f"{option} {text}: not a list of numbers ({error})") from error
+        raise UserError(f"{name} {text}: not a list of numbers ({error})") from error
     if not values:
-        raise UserError(f"{option}: name at least one, several with commas between them")
+        raise UserError(f"{name}: name at least one, several with commas between them")
     return list(dict.fromkeys(values))
 
 
-def make_grid(program: Program) -> list[Factors]:
-    """The factors of all rows, the base first; ablations change the base only.
+def make_grid(settings: SweepSettings) -> list[Factors]:
+    """Return the factors of all rows, the base first; ablations change only the base.
 
     Raises:
-        UserError: a value that cannot be used.
+        UserError: A list holds no value, or one that cannot be used.
     """
     axes = {
-        "backbone": values_of("--backbones", program.backbones, str),
-        "lr": values_of("--lrs", program.lrs, float),
-        "epochs": values_of("--epochs", program.epochs, int),
-        "batch_size": values_of("--batch-sizes", program.batch_sizes, int),
+        "backbone": parse_list("--backbones", settings.backbones, str),
+        "lr": parse_list("--lrs", settings.lrs, float),
+        "epochs": parse_list("--epochs", settings.epochs, int),
+        "batch_size": parse_list("--batch-sizes", settings.batch_sizes, int),
     }
     default = Settings().flat()
     base = {k: default[k] if default[k] in values else values[0] for k, values in axes.items()}
-    changed = [{name: value} for name, values in axes.items() for value in values]
-    if program.grid == "all":
-        changed = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
-    for word in values_of("--ablate", program.ablate, str) if program.ablate else []:
-        changed.append(_ablation(word))
-    return list(dict.fromkeys(Factors(**base | change) for change in [{}, *changed]))
+    changes = [{name: value} for name, values in axes.items() for value in values]
+    if settings.grid == "all":
+        changes = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
+    if settings.ablate:
+        changes += [_ablation(word) for word in parse_list("--ablate", settings.ablate, str)]
+    return list(dict.fromkeys(Factors(**base | change) for change in [{}, *changes]))
 
 
 def _ablation(word: str) -> dict[str, Any]:
+    """Return the changed factor of an ablation."""
     if word == "normalization":
         return {"normalization": "none"}
     if word == "augmentation":
@@ -146,73 +168,100 @@ def _ablation(word: str) -> dict[str, Any]:
     raise UserError(f"--ablate {word}: can be normalization, augmentation, or both")
 
 
-def check(program: Program, rows: Sequence[Row], words: Sequence[str]) -> None:
-    """Raises UserError for what would fail in every row: it shows now, not after an hour."""
-    if (program.data is None) == (program.source_path is None):
+def check_grid(settings: SweepSettings, rows: Sequence[GridRow], words: Sequence[str]) -> None:
+    """Check before the first row what would fail in every row.
+
+    Args:
+        settings: Of the sweep.
+        rows: All rows.
+        words: The options behind `--`.
+
+    Raises:
+        UserError: The data are not there, or an option cannot be used.
+        SystemExit: An option behind `--` is unknown.
+    """
+    if (settings.data is None) == (settings.source_path is None):
         raise UserError("name the data by --data or by --source-path, and not by both")
-    place = program.data or program.source_path
-    if place and not place.is_dir():
-        raise UserError(f"{place}: no such folder")
-    own = {"--" + name.replace("_", "-") for name in (*OWN, *(f.name for f in fields(Factors)))}
+    folder = settings.data or settings.source_path
+    if folder and not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    own = {option(name) for name in (*ROW_OPTIONS, *(f.name for f in fields(Factors)))}
     taken = sorted(own & {word.partition("=")[0] for word in words})
     if taken:
         raise UserError(f"{taken[0]} cannot stand behind --: every row has its own")
     for row in rows:
-        parse_settings([*words, *as_arguments(asdict(row.factors)), f"--seed={row.seed}"])
+        parse_settings([*words, *row.options])
 
 
 # ---- a row --------------------------------------------------------------------------------------
 
 
-def command_of(program: Program, row: Row, words: Sequence[str]) -> list[str]:
-    """The arguments of main.py for a row, but for --stage and --run."""
-    where = [f"--data={program.data}"]
-    if program.source_path:
-        laid_out = program.out / "data" / f"seed{row.seed}"
-        source = ["--source=folder", "--protocol=report", f"--source-path={program.source_path}"]
-        where = [f"--data={laid_out}", *source]
-    return [*where, *words, *as_arguments(asdict(row.factors)), f"--seed={row.seed}"]
+def row_arguments(settings: SweepSettings, row: GridRow, words: Sequence[str]) -> list[str]:
+    """Return a row's options of the pipeline, except --stage and --run."""
+    data = [f"--data={settings.data}"]
+    if settings.source_path:
+        laid_out = settings.out / "data" / f"seed{row.seed}"
+        source = ["--source=folder", "--protocol=report", f"--source-path={settings.source_path}"]
+        data = [f"--data={laid_out}", *source]
+    return [*data, *words, *row.options]
 
 
-def do_row(program: Program, row: Row, words: Sequence[str], state: str) -> dict[str, Any]:
-    """A row's result: the one that stands in row.json, or that of a run now. See `measure_run`.
+def run_row(
+    settings: SweepSettings, row: GridRow, words: Sequence[str], state: str
+) -> dict[str, Any]:
+    """Return a row's result, from row.json or by running it now.
 
-    state: of the data; a row of another state, or with other words, is done anew. So is one that
-        has failed: its cause may have gone.
+    A row of another state or with other options is run again; so is one that failed, whose cause
+    may have gone.
+
+    Args:
+        settings: Of the sweep.
+        row: The row.
+        words: The options behind `--`.
+        state: Of the data.
+
+    Returns:
+        What `read_result` returns, with `memory`, the peak in bytes; or {"failed": the reason}.
+
+    Raises:
+        UserError: Another process works on the row.
     """
-    folder = program.out / "rows" / row.name
-    arguments = command_of(program, row, words)
+    folder = settings.out / "rows" / row.name
+    arguments = row_arguments(settings, row, words)
     made_from = {"arguments": arguments, "state": state}
     if (folder / "row.json").is_file():
-        known: dict[str, Any] = read_json(folder / "row.json", "lookalike sweep")
-        if known.get("made_from") == made_from and "failed" not in known["result"]:
-            return dict(known["result"])
-    # A row outlives a benchmark that was killed: it must not lose its folder under its feet.
+        record: dict[str, Any] = read_json(folder / "row.json", COMMAND)
+        if record.get("made_from") == made_from and "failed" not in record["result"]:
+            return dict(record["result"])
+    # The process of a row may outlive a sweep that was killed: its folder must not be deleted.
     with only_process(folder / ".lock", str(folder)):
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
-    command = [
-        sys.executable,
-        "-m",
-        "lookalike",
-        "run",
-        "--stage",
-        *STAGES_OF_ROW,
-        f"--run={folder}",
-        *arguments,
-    ]
-    code, peak = run_and_watch(command, folder / "output.txt")
-    said = (folder / "output.txt").read_text(encoding="utf-8", errors="replace")
-    result = measure_run(folder, row) | {"memory": peak} if code == 0 else {"failed": why(said)}
+    command = [sys.executable, "-m", "lookalike", "run", "--stage", *ROW_STAGES, f"--run={folder}"]
+    code, peak = run_measured([*command, *arguments], folder / "output.txt")
+    output = (folder / "output.txt").read_text(encoding="utf-8", errors="replace")
+    result = (
+        read_result(folder, row) | {"memory": peak}
+        if code == 0
+        else {"failed": failure_reason(output)}
+    )
     write_json(folder / "row.json", {"made_from": made_from, "result": result})
     about = asdict(row.factors) | {"seed": row.seed, "failed": result.get("failed")}
-    with track(program.log_to, "retrieval-benchmark", row.name, about, folder) as tell:
+    with track(settings.log_to, "retrieval-benchmark", row.name, about, folder) as tell:
         tell(numbers_of(result), 0)
     return result
 
 
-def run_and_watch(command: Sequence[str], output: Path) -> tuple[int, int]:
-    """Runs a command; its exit code, and the most memory that it held, in bytes."""
+def run_measured(command: Sequence[str], output: Path) -> tuple[int, int]:
+    """Run a command with the package on its path.
+
+    Args:
+        command: The program and its arguments.
+        output: File for what it prints.
+
+    Returns:
+        Its exit code, and its peak memory in bytes.
+    """
     path = os.pathsep.join(filter(None, (str(PACKAGE), os.environ.get("PYTHONPATH"))))
     environment = os.environ | {"PYTHONPATH": path}
     with output.open("wb") as stream:
@@ -229,132 +278,163 @@ def run_and_watch(command: Sequence[str], output: Path) -> tuple[int, int]:
     return process.returncode, usage.ru_maxrss * BYTES_OF_MAXRSS
 
 
-def why(said: str) -> str:
-    """Why a run failed: its last line that says so, else its very last.
+def failure_reason(output: str) -> str:
+    r"""Return why a run failed: the last line that is an error, else the very last line.
 
-    >>> why("embedding: 3 %\\nerror: no such backbone\\n")
+    >>> failure_reason("embedding: 3 %\nerror: no such backbone\n")
     'no such backbone'
     """
-    lines = [line for line in said.splitlines() if line.strip()] or ["it said nothing"]
+    lines = [line for line in output.splitlines() if line.strip()] or ["it printed nothing"]
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     return (errors or lines)[-1][:300]
 
 
-def measure_run(folder: Path, row: Row) -> dict[str, Any]:
-    """The measures of a finished run's test (of its validation where the test has no labels), the
-    seconds of its training without the embedding, and how many pictures training needs embedded."""
-    metrics = read_json(folder / "metrics.json", "lookalike sweep")
+def read_result(folder: Path, row: GridRow) -> dict[str, Any]:
+    """Read the result of a finished run.
+
+    Args:
+        folder: The run folder.
+        row: The row that was run.
+
+    Returns:
+        The measures of the test (of the validation where the test has no labels), `part`, which of
+        both it is, `head_seconds`, the seconds of the training without those of the embedding, and
+        `training_pictures`, how many pictures the training needs embedded.
+    """
+    metrics = read_json(folder / "metrics.json", COMMAND)
     part = "test" if "test" in metrics else "validation"
     if part not in metrics:
         return {"failed": "neither the test nor a validation could be scored"}
-    stamp = read_json(folder / "stages.json", "lookalike sweep")["train"]
-    split = read_json(folder / "split.json", "lookalike sweep")
-    shown = len(split.train) * max(1, row.factors.train_views) + len(split.holdout)
-    head = stamp["seconds"] - stamp["embedding_seconds"]
-    return {"part": part, **metrics[part], "head_seconds": head, "training_pictures": shown}
+    stamp = read_json(folder / "stages.json", COMMAND)["train"]
+    split = read_json(folder / "split.json", COMMAND)
+    pictures = len(split["train"]) * max(1, row.factors.train_views) + len(split["holdout"])
+    seconds = stamp["seconds"] - stamp["embedding_seconds"]
+    return {
+        "part": part,
+        **metrics[part],
+        "head_seconds": seconds,
+        "training_pictures": pictures,
+    }
 
 
 # ---- a backbone ---------------------------------------------------------------------------------
 
 
-def describe_backbone(
+def backbone_costs(
     name: str, folder: Path, image_size: int | None = None
 ) -> dict[str, float | None]:
-    """A backbone's parameters, floating-point operations a picture, and pictures a second.
+    """Return what a backbone costs, measured once per folder.
 
-    Kept in `folder`. side: of the pictures, by default its own. The speed is that of blank pictures
-    through the engine that embeds, without decoding; None where a backbone cannot be looked into.
-    Weights do not matter to any of it.
+    The weights do not matter. The speed is that of blank pictures through the engine that embeds,
+    without decoding.
+
+    Args:
+        name: The backbone.
+        folder: Where the figures are stored.
+        image_size: Of the pictures; by default the backbone's own.
+
+    Returns:
+        `parameters`, `flops` per picture and `pictures_per_second`; None where a backbone cannot be
+        inspected. Empty for a backbone that cannot be loaded.
     """
-    path = folder / (
-        re.sub(r"[^\w.-]+", "_", f"{name} {image_size}" if image_size else name) + ".json"
-    )
+    stem = f"{name} {image_size}" if image_size else name
+    path = folder / (re.sub(r"[^\w.-]+", "_", stem) + ".json")
     if path.is_file():
-        known: dict[str, float | None] = read_json(path, "lookalike sweep")
-        return known
+        stored: dict[str, float | None] = read_json(path, COMMAND)
+        return stored
     # In a process of its own: a row's memory, as the system counts it, starts from its parent's.
     with ProcessPoolExecutor(1, get_context("spawn")) as apart:
         try:
-            found = apart.submit(_measure_costs, name, folder, image_size).result()
+            costs = apart.submit(_measure_costs, name, folder, image_size).result()
         except UserError as error:
             log.warning("warning: %s", error)
             return {}
-    write_json(path, found)
-    return found
+    write_json(path, costs)
+    return costs
 
 
 def _measure_costs(name: str, folder: Path, image_size: int | None) -> dict[str, float | None]:
+    """Measure a backbone's costs in this process."""
     log_to(None)
-    costs = import_module("lookalike.features.costs")
-    found: dict[str, float | None] = costs.measure_costs(name, folder, image_size)
-    return found
+    costs = import_module("lookalike.features.costs").measure_costs(name, folder, image_size)
+    return {key: getattr(costs, key) for key in ("parameters", "flops", "pictures_per_second")}
 
 
-# ---- the program --------------------------------------------------------------------------------
+# ---- the command --------------------------------------------------------------------------------
 
 
-def do_benchmark(program: Program, words: Sequence[str]) -> None:
-    """Does all rows, writes tables and plots after each seed, and prints what came of it.
+def run_sweep(settings: SweepSettings, words: Sequence[str]) -> None:
+    """Run all rows, write tables and plots after each seed, and print the report.
+
+    Args:
+        settings: Of the sweep.
+        words: The options behind `--`.
 
     Raises:
-        UserError: settings that cannot be used, or all rows have failed.
+        UserError: Settings that cannot be used, or all rows have failed.
     """
-    grid = make_grid(program)
-    seeds = values_of("--seeds", program.seeds, int)
-    rows = [Row(factors, seed) for seed in seeds for factors in grid]
-    check(program, rows, words)
-    if program.log_to != "none":
-        load_tracker(program.log_to)
-    names, image_size = (
-        dict.fromkeys(f.backbone for f in grid),
-        parse_settings(words).embed.image_size,
-    )
-    backbones = {
-        name: describe_backbone(name, program.out / "backbones", image_size) for name in names
+    grid = make_grid(settings)
+    seeds = parse_list("--seeds", settings.seeds, int)
+    rows = [GridRow(factors, seed) for seed in seeds for factors in grid]
+    check_grid(settings, rows, words)
+    if settings.log_to != "none":
+        load_tracker(settings.log_to)
+    write_tables = import_module("lookalike.sweep.tables").write_tables  # pandas and SciPy
+    image_size = parse_settings(words).embed.image_size
+    costs = {
+        name: backbone_costs(name, settings.out / "backbones", image_size)
+        for name in dict.fromkeys(factors.backbone for factors in grid)
     }
     results = []
-    for row, result in do_rows(program, rows, words):
+    for row, result in run_rows(settings, rows, words):
         results.append({**asdict(row.factors), "seed": row.seed, "row": row.name, **result})
         if len(results) % len(grid) == 0:
-            text = write_tables(results, backbones, program.out)
-    log.info("\n%s\nall of it in %s/", text, program.out)
+            text = write_tables(results, costs, settings.out)
+    log.info("\n%s\nall of it in %s/", text, settings.out)
     if all("failed" in result for result in results):
         raise UserError("all rows have failed; each says why in the table")
 
 
-def do_rows(
-    program: Program, rows: Sequence[Row], words: Sequence[str]
-) -> Iterator[tuple[Row, dict[str, Any]]]:
-    """Does the rows one after another, with a bar that shows the row at work."""
-    place = program.data or program.source_path
-    state = f"{listing(place) if place else ''} {named_files(words)}"
+def run_rows(
+    settings: SweepSettings, rows: Sequence[GridRow], words: Sequence[str]
+) -> Iterator[tuple[GridRow, dict[str, Any]]]:
+    """Run the rows one after another, and yield each with its result."""
+    folder = settings.data or settings.source_path
+    state = f"{listing(folder) if folder else ''} {hashes_of_files(words)}"
     bar = tqdm(rows, "rows", unit=" rows")
     for row in bar:
         bar.set_postfix_str(row.name)
-        result = do_row(program, row, words, state)
+        result = run_row(settings, row, words, state)
         if "failed" in result:
             log.warning("warning: %s: %s", row.name, result["failed"])
         yield row, result
 
 
-def named_files(words: Sequence[str]) -> dict[str, str | None]:
-    """The content of the files among the words for main.py, like its --labels, by hash."""
+def hashes_of_files(words: Sequence[str]) -> dict[str, str | None]:
+    """Return {path: hash} of the files that options name, such as --labels."""
     values = [word.partition("=")[2] or word for word in words]
     return {value: file_hash(Path(value)) for value in values if Path(value).is_file()}
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the benchmark; returns the exit code."""
+    """Run the command.
+
+    Args:
+        arguments: The command line behind `lookalike sweep`.
+
+    Returns:
+        The exit code: 0, 1 for a mistake or bad input, 130 for Ctrl-C.
+    """
     own, words = list(arguments), []
     if "--" in own:
-        place = own.index("--")
-        own, words = own[:place], own[place + 1 :]
-    program = parse(own, "lookalike sweep", Program, "Backbones and settings side by side.")
+        end = own.index("--")
+        own, words = own[:end], own[end + 1 :]
+    settings = parse(own, COMMAND, SweepSettings, "Compare backbones and settings side by side.")
     log_to(None)
 
     def work() -> None:
-        log_to(program.out)
-        with only_process(program.out / ".lock", str(program.out)):
-            do_benchmark(program, words)
+        log_to(settings.out)
+        with only_process(settings.out / ".lock", str(settings.out)):
+            run_sweep(settings, words)
 
     return exit_code(work)

@@ -1,7 +1,7 @@
-"""A benchmark's rows -> summary, tables beside the report's, plots.
+"""Summarize the rows of a sweep: tables, beside those of the baseline report, and plots.
 
 `rows.csv` has a line for every run, `summary.csv` one for every setting, with means over seeds;
-`report.md` is for reading, the PNG files are for looking at.
+`report.md` shows them with few digits, and the PNG files as plots.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,9 +18,9 @@ from lookalike.viz import plots
 
 FACTORS = ["backbone", "lr", "epochs", "batch_size", "normalization", "train_views"]
 MEASURES = ["score", "recall@1", "recall@5", "recall@10", "map", "map@10", "map@10_hits"]
-REPORT = Path(__file__).with_name("report_tables.csv")
-# What the report says of its ablations, by the factor that was changed.
-REPORT_SAYS = {
+BASELINE_REPORT = Path(__file__).with_name("baseline_report.csv")
+# What the baseline report says of its ablations, by the factor that was changed.
+BASELINE_FINDINGS = {
     "normalization=none": "more than 30 points less",
     "train_views": "without augmentation a little worse",
     "batch_size": "8 and 64 worse than 32",
@@ -33,13 +33,19 @@ REPORT_SAYS = {
 def write_tables(
     results: Sequence[Mapping[str, Any]], backbones: Mapping[str, Any], folder: Path
 ) -> str:
-    """Writes rows.csv, summary.csv, report.md and the plots; the text of report.md.
+    """Write rows.csv, summary.csv, report.md and the plots.
 
-    results: rows in the order of the grid, the base first: FACTORS, seed, row, and measures or
-        `failed`. backbones: {name: costs}, see backbone_costs.
+    Args:
+        results: A table for each row, in the order of the grid, the base first: FACTORS, `seed`,
+            `row`, and measures or `failed`.
+        backbones: {name: costs}, see `grid.backbone_costs`.
+        folder: To write to; histories are read from `rows/<row>/` there.
+
+    Returns:
+        The text of report.md.
     """
     rows = pd.DataFrame([_flat(result, backbones) for result in results])
-    summary = summarise_rows(rows)
+    summary = summarize_rows(rows)
     changes = ablations(rows, summary)
     for name, table in (("rows", rows), ("summary", summary)):
         with whole_file(folder / f"{name}.csv") as beside:
@@ -51,27 +57,33 @@ def write_tables(
 
 
 def _flat(result: Mapping[str, Any], backbones: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of rows.csv; the interval of its score as `low` and `high`.
+    """Return a line of rows.csv, with the interval of its score as `low` and `high`.
 
-    training_seconds: of the head, and of the embedding of all pictures that training needs, at the
-    backbone's own speed: what it takes with an empty cache.
+    `training_seconds` is what the training takes with an empty cache: the head, and the embedding
+    of all pictures that it needs, at the backbone's speed.
     """
     costs = backbones[result["backbone"]]
     low, high = result.get("ci95", {}).get("score", (np.nan, np.nan))
     rate, count = costs.get("pictures_per_second"), result.get("training_pictures", np.nan)
     seconds = result.get("head_seconds", np.nan) + count / rate if rate else np.nan
-    kept = {k: v for k, v in result.items() if k != "ci95"}
+    others = {k: v for k, v in result.items() if k != "ci95"}
     columns = dict.fromkeys([*MEASURES, "memory", "part", "failed"])
-    return {**columns, **kept, **costs, "low": low, "high": high, "training_seconds": seconds}
+    return {**columns, **others, **costs, "low": low, "high": high, "training_seconds": seconds}
 
 
-def summarise_rows(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row for each setting, in the order of the grid: means over seeds.
+def summarize_rows(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return a line for each setting, in the order of the grid, with means over seeds.
 
-    low, high: of one seed the bootstrap interval over identities; of several the mean less and
-    plus the standard deviation over them. relative: the score over the best one's.
+    Args:
+        rows: The table of rows.csv.
+
+    Returns:
+        FACTORS, `seeds` (how many have not failed), the means of MEASURES, the medians of the
+        costs; `low` and `high`, for one seed the bootstrap interval over identities, for several
+        the mean minus and plus `sd`, the standard deviation over them; `failed`, the reasons; and
+        `relative`, the score over the best one's.
     """
-    kept = []
+    lines = []
     for factors, group in rows.groupby(FACTORS, sort=False):
         good = group[group.failed.isna()]
         costs = ["training_seconds", "memory", "parameters", "flops", "pictures_per_second"]
@@ -83,18 +95,24 @@ def summarise_rows(rows: pd.DataFrame) -> pd.DataFrame:
             sd = good.score.std(ddof=1)
             line |= {"low": line["score"] - sd, "high": line["score"] + sd, "sd": sd}
         reasons = group.failed.dropna().unique()
-        kept.append(line | {"failed": "; ".join(map(str, reasons))})
-    summary = pd.DataFrame(kept)
+        lines.append(line | {"failed": "; ".join(map(str, reasons))})
+    summary = pd.DataFrame(lines)
     summary["relative"] = summary.score / max(float(summary.score.max()), 1e-9)
     return summary
 
 
 def ablations(rows: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
-    """What each change of a single factor of the base does to the score.
+    """Return the effect on the score of each change of a single factor of the base.
 
-    Columns: change; difference, mean over seeds of the score less the base's with the same seed
-    (which takes out what a seed's split does to both); low and high, its 95 % interval by Student's
-    t; seeds; the report's finding. With one seed the interval is unknown.
+    Args:
+        rows: The table of rows.csv.
+        summary: What `summarize_rows` returns, the base first.
+
+    Returns:
+        A line for each change: `change`; `difference`, the mean over seeds of the score minus the
+        base's with the same seed (so that the effect of a seed's split cancels); `low` and `high`,
+        its 95 % interval by Student's t, NaN with a single seed; `seeds`; and `baseline`, the
+        finding of the baseline report.
     """
     scores = rows[rows.failed.isna()].set_index([*FACTORS, "seed"]).score.astype(float).sort_index()
     base = dict(summary.loc[0, FACTORS])
@@ -108,13 +126,13 @@ def ablations(rows: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
         except KeyError:  # one of them has failed for every seed
             continue
         change = f"{changed[0]}={line[changed[0]]}"
-        says = REPORT_SAYS.get(change, REPORT_SAYS.get(changed[0], ""))
-        found.append({"change": change, **_paired(pairs.dropna()), "report": says})
+        finding = BASELINE_FINDINGS.get(change, BASELINE_FINDINGS.get(changed[0], ""))
+        found.append({"change": change, **_paired(pairs.dropna()), "baseline": finding})
     return pd.DataFrame(found)
 
 
 def _paired(differences: pd.Series) -> dict[str, float]:
-    """The mean of paired differences and its 95 % interval (nothing wide is claimed of one)."""
+    """Return the mean of paired differences and its 95 % interval, NaN for a single one."""
     mean, count = float(differences.mean()), len(differences)
     half = np.nan
     if count > 1:
@@ -123,15 +141,15 @@ def _paired(differences: pd.Series) -> dict[str, float]:
     return {"difference": mean, "low": mean - half, "high": mean + half, "seeds": count}
 
 
-# ---- for reading --------------------------------------------------------------------------------
+# ---- report.md ----------------------------------------------------------------------------------
 
 
 def sections(rows: pd.DataFrame, summary: pd.DataFrame, changes: pd.DataFrame) -> list[str]:
-    """The parts of report.md: all settings, the changes, beside the report, failures."""
-    parts = ["# Benchmark", _note(rows), markdown(table_for_reading(summary))]
+    """Return the parts of report.md: settings, changes, the baseline report's table, failures."""
+    parts = ["# Sweep", _note(rows), markdown(table_for_reading(summary))]
     if len(changes):
         parts += ["## One factor changed, seed by seed", markdown(changes_for_reading(changes))]
-    parts += ["## Beside the report's table", markdown(beside_report(summary))]
+    parts += ["## Beside the baseline report's table", markdown(beside_baseline(summary))]
     failed = rows[rows.failed.notna()]
     if len(failed):
         parts += ["## Failed", markdown(failed[["row", "failed"]])]
@@ -139,106 +157,115 @@ def sections(rows: pd.DataFrame, summary: pd.DataFrame, changes: pd.DataFrame) -
 
 
 def _note(rows: pd.DataFrame) -> str:
+    """Say what the columns of the tables mean."""
     parts = ", ".join(sorted(rows.part.dropna().unique())) or "nothing"
     return (
         f"Scored on the {parts}. The interval is the mean ± one standard deviation over the seeds; "
-        "of a single seed it is the 95 % of a bootstrap over identities. Training time is that of "
-        "an empty cache: the head, and every picture once through the backbone. A multiplication "
-        "and an addition are two FLOPs. Relative: to the best score of this table."
+        "for a single seed, the 95 % interval of a bootstrap over identities. Training time is "
+        "that with an empty cache: the head, and every picture once through the backbone. A "
+        "multiplication and an addition are two FLOPs. Relative: to the best score of this table."
     )
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """A Markdown table; what is not known is a dash."""
-    shown = table.astype(object).where(table.notna(), "-")
-    return tabulate(shown.to_numpy().tolist(), list(table.columns), "github", disable_numparse=True)
+    """Return a table as Markdown; unknown values are dashes."""
+    cells = table.astype(object).where(table.notna(), "-")
+    return tabulate(cells.to_numpy().tolist(), list(table.columns), "github", disable_numparse=True)
 
 
-def _form(values: pd.Series, form: str, scale: float = 1.0) -> list[str]:
+def _format(values: pd.Series, form: str, scale: float = 1.0) -> list[str]:
+    """Format a column; unknown values are dashes."""
     return ["-" if pd.isna(value) else format(value * scale, form) for value in values]
 
 
 def table_for_reading(summary: pd.DataFrame) -> pd.DataFrame:
-    """The summary, best first, with few digits and units in the heads."""
+    """Return the summary, best first, with few digits and with units in the heads.
+
+    Args:
+        summary: What `summarize_rows` returns, or the table of summary.csv.
+    """
     best = summary.sort_values("score", ascending=False, na_position="last", kind="stable")
     interval = [f"{low} to {high}" for low, high in zip(*_both_ends(best), strict=True)]
     return pd.DataFrame(
         {
             **{name: best[name] for name in FACTORS},
             "seeds": best.seeds,
-            "score": _form(best.score, ".1f"),
+            "score": _format(best.score, ".1f"),
             "interval": interval,
-            "Top-1": _form(best["recall@1"], ".3f"),
-            "Top-5": _form(best["recall@5"], ".3f"),
-            "Top-10": _form(best["recall@10"], ".3f"),
-            "mAP": _form(best["map"], ".3f"),
-            "mAP (hits)": _form(best["map@10_hits"], ".3f"),
-            "training s": _form(best.training_seconds, ".1f"),
-            "pictures/s": _form(best.pictures_per_second, ".0f"),
-            "parameters M": _form(best.parameters, ".1f", 1e-6),
-            "GFLOPs": _form(best.flops, ".2f", 1e-9),
-            "memory MB": _form(best.memory, ".0f", 1e-6),
-            "relative": _form(best.relative, ".3f"),
+            "Top-1": _format(best["recall@1"], ".3f"),
+            "Top-5": _format(best["recall@5"], ".3f"),
+            "Top-10": _format(best["recall@10"], ".3f"),
+            "mAP": _format(best["map"], ".3f"),
+            "mAP (hits)": _format(best["map@10_hits"], ".3f"),
+            "training s": _format(best.training_seconds, ".1f"),
+            "pictures/s": _format(best.pictures_per_second, ".0f"),
+            "parameters M": _format(best.parameters, ".1f", 1e-6),
+            "GFLOPs": _format(best.flops, ".2f", 1e-9),
+            "memory MB": _format(best.memory, ".0f", 1e-6),
+            "relative": _format(best.relative, ".3f"),
         }
     )
 
 
 def _both_ends(table: pd.DataFrame) -> tuple[list[str], list[str]]:
-    return _form(table.low, ".1f"), _form(table.high, ".1f")
+    """Format the ends of the intervals."""
+    return _format(table.low, ".1f"), _format(table.high, ".1f")
 
 
 def changes_for_reading(changes: pd.DataFrame) -> pd.DataFrame:
-    """The changes with their intervals, and whether these leave out zero."""
+    """Return the changes with their intervals, and whether these exclude zero."""
     low, high = _both_ends(changes)
-    surely = np.where(changes.low > 0, "better", np.where(changes.high < 0, "worse", "cannot tell"))
+    verdict = np.where(changes.high < 0, "worse", "cannot tell")
+    verdict = np.where(changes.low > 0, "better", verdict)
     return pd.DataFrame(
         {
             "change": changes.change,
-            "difference": _form(changes.difference, "+.1f"),
+            "difference": _format(changes.difference, "+.1f"),
             "95 % of the mean": [f"{a} to {b}" for a, b in zip(low, high, strict=True)],
             "seeds": changes.seeds,
-            "verdict": np.where(changes.low.isna(), "one seed: unknown", surely),
-            "the report says": changes.report,
+            "verdict": np.where(changes.low.isna(), "one seed: unknown", verdict),
+            "the baseline report says": changes.baseline,
         }
     )
 
 
-def beside_report(summary: pd.DataFrame) -> pd.DataFrame:
-    """The report's rows, and beside each what our backbones reach with its rate and epochs."""
-    report = pd.read_csv(REPORT)
+def beside_baseline(summary: pd.DataFrame) -> pd.DataFrame:
+    """Return the baseline report's rows with our backbones' scores at its rates and epochs."""
+    report = pd.read_csv(BASELINE_REPORT)
     table = pd.DataFrame(
         {
-            "report's model": report.model,
+            "baseline model": report.model,
             "lr": report.lr,
             "epochs": report.epochs,
-            "report": _form(report.score, ".1f"),
-            "Top-1": _form(report["recall@1"], ".3f"),
-            "mAP (hits)": _form(report["map@10_hits"], ".3f"),
+            "baseline": _format(report.score, ".1f"),
+            "Top-1": _format(report["recall@1"], ".3f"),
+            "mAP (hits)": _format(report["map@10_hits"], ".3f"),
             "seconds": report.seconds,
         }
     )
     ours = summary.drop_duplicates(["backbone", "lr", "epochs"]).set_index(["lr", "epochs"])
     for name in dict.fromkeys(summary.backbone):
-        known = ours[ours.backbone == name]
+        scores = ours[ours.backbone == name]
         table[name] = [
-            _with_spread(known.loc[key]) if key in known.index else "-"
+            _with_spread(scores.loc[key]) if key in scores.index else "-"
             for key in zip(report.lr, report.epochs, strict=True)
         ]
     return table
 
 
 def _with_spread(line: pd.Series) -> str:
+    """Format a score with its standard deviation over seeds."""
     spread = "" if pd.isna(line.sd) else f" ± {line.sd:.1f}"
     return "-" if pd.isna(line.score) else f"{line.score:.1f}{spread}"
 
 
-# ---- for looking at -----------------------------------------------------------------------------
+# ---- plots --------------------------------------------------------------------------------------
 
 
 def draw_plots(
     rows: pd.DataFrame, summary: pd.DataFrame, changes: pd.DataFrame, folder: Path
 ) -> None:
-    """Writes those of the four plots that there is something to draw in."""
+    """Write those of the four plots that have something to show."""
     for name, figure in figures(rows, summary, changes, folder).items():
         plots.save_png(figure, folder / f"{name}.png")
 
@@ -246,14 +273,21 @@ def draw_plots(
 def figures(
     rows: pd.DataFrame, summary: pd.DataFrame, changes: pd.DataFrame, folder: Path
 ) -> dict[str, plots.Figure]:
-    """{file's name: plot}; see `plots`."""
+    """Return {name of the file: plot}.
+
+    Args:
+        rows: The table of rows.csv.
+        summary: What `summarize_rows` returns.
+        changes: What `ablations` returns.
+        folder: Of the sweep; histories are read from it.
+    """
     found = {}
-    known = summary[summary.score.notna()]
-    if known.training_seconds.notna().any():
-        found["score_against_time"] = plots.score_against_time(known)
+    scored = summary[summary.score.notna()]
+    if scored.training_seconds.notna().any():
+        found["score_against_time"] = plots.score_against_time(scored)
     base = summary.loc[0]
-    same = (known.batch_size == base.batch_size) & (known.normalization == base.normalization)
-    at_base = known[same & (known.train_views == base.train_views)]
+    same = (scored.batch_size == base.batch_size) & (scored.normalization == base.normalization)
+    at_base = scored[same & (scored.train_views == base.train_views)]
     if at_base.lr.nunique() > 1:
         found["learning_rates"] = plots.learning_rates(at_base)
     if len(changes):
@@ -265,7 +299,7 @@ def figures(
 
 
 def read_histories(rows: pd.DataFrame, folder: Path) -> dict[str, pd.DataFrame]:
-    """{setting: history} of the first seed's longest training for each backbone and rate."""
+    """Return {setting: history} of the first seed's longest training per backbone and rate."""
     good = rows[rows.failed.isna() & (rows.seed == rows.seed.iloc[0])]
     longest = good.sort_values("epochs", kind="stable").drop_duplicates(
         ["backbone", "lr"], keep="last"

@@ -1,6 +1,8 @@
-"""The benchmark: its grid, rows that go on, fail and are logged, and words that it refuses."""
+"""The sweep: its grid, rows that resume, fail and are logged, and options that it refuses."""
 
 import json
+import os
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,25 +13,35 @@ import pytest
 
 from lookalike.core.errors import UserError
 from lookalike.core.files import only_process, read_json
-from lookalike.sweep import grid as benchmark
-from lookalike.sweep.grid import Factors, Program, Row, make_grid
-from tests.conftest import FAST
+from lookalike.sweep import grid
+from lookalike.sweep.grid import (
+    Factors,
+    GridRow,
+    SweepSettings,
+    failure_reason,
+    make_grid,
+    read_result,
+    run_measured,
+)
+from tests.conftest import FAST, ROOT, Program
 
-PROGRAM = Program(Path("tiny"), backbones="a,b", lrs="1e-1,1e-3", epochs="3", batch_sizes="8,32")
+SETTINGS = SweepSettings(
+    Path("tiny"), backbones="a,b", lrs="1e-1,1e-3", epochs="3", batch_sizes="8,32"
+)
 
 
 def test_one_factor_at_a_time_starts_from_the_defaults() -> None:
     base = Factors("a", 0.001, 3, 32)
     changed: list[dict[str, Any]] = [{"backbone": "b"}, {"lr": 0.1}, {"batch_size": 8}]
     changed += [{"normalization": "none"}, {"train_views": 4}]
-    grid = make_grid(replace(PROGRAM, ablate="normalization,augmentation"))
-    assert grid == [base, *(replace(base, **change) for change in changed)]
+    factors = make_grid(replace(SETTINGS, ablate="normalization,augmentation"))
+    assert factors == [base, *(replace(base, **change) for change in changed)]
 
 
 def test_every_combination_has_ablations_of_the_base_only() -> None:
-    grid = make_grid(replace(PROGRAM, grid="all", ablate="normalization"))
-    assert len(grid) == len(set(grid)) == 2 * 2 * 2 + 1
-    assert [factors.normalization for factors in grid].count("none") == 1
+    rows = make_grid(replace(SETTINGS, grid="all", ablate="normalization"))
+    assert len(rows) == len(set(rows)) == 2 * 2 * 2 + 1
+    assert [factors.normalization for factors in rows].count("none") == 1
 
 
 @pytest.mark.parametrize(
@@ -47,24 +59,24 @@ def test_every_combination_has_ablations_of_the_base_only() -> None:
         ({"log_to": "wandb"}, [], "--log-to wandb needs its package: pip install wandb"),
     ],
 )
-def test_what_cannot_work_is_said_before_the_first_row(
+def test_what_cannot_work_is_refused_before_the_first_row(
     changed: dict[str, Any], words: list[str], reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("tiny").mkdir()
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError) as caught:
-        benchmark.do_benchmark(replace(PROGRAM, **changed), words)
+        grid.run_sweep(replace(SETTINGS, **changed), words)
     assert reason in str(caught.value)
 
 
 def test_names_of_rows_are_names_of_folders() -> None:
-    row = Row(Factors("onnx:my/model.onnx", 1e-5, 3, 32), 2)
+    row = GridRow(Factors("onnx:my/model.onnx", 1e-5, 3, 32), 2)
     assert row.name == "onnx_my_model.onnx-1e-05-3-32-auto-0-seed2"
 
 
 @pytest.fixture
 def tracked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, dict[str, float]]]:
-    """What a tracker is told; Weights & Biases itself is not asked."""
+    """What a tracker is told; Weights & Biases itself is replaced."""
     told: list[tuple[str, str, dict[str, float]]] = []
 
     def init(project: str, name: str, config: dict[str, Any]) -> SimpleNamespace:
@@ -77,13 +89,14 @@ def tracked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, dict[str, f
     return told
 
 
-def test_a_benchmark_goes_on_and_a_row_that_fails_says_why(
+@pytest.mark.slow
+def test_a_sweep_resumes_and_a_row_that_fails_says_why(
     competition: Path,
     tracked: list[tuple[str, str, dict[str, float]]],
 ) -> None:
     words = ["--data", str(competition), "--epochs", "1", "--log-to", "wandb", "--backbones"]
-    passed = ["--", "--weights", "none", "--embed-dim", "8"]
-    assert benchmark.main([*words, f"{FAST[1]},nosuch", *passed]) == 0
+    row_options = ["--", "--weights", "none", "--embed-dim", "8"]
+    assert grid.main([*words, f"{FAST[1]},nosuch", *row_options]) == 0
     out = Path("runs/benchmark")
     text = (out / "report.md").read_text()
     assert "| test_efficientnet" in text and "--backbone nosuch: unknown" in text
@@ -95,12 +108,12 @@ def test_a_benchmark_goes_on_and_a_row_that_fails_says_why(
     assert (project, row) == ("retrieval-benchmark", name)
     assert numbers["score"] == score and "recall_at_1" in numbers
     before = (out / "rows" / name / "row.json").stat().st_mtime_ns
-    assert benchmark.main([*words, FAST[1], *passed]) == 0
+    assert grid.main([*words, FAST[1], *row_options]) == 0
     assert (out / "rows" / name / "row.json").stat().st_mtime_ns == before
     assert [entry[1] for entry in tracked].count(name) == 1, "a row is logged once"
 
 
-def test_a_row_of_other_data_or_words_is_done_anew(
+def test_a_row_of_other_data_or_options_is_run_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[str] = []
@@ -110,21 +123,73 @@ def test_a_row_of_other_data_or_words_is_done_anew(
         output.write_text("error: not today\n")
         return 1, 0
 
-    monkeypatch.setattr(benchmark, "run_and_watch", run)
-    row = Row(Factors("a", 0.001, 3, 32), 0)
-    program = replace(PROGRAM, out=tmp_path)
-    assert benchmark.do_row(program, row, [], "one") == {"failed": "not today"}
+    monkeypatch.setattr(grid, "run_measured", run)
+    row = GridRow(Factors("a", 0.001, 3, 32), 0)
+    settings = replace(SETTINGS, out=tmp_path)
+    assert grid.run_row(settings, row, [], "one") == {"failed": "not today"}
     path = tmp_path / "rows" / row.name / "row.json"
     path.write_text(json.dumps(read_json(path, "") | {"result": {"score": 1.0}}))
-    assert benchmark.do_row(program, row, [], "one") == {"score": 1.0} and len(done) == 1
-    assert "failed" in benchmark.do_row(program, row, [], "two")
-    assert "failed" in benchmark.do_row(program, row, ["--embed-dim=8"], "two") and len(done) == 3
+    assert grid.run_row(settings, row, [], "one") == {"score": 1.0} and len(done) == 1
+    assert "failed" in grid.run_row(settings, row, [], "two")
+    assert "failed" in grid.run_row(settings, row, ["--embed-dim=8"], "two") and len(done) == 3
     assert "--embed-dim=8" in done[-1] and "submit" not in done[-1]
 
 
 def test_a_row_that_outlived_a_kill_is_left_alone(tmp_path: Path) -> None:
-    row = Row(Factors("a", 0.001, 3, 32), 0)
+    row = GridRow(Factors("a", 0.001, 3, 32), 0)
     folder = tmp_path / "rows" / row.name
     with only_process(folder / ".lock", "it"), pytest.raises(UserError, match="another process"):
-        benchmark.do_row(replace(PROGRAM, out=tmp_path), row, [], "one")
+        grid.run_row(replace(SETTINGS, out=tmp_path), row, [], "one")
     assert folder.is_dir()
+
+
+def test_a_command_is_run_with_the_package_and_its_memory_is_measured(tmp_path: Path) -> None:
+    program = (
+        "import lookalike; print(lookalike.__name__); x = b'1' * 50_000_000; raise SystemExit(3)"
+    )
+    code, peak = run_measured([sys.executable, "-c", program], tmp_path / "output.txt")
+    assert code == 3 and (tmp_path / "output.txt").read_text() == "lookalike\n"
+    assert peak > 50_000_000
+
+
+def test_the_reason_of_a_failure_is_its_last_error_else_its_last_line() -> None:
+    assert failure_reason("error: one\nerror: two\nepoch 3\n") == "two"
+    assert failure_reason("epoch 3\nKilled\n") == "Killed"
+    assert failure_reason("") == "it printed nothing"
+
+
+def test_a_result_is_that_of_the_test_else_of_the_validation(tmp_path: Path) -> None:
+    row = GridRow(replace(Factors("a", 0.001, 3, 32), train_views=4), 0)
+    files: dict[str, Any] = {
+        "metrics": {"test": {"score": 1.0}, "validation": {"score": 2.0}},
+        "stages": {"train": {"seconds": 5.0, "embedding_seconds": 3.0}},
+        "split": {"train": {"a": "x", "b": "x"}, "holdout": {"c": "x"}},
+    }
+    expected = {"part": "test", "score": 1.0, "head_seconds": 2.0, "training_pictures": 9}
+    for part in ("test", "validation", None):
+        for name, content in files.items():
+            (tmp_path / f"{name}.json").write_text(json.dumps(content))
+        result = read_result(tmp_path, row)
+        if part == "test":
+            assert result == expected
+        elif part == "validation":
+            assert result == expected | {"part": "validation", "score": 2.0}
+        else:
+            assert "could be scored" in result["failed"]
+        files["metrics"].pop(part, None)
+
+
+def test_the_help_page_loads_no_library_of_the_work(run_program: Program) -> None:
+    """It shows at once: PyTorch, pandas and SciPy take seconds to import."""
+    assert "--backbones" in run_program("sweep", "--help").stdout
+    code = (
+        "import sys, lookalike.sweep.grid; print({'torch', 'pandas', 'scipy'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "set()\n"

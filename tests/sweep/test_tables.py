@@ -1,4 +1,4 @@
-"""A benchmark's tables: means, intervals and paired differences, done by hand."""
+"""The tables of a sweep: means, intervals and paired differences, computed by hand."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lookalike.sweep import tables as comparison
+from lookalike.sweep import tables
 from lookalike.sweep.grid import Factors
 
 BASE = Factors("efficientnet_b0", 0.001, 3, 32)
@@ -16,7 +16,7 @@ COSTS = {"efficientnet_b0": {"pictures_per_second": 50.0, "parameters": 4e6, "fl
 
 def result(seed: int, score: float, **changed: Any) -> dict[str, Any]:
     factors = vars(BASE) | changed
-    measures = dict.fromkeys(comparison.MEASURES, 0.5) | {"score": score}
+    measures = dict.fromkeys(tables.MEASURES, 0.5) | {"score": score}
     return {
         **factors,
         **measures,
@@ -36,36 +36,36 @@ THREE = [
 ]
 
 
-def tables(results: list[dict[str, Any]], folder: Path) -> tuple[str, pd.DataFrame]:
-    text = comparison.write_tables(results, COSTS, folder)
+def write(results: list[dict[str, Any]], folder: Path) -> tuple[str, pd.DataFrame]:
+    text = tables.write_tables(results, COSTS, folder)
     return text, pd.read_csv(folder / "summary.csv")
 
 
 def test_seeds_are_averaged_and_time_counts_the_embedding(tmp_path: Path) -> None:
-    _, summary = tables(THREE, tmp_path)
+    _, summary = write(THREE, tmp_path)
     assert summary.score.tolist() == [450, 440]
     assert (summary.low[0], summary.high[0]) == (400, 500), "± the standard deviation of 50"
     assert summary.training_seconds.tolist() == [4, 4], "2 s, and 100 pictures at 50 a second"
     assert summary.relative.tolist() == pytest.approx([1, 440 / 450])
 
 
-def test_one_seed_has_the_bootstraps_interval(tmp_path: Path) -> None:
-    text, summary = tables([result(0, 400.0), result(0, 390.0, lr=0.1)], tmp_path)
+def test_one_seed_has_the_interval_of_the_bootstrap(tmp_path: Path) -> None:
+    text, summary = write([result(0, 400.0), result(0, 390.0, lr=0.1)], tmp_path)
     assert (summary.low[0], summary.high[0]) == (390, 420)
     assert "one seed: unknown" in text
 
 
-def test_changes_are_judged_seed_by_seed(tmp_path: Path) -> None:
+def test_changes_are_compared_seed_by_seed(tmp_path: Path) -> None:
     """A spread of 50 between seeds hides a loss of 10 that every seed shows."""
-    text, _ = tables(THREE, tmp_path)
+    text, _ = write(THREE, tmp_path)
     line = next(line for line in text.splitlines() if line.startswith("| lr=0.1"))
     assert "-10.0" in line and "worse" in line and "1e-2 and 1e-1 worse" in line
     half = 4.302653 * np.std([-10, -12, -8], ddof=1) / np.sqrt(3)
     assert f"{-10 - half:.1f} to {-10 + half:.1f}" in line
 
 
-def test_the_reports_rows_stand_beside_ours(tmp_path: Path) -> None:
-    text, _ = tables(THREE, tmp_path)
+def test_the_baseline_reports_rows_stand_beside_ours(tmp_path: Path) -> None:
+    text, _ = write(THREE, tmp_path)
     lines = [line for line in text.splitlines() if line.startswith("| EfficientNet-B0")]
     ours = {tuple(cell.strip() for cell in line.split("|")[2:5]): line for line in lines}
     assert "450.0 ± 50.0" in ours["0.001", "3", "438.7"]
@@ -75,12 +75,12 @@ def test_the_reports_rows_stand_beside_ours(tmp_path: Path) -> None:
 
 def test_a_failed_row_says_why_and_the_others_count(tmp_path: Path) -> None:
     failed = {**vars(BASE), "lr": 0.1, "seed": 0, "row": "row", "failed": "no such <thing>"}
-    text, summary = tables([result(0, 400.0), failed], tmp_path)
+    text, summary = write([result(0, 400.0), failed], tmp_path)
     assert summary.seeds.tolist() == [1, 0] and "no such <thing>" in text
     assert pd.read_csv(tmp_path / "rows.csv").failed[1] == "no such <thing>"
 
 
-def test_plots_are_drawn_where_there_is_something_to_draw(tmp_path: Path) -> None:
-    tables(THREE, tmp_path)
+def test_plots_are_drawn_where_there_is_something_to_show(tmp_path: Path) -> None:
+    write(THREE, tmp_path)
     drawn = {path.stem for path in tmp_path.glob("*.png")}
     assert drawn == {"score_against_time", "learning_rates", "ablations"}
