@@ -1,7 +1,7 @@
-"""Compare training objectives on unseen identities: EfficientNet-Lite0, one crop for all rows.
+r"""Compare training objectives on unseen identities: EfficientNet-Lite0, one crop for all rows.
 
-    python -m benchmarks.objectives --data ../shared/data/caricature \\
-        --labels ../shared/data/caricature/test_labels.json \\
+    python -m benchmarks.objectives --data ../shared/data/caricature \
+        --labels ../shared/data/caricature/test_labels.json \
         --domain-pattern '(?P<domain>photo|caricature)_'
 
 Pictures are whole, embedded with their mirror images at 160 × 160 pixels; the rows that train the

@@ -1,7 +1,7 @@
-"""Trackers of experiments, each only where its package is installed: one way to tell all of them.
+"""Experiment trackers behind one function, each only where its package is installed.
 
-with track("wandb", "retrieval-training", "runs/x", {"lr": 0.001}, Path("runs/x")) as tell:
-    tell({"loss": 0.5}, 1)
+with track("wandb", "retrieval", "runs/x", {"lr": 0.001}, Path("runs/x")) as log_metrics:
+    log_metrics({"loss": 0.5}, 1)
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -12,21 +12,25 @@ from typing import Any
 
 from lookalike.core.errors import UserError
 
-Tell = Callable[[Mapping[str, float], int], None]
+LogMetrics = Callable[[Mapping[str, float], int], None]
 MODULES = {"tensorboard": "torch.utils.tensorboard"}
 
 
 @contextmanager
 def track(
     tool: str, project: str, name: str, about: Mapping[str, Any], folder: Path
-) -> Iterator[Tell]:
-    """Opens a run of a tracker: what it gives takes numbers by name, and a step.
+) -> Iterator[LogMetrics]:
+    """Open a run of a tracker; yield a function that logs numbers by name at a step.
 
-    tool: none, tensorboard, wandb or mlflow. about: the run's settings. folder: where TensorBoard
-    writes (`folder`/tensorboard).
+    Args:
+        tool: none, tensorboard, wandb or mlflow.
+        project: Name of the project there.
+        name: Name of the run there.
+        about: The run's settings.
+        folder: Where TensorBoard writes (`folder`/tensorboard).
 
     Raises:
-        UserError: its package is not installed.
+        UserError: The tracker's package is not installed.
     """
     if tool == "none":
         yield lambda numbers, step: None
@@ -47,12 +51,17 @@ def track(
 
 
 def _write(writer: Any, numbers: Mapping[str, float], step: int) -> None:
+    """Write numbers to TensorBoard."""
     for name, value in numbers.items():
         writer.add_scalar(name, value, step)
 
 
 def load_tracker(tool: str) -> Any:
-    """The package of a tracker. Raises UserError where it is not installed."""
+    """Return the package of a tracker.
+
+    Raises:
+        UserError: It is not installed.
+    """
     try:
         return import_module(MODULES.get(tool, tool))
     except ImportError as error:
@@ -60,10 +69,10 @@ def load_tracker(tool: str) -> Any:
 
 
 def numbers_of(result: Mapping[str, Any]) -> dict[str, float]:
-    """A result's plain numbers, under names that every tracker takes.
+    """Return the numbers of a result, under names that every tracker accepts.
 
     >>> numbers_of({"recall@1": 0.5, "part": "test"})
     {'recall_at_1': 0.5}
     """
-    kept = {k: v for k, v in result.items() if isinstance(v, int | float)}
-    return {name.replace("@", "_at_"): float(value) for name, value in kept.items()}
+    numbers = {k: v for k, v in result.items() if isinstance(v, int | float)}
+    return {name.replace("@", "_at_"): float(value) for name, value in numbers.items()}
