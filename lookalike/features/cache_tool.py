@@ -1,8 +1,10 @@
 """The command `lookalike cache`: list what lies in the cache, and delete what is not used.
 
-lookalike cache list
-lookalike cache prune --unused 30 --keep 5     # used within 30 days, and at most 5 GB
-lookalike cache prune --keep 5 --dry-run       # only show what would be deleted
+    lookalike cache list
+    lookalike cache prune --unused 30 --keep 5     # used within 30 days, and at most 5 GB
+    lookalike cache prune --keep 5 --dry-run       # only show what would be deleted
+
+A later run computes again what it misses.
 """
 
 import shutil
@@ -34,7 +36,7 @@ class List:
 
 @dataclass
 class Prune:
-    """Delete the folders that were not used for long; a later run computes again what it misses."""
+    """Delete the folders that were not used for long."""
 
     cache: Path = Path("cache")
     """Folder of the cache."""

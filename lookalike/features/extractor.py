@@ -307,7 +307,7 @@ def embed(extractor: FeatureExtractor, pictures: pd.DataFrame) -> np.ndarray:
     to length 1.
 
     Args:
-        extractor: How.
+        extractor: The backbone, its views and the cache.
         pictures: N rows with `path` and `content` that can be read.
 
     Returns:
@@ -326,7 +326,7 @@ def embed_features(
     """Compute the backbone's features of catalogue rows, from the cache where it has them.
 
     Args:
-        extractor: How.
+        extractor: The backbone and the cache.
         pictures: N rows with `path` and `content` that can be read; a file whose features are
             cached is not opened.
         view: How the pictures are shown.
@@ -350,7 +350,7 @@ def embed_faces(
     busy machine, twenty times on two busy cores.
 
     Args:
-        extractor: How.
+        extractor: The backbone and its views.
         image: An RGB picture.
         faces: The faces in it.
 
@@ -401,16 +401,15 @@ def _in_blocks(
 ) -> np.ndarray:
     """Return (N, dim) rows: what `combine` makes of each block's features in all views."""
     out = large_array(extractor.cache, len(pictures), dim)
-    sources = [Source(extractor, pictures, view) for view in views]
-    total = sum(source.missing for source in sources)
+    parts = [Source(extractor, pictures, view) for view in views]
+    total = sum(part.missing for part in parts)
     with tqdm(total=total, desc="embedding", unit=" pictures", disable=not total) as bar:
         for block in blocks(len(pictures)):
             rows = pictures.iloc[block]
-            out[block] = combine(source.features(rows, bar) for source in sources)
+            out[block] = combine(part.features(rows, bar) for part in parts)
     if total:
-        log.info(
-            "embedded %d pictures by %s, %s a second", bar.n, sources[0].plan, extractor.pace.rate()
-        )
+        plan, rate = parts[0].plan, extractor.pace.rate()
+        log.info("embedded %d pictures by %s, %s per second", bar.n, plan, rate)
     return out
 
 
@@ -430,7 +429,7 @@ class Source:
     """The features of some pictures in one view: from the cache, or computed where it lacks them.
 
     Args:
-        extractor: How to compute them.
+        extractor: The backbone and the cache.
         pictures: All pictures, so that the same plan serves every block of them.
         view: How they are shown.
 
@@ -500,7 +499,7 @@ def open_cache(extractor: FeatureExtractor, plan: Plan, view: View) -> FeatureCa
     """Open the cache of the features computed in one way; its key is all but the picture.
 
     Args:
-        extractor: How.
+        extractor: The backbone and the folder of the cache.
         plan: How the backbone runs.
         view: How the pictures are shown.
     """
