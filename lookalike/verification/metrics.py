@@ -219,8 +219,7 @@ def fit_calibration(scores: np.ndarray, same: np.ndarray) -> dict[str, Any]:
 
 def log_odds(calibration: Mapping[str, Any], scores: np.ndarray) -> np.ndarray:
     """Convert scores to natural logarithms of the odds that a pair is the same; NaN stays NaN."""
-    odds: np.ndarray = calibration["slope"] * scores.astype(float) + calibration["intercept"]
-    return odds
+    return calibration["slope"] * scores.astype(float) + calibration["intercept"]
 
 
 def probability(calibration: Mapping[str, Any], score: float) -> float:

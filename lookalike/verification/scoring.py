@@ -61,8 +61,7 @@ def similarities(
     [-5.0]
     """
     a, b = vectors[first].astype(float), vectors[second].astype(float)
-    scores: np.ndarray = (a * b).sum(1) if distance == "cosine" else -np.linalg.norm(a - b, axis=1)
-    return scores
+    return (a * b).sum(1) if distance == "cosine" else -np.linalg.norm(a - b, axis=1)
 
 
 def embedding_similarity(extractor: FeatureExtractor, photos: pd.DataFrame, distance: str) -> float:

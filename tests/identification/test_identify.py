@@ -328,6 +328,7 @@ def cache_first(function: Callable[..., Any]) -> Callable[..., Any]:
     return cached
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @real_faces
 def test_every_method_identifies_all_faces_of_a_group(
