@@ -111,12 +111,12 @@ def test_an_ensemble_is_redone_when_a_member_changes_and_only_then(
     capsys.readouterr()
     assert fuse("--run", "runs/ensemble") == 0
     assert capsys.readouterr().err.count("inputs unchanged, nothing to do") == 2
-    kept = read_json(Path("runs/ensemble/config.json"), "")
-    assert kept["ensemble"] == [str(folder.resolve()) for folder in runs]
+    saved = read_json(Path("runs/ensemble/config.json"), "")
+    assert saved["ensemble"] == [str(folder.resolve()) for folder in runs]
     assert fuse("--config", "runs/ensemble/config.json", stages=("all",)) == 0
-    said = capsys.readouterr().err
-    assert "crop: not needed, the runs of the --ensemble" in said
-    assert said.count("inputs unchanged, nothing to do") == 2
+    output = capsys.readouterr().err
+    assert "crop: not needed, the runs of the --ensemble" in output
+    assert output.count("inputs unchanged, nothing to do") == 2
     config = runs[1] / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"center": True}))
     assert fuse("--run", "runs/ensemble") == 0
@@ -150,25 +150,25 @@ def test_a_weight_draws_the_ranking_to_its_run(runs: tuple[Path, Path]) -> None:
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: str | Path) -> str:
-    """What is said of a mistake."""
+    """Return the error message of a command that fails."""
     capsys.readouterr()
     assert fuse("--run", "both", *words) == 1
-    said = capsys.readouterr().err
-    assert "Traceback" not in said
-    return said
+    output = capsys.readouterr().err
+    assert "Traceback" not in output
+    return output
 
 
 def test_runs_that_are_missing_or_not_finished_are_named(
     runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = refused(capsys, "--ensemble", runs[0], "nowhere")
-    assert "--ensemble nowhere: no finished run there (config.json is missing)" in said
+    output = refused(capsys, "--ensemble", runs[0], "nowhere")
+    assert "--ensemble nowhere: no finished run there (config.json is missing)" in output
     (runs[1] / "model.safetensors").unlink()
     assert f"{runs[1]}: no finished run there (model.safetensors is" in refused(
         capsys, "--ensemble", *runs
     )
-    said = refused(capsys, "--ensemble", "nowhere", runs[0])
-    assert "make it with --stage all --run nowhere" in said
+    output = refused(capsys, "--ensemble", "nowhere", runs[0])
+    assert "make it with --stage all --run nowhere" in output
 
 
 def test_runs_on_other_data_or_another_split_are_refused(
@@ -177,12 +177,13 @@ def test_runs_on_other_data_or_another_split_are_refused(
     for name, settings in (("split.json", "--split, --seed"), ("test.csv", "--data")):
         content = (runs[1] / name).read_text()
         (runs[1] / name).write_text(content + "\n")
-        said = refused(capsys, "--ensemble", *runs)
-        assert f"b: its {name} is not that of {runs[0]}: make both with the same {settings}" in said
+        output = refused(capsys, "--ensemble", *runs)
+        expected = f"b: its {name} is not that of {runs[0]}: make both with the same {settings}"
+        assert expected in output
         (runs[1] / name).write_text(content)
     next((competition / "test" / "query").iterdir()).unlink()
-    said = refused(capsys, "--ensemble", *runs, "--data", competition)
-    assert "lacks test/query/" in said and "name the data set of the --ensemble" in said
+    output = refused(capsys, "--ensemble", *runs, "--data", competition)
+    assert "lacks test/query/" in output and "name the data set of the --ensemble" in output
 
 
 def test_weights_and_runs_have_to_be_as_many(
