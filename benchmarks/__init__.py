@@ -1,4 +1,4 @@
-"""Programs that print the figures of README.md. None of them sends to a real leaderboard."""
+"""Programs that print the figures of docs/; none of them sends to a real leaderboard."""
 
 import os
 

@@ -291,10 +291,13 @@ def test_a_page_of_the_documentation_starts_with_what_it_is_for(page: Path) -> N
         assert re.match(r"# .+\n\n(The parts|This page) [^\n]", page.read_text(encoding="utf-8"))
 
 
-def test_the_readme_is_short_and_links_to_every_page() -> None:
+def test_the_readme_is_short_and_names_every_page_and_command() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 150
     index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    quickstart = (ROOT / "docs" / "quickstart.md").read_text(encoding="utf-8")
+    for command in COMMANDS:
+        assert f"`{command}`" in text + quickstart
     for page in PAGES:
         if page.parent.name == "docs" and page.name != "README.md":
             assert f"({page.name})" in index
