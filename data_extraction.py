@@ -1,7 +1,13 @@
-"""Get a competition into data/: an archive, a folder of class folders, LFW, IMDB-WIKI or the demo.
+"""Lay a competition out in data/: an archive, class folders, LFW, IMDB-WIKI or the built-in demo.
 
-python data_extraction.py --source demo
-python data_extraction.py --source archive --source-path faces.zip --data data/faces
+    python data_extraction.py --source demo
+    python data_extraction.py --source archive --source-path faces.zip --data data/faces
+
+The first draws training/<identity>/, test/query/ and test/gallery/ and says
+
+    laid out data/demo from demo
+
+Once more, it finds the folder in place and does nothing. Sources and layouts are in lookalike/data.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""`python -m lookalike`: see `lookalike.cli`."""
+"""The command `lookalike` as `python -m lookalike`; see `lookalike.cli`."""
 
 import sys
 

@@ -1,20 +1,24 @@
-"""The command `lookalike`: one subcommand for each program of the package.
+"""The command `lookalike`: one subcommand for each part of the package.
 
-lookalike run --stage all                          # the whole pipeline, as main.py
-    lookalike identify who party.jpg --run runs/faces
-python -m lookalike verify score --help            # the same without `pip install .`
+lookalike run --stage all                     # the whole pipeline, as main.py
+lookalike identify who party.jpg --run runs/faces
+python -m lookalike verify score --help       # the same without `pip install .`
 """
 
+import difflib
 import sys
 from collections.abc import Sequence
 from pkgutil import resolve_name
 
+from lookalike import __version__
+
+# Name: (function, what it does). A command is imported only when it is called.
 COMMANDS = {
     "run": ("lookalike.pipeline:main", "run the pipeline: from an archive to a scored submission"),
     "extract": ("lookalike.data.extraction:main", "lay a competition out in data/"),
     "evaluate": ("lookalike.evaluation.evaluate:main", "score a submission against labels"),
     "submit": ("lookalike.leaderboard.submit:main", "check, send and list submissions"),
-    "report": ("lookalike.report.report:main", "draw the HTML report of a run"),
+    "report": ("lookalike.report.report:main", "write the HTML report of a run"),
     "sweep": ("lookalike.sweep.grid:main", "compare backbones and settings side by side"),
     "identify": ("lookalike.identification.identify:main", "name faces, or find a lookalike"),
     "verify": ("lookalike.verification.verify:main", "same person or not: score, train, pair"),
@@ -25,13 +29,15 @@ COMMANDS = {
 
 
 def usage() -> str:
-    """Return the help page: one line per command."""
-    lines = [f"  {name:<10} {what}" for name, (_, what) in COMMANDS.items()]
-    return "\n".join(["usage: lookalike COMMAND [options]; COMMAND --help lists them", "", *lines])
+    """Return the help page, with a line for each command."""
+    lines = [f"  {name:<10}{what}" for name, (_, what) in COMMANDS.items()]
+    head = ["usage: lookalike COMMAND [options]", "", "A toolkit for image-retrieval competitions."]
+    tail = "`lookalike COMMAND --help` lists the options of a command, --version says the version."
+    return "\n".join([*head, "", "commands:", *lines, "", tail])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command named first in `arguments`.
+    """Run the command named first.
 
     Args:
         arguments: The command line without the program's name. Default: that of this process.
@@ -43,8 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name in ("-h", "--help"):
         print(usage())
         return 0
+    if name == "--version":
+        print(f"lookalike {__version__}")
+        return 0
     if name not in COMMANDS:
-        print(f"error: no command {name!r}\n\n{usage()}", file=sys.stderr)
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        print(f"error: no command {name!r}{hint}\n\n{usage()}", file=sys.stderr)
         return 2
     code: int = resolve_name(COMMANDS[name][0])(rest)
     return code
