@@ -13,9 +13,9 @@ The first runs on the data set in data/, or on a demo competition that it draws 
 
     all results in runs/demo/
 
-The second ranks again with the run's own embeddings, each domain moved to a mean of zero: test 722.5,
-validation 873.4. A stage whose inputs have not changed does nothing (--force redoes it), and after a
-kill the same command continues. `--help` lists all settings.
+The second ranks again with the run's own embeddings, each domain moved to a mean of zero: test
+722.5, validation 873.4. A stage whose inputs have not changed does nothing (--force redoes it), and
+after a kill the same command continues. `--help` lists all settings.
 
 The table of stages is in lookalike/pipeline.py. Their parts are in lookalike/data, faces, training,
 retrieval, evaluation, report and leaderboard.
