@@ -39,7 +39,7 @@ from lookalike.training.distributed import (
     rank_zero_first,
 )
 from lookalike.training.inputs import Inputs, inputs_of, training_views, views_of_epoch
-from lookalike.training.loggers import numbers_of, track
+from lookalike.training.loggers import LogMetrics, numbers_of, track
 from lookalike.training.losses import Objective, compares_pairs
 from lookalike.training.samplers import (
     Batch,
@@ -247,14 +247,7 @@ def train_embedder(run: Run, pictures: Pictures, epochs: int | None = None) -> R
     rule = stopping_rule(settings, epochs)
     trainer = trainer_of(method.trainable, method.objective, method.steps, settings, rule)
     made_from = origin(run, embedder, epochs)
-    name = f"{run.folder.resolve().name}, {settings.objective}"
-    name += "" if epochs is None else ", all labeled pictures"
-    log_to = settings.log_to if rank() == 0 else "none"
-    with (
-        seeded(run.seed),
-        threads_for(settings),
-        track(log_to, "retrieval", name, asdict(settings), run.folder) as log_metrics,
-    ):
+    with seeded(run.seed), threads_for(settings), tracker(run, epochs is not None) as log_metrics:
 
         def after_epoch(epoch: Epoch) -> None:
             check_spread(trainer.history[0].metrics, epoch.metrics)
@@ -266,6 +259,15 @@ def train_embedder(run: Run, pictures: Pictures, epochs: int | None = None) -> R
             score_untrained(trainer, method)
         trainer.fit(method, after_epoch)
     return Result(embedder, method.trainable, trainer)
+
+
+def tracker(run: Run, refits: bool) -> AbstractContextManager[LogMetrics]:
+    """Open a run of the tracker of --log-to, on rank 0."""
+    settings = run.settings.train
+    log_to = settings.log_to if rank() == 0 else "none"
+    name = f"{run.folder.resolve().name}, {settings.objective}"
+    name += ", all labeled pictures" if refits else ""
+    return track(log_to, "retrieval", name, asdict(settings), run.folder)
 
 
 def prepare(

@@ -26,6 +26,7 @@ from lookalike.core.errors import UserError
 from lookalike.core.files import read_json, write_json
 from lookalike.core.log import log
 from lookalike.core.numeric import one_thread, seeded
+from lookalike.core.settings import RENAMED
 from lookalike.data.splits import Pictures
 from lookalike.models.checkpoints import save_model
 from lookalike.models.embedder import Embedder
@@ -343,7 +344,9 @@ def saved_fold(run: Path, fold: int, made_from: Mapping[str, Any]) -> dict[str, 
     if not path.is_file():
         return {}
     saved: dict[str, Any] = read_json(path, "lookalike verify train")
-    return saved if saved.get("made_from") == made_from else {}
+    # Earlier versions have other names for some settings.
+    before = {RENAMED.get(name, name): value for name, value in saved.get("made_from", {}).items()}
+    return saved if before == made_from else {}
 
 
 def run_fold(

