@@ -155,16 +155,3 @@ def _check_memory(train: TrainSettings) -> None:
         raise UserError(
             f"--memory-size goes with --sampler pk or shuffled, not with {train.sampler}"
         )
-
-
-def check_least(group: Any, **least: int) -> None:
-    """Raises UserError where a setting of the group, if it is given, is below its least value."""
-    for name, low in least.items():
-        value = getattr(group, name)
-        if value is not None and value < low:
-            raise UserError(f"{option(name)} {value}: must be at least {low}")
-
-
-def check_report(report: Any) -> None:
-    """The same for the settings of the report, which is also a program of its own."""
-    check_bounds(report)

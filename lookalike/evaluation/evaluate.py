@@ -14,9 +14,10 @@ import numpy as np
 import tyro
 from tabulate import tabulate
 
-from lookalike.core.errors import UserError
+from lookalike.core.checks import check_bounds
 from lookalike.core.log import exit_code, log_to
 from lookalike.core.options import parse
+from lookalike.core.settings import Positive
 from lookalike.evaluation.metrics import measure_queries
 from lookalike.evaluation.scoring import (
     QueryHits,
@@ -38,7 +39,7 @@ class EvaluateOptions:
     """Labels, {"query": {name: identity}, "gallery": {...}}. Default: labels.json beside it."""
     json: bool = False
     """Print one JSON object and nothing else on standard output."""
-    k: int = 10
+    k: Positive = 10
     """Names a query may have; mAP and Recall are taken at this length too."""
     per_query: bool = False
     """Show the worst and the best queries."""
@@ -95,8 +96,7 @@ def print_score(options: EvaluateOptions) -> None:
     Raises:
         UserError: An option or a file cannot be used, or the submission has defects.
     """
-    if options.k < 1:
-        raise UserError(f"--k {options.k}: must be at least 1")
+    check_bounds(options)
     labels = read_labels(options.labels or options.submission.with_name("labels.json"))
     submission = read_submission(options.submission)
     found = find_hits(submission, labels, options.k, options.leave_one_out)

@@ -24,11 +24,15 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
+from annotated_types import Interval
+
+from lookalike.core.checks import check_bounds
 from lookalike.core.errors import UserError
 from lookalike.core.files import file_hash
 from lookalike.core.log import log
+from lookalike.core.settings import Natural
 from lookalike.evaluation.matching import match, refusals
 from lookalike.evaluation.scoring import (
     Labels,
@@ -63,9 +67,9 @@ class ServeSettings:
     """File that holds the results; a restarted server continues with it."""
     title: str = "Leaderboard"
     """Heading of the page."""
-    rate: int = 20
+    rate: Natural = 20
     """Submissions that a group may send in a minute; 0: no limit."""
-    largest: float = 10.0
+    largest: Annotated[float, Interval(gt=0)] = 10.0
     """Size of the largest submission that is accepted, in megabytes."""
 
 
@@ -313,8 +317,7 @@ def make_server(settings: ServeSettings) -> "MultiSocketServer | BaseWSGIServer"
     """
     from waitress.server import create_server
 
-    if settings.rate < 0 or settings.largest <= 0:
-        raise UserError("--rate must not be negative, and --largest must be above 0")
+    check_bounds(settings)
     labels = read_labels(settings.labels)
     results = Results(settings.results, str(file_hash(settings.labels)))
     app = make_app(labels, results, settings)
