@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from tabulate import tabulate
 
-from lookalike import pipeline as runner
+from lookalike import pipeline
 from lookalike.core.errors import UserError
 from lookalike.core.runs import Run, open_run
 from lookalike.data.catalogue import bare_names, load_catalogue, readable
@@ -31,7 +31,7 @@ def make_run(words: list[str], source: str, seed: int) -> Run:
     name = f"labelling{seed:02}"
     where = ["--source", "folder", "--source-path", source, "--seed", str(seed)]
     where += ["--data", f"data/{name}", "--run", f"runs/{name}"]
-    if runner.main(["--stage", "extract", "split", "crop", "train", *where, *words]):
+    if pipeline.main(["--stage", "extract", "split", "crop", "train", *where, *words]):
         raise SystemExit(f"the run failed: see runs/{name}/log.txt")
     return open_run(Path("runs") / name)
 

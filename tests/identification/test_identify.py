@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lookalike import pipeline as runner
+from lookalike import pipeline
 from lookalike.core.files import read_json
 from lookalike.core.log import log
 from lookalike.core.runs import open_run
@@ -33,7 +33,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("drawn")
     folders = ["--data", draw_competition(root / "tiny"), "--run", root / "run"]
     words = ["--stage", "split", "train", "--cache", root / "cache", "--epochs", "1", *FAST]
-    assert runner.main([str(word) for word in (*words, *folders)]) == 0
+    assert pipeline.main([str(word) for word in (*words, *folders)]) == 0
     log.handlers.clear()
     return root / "run"
 
@@ -99,7 +99,9 @@ def test_boxes_are_in_pixels_of_the_upright_picture(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(annotate, "SEARCH_SIDES", (100,))  # so that this picture is decoded at a half
+    monkeypatch.setattr(
+        annotate, "SEARCH_SIDES", (100,)
+    )  # so that this picture is decoded at a half
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (600, 400), "grey").save("turned.jpg", exif=exif)
@@ -289,7 +291,7 @@ def six_people(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, FeatureE
             shutil.copy(picture, root / "data" / part)
     words = ["--stage", "split", "train", "--backbone", "sface", "--epochs", "0"]
     folders = [f"--{name}={root / name}" for name in ("data", "run", "cache")]
-    assert runner.main([*words, *folders]) == 0
+    assert pipeline.main([*words, *folders]) == 0
     log.handlers.clear()
     return root / "run", trained_extractor(open_run(root / "run"))
 

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from lookalike import cli
-from lookalike import pipeline as runner
+from lookalike import cli, pipeline
 from lookalike.core.errors import UserError
 from lookalike.core.files import read_json
 from lookalike.report.page import make_page
@@ -20,18 +19,18 @@ EVIL = '<img src=x onerror="document.title=1">&lt;'
 
 
 def run_all(*words: str | Path) -> int:
-    return runner.main(["--stage", "all", *map(str, words)])
+    return pipeline.main(["--stage", "all", *map(str, words)])
 
 
 @pytest.fixture
-def own_copy(made: Path, tmp_path: Path) -> Path:
+def own_copy(run_folder: Path, tmp_path: Path) -> Path:
     """A copy of the run folder, to change."""
-    shutil.copytree(made, tmp_path / "copy")
+    shutil.copytree(run_folder, tmp_path / "copy")
     return tmp_path / "copy"
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of a run on the tiny competition, one of whose identities has an evil name."""
     root = tmp_path_factory.mktemp("report")
     data = draw_competition(root / "tiny")
@@ -43,10 +42,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "run"
 
 
-def test_every_run_ends_with_a_report_of_its_scores(made: Path) -> None:
-    text = (made / "report.html").read_text(encoding="utf-8")
+def test_every_run_ends_with_a_report_of_its_scores(run_folder: Path) -> None:
+    text = (run_folder / "report.html").read_text(encoding="utf-8")
     assert "<img src=x" not in text and "&lt;img src=x" in text
-    score = read_json(made / "metrics.json", "")["test"]["score"]
+    score = read_json(run_folder / "metrics.json", "")["test"]["score"]
     assert f"{score:.1f} <small>of 1000" in text
 
 
@@ -54,9 +53,9 @@ def test_it_is_written_again_only_when_its_inputs_have_changed(
     own_copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--stage", "report", "--run", str(own_copy)]
-    assert runner.main(words) == 0
+    assert pipeline.main(words) == 0
     assert "report: inputs unchanged" in capsys.readouterr().err
-    assert runner.main([*words, "--perplexity", "3"]) == 0
+    assert pipeline.main([*words, "--perplexity", "3"]) == 0
     assert "report: inputs unchanged" not in capsys.readouterr().err
     assert "perplexity 3)" in (own_copy / "report.html").read_text(encoding="utf-8")
 
@@ -81,7 +80,7 @@ def test_without_labels_it_says_that_hits_are_not_known(tmp_path: Path) -> None:
 
 def test_a_run_without_a_ranking_is_an_error_in_words(own_copy: Path) -> None:
     (own_copy / "ranking.json").unlink()
-    run = runner.prepare(["--stage", "report", "--run", str(own_copy)])
+    run = pipeline.prepare(["--stage", "report", "--run", str(own_copy)])
     with pytest.raises(UserError, match=r"ranking\.json is missing: make it with --stage retrieve"):
         make_page(run)
 
@@ -90,7 +89,7 @@ def test_a_run_without_a_ranking_is_an_error_in_words(own_copy: Path) -> None:
 
 
 @pytest.fixture
-def page(made: Path, browser: Any) -> Any:
+def page(run_folder: Path, browser: Any) -> Any:
     """The report, opened from the disk; messages of the browser fail the test."""
     complaints: list[str] = []
     requests: list[str] = []
@@ -98,16 +97,16 @@ def page(made: Path, browser: Any) -> Any:
     page.on("console", lambda message: complaints.append(message.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("request", lambda request: requests.append(request.url))
-    page.goto((made / "report.html").as_uri())
+    page.goto((run_folder / "report.html").as_uri())
     yield page
     assert not complaints
     assert not [url for url in requests if not url.startswith(("file:", "data:"))]
 
 
 @pytest.mark.browser
-def test_the_panels_show_hits_and_misses_in_the_stated_order(page: Any, made: Path) -> None:
-    labels = read_json(made / "labels.json", "")
-    ranked = read_json(made / "ranking.json", "")["test"]
+def test_the_panels_show_hits_and_misses_in_the_stated_order(page: Any, run_folder: Path) -> None:
+    labels = read_json(run_folder / "labels.json", "")
+    ranked = read_json(run_folder / "ranking.json", "")["test"]
     assert page.locator(".panel").count() == 8
     assert page.get_by_text("by the rank of the first hit").is_visible()
     first = page.locator(".panel").first
