@@ -3,13 +3,16 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks.kills import kill_and_compare
 from lookalike import pipeline as runner
-from lookalike.core.files import read_json
-from tests.conftest import FAST, Program, draw
+from lookalike.core.errors import UserError
+from lookalike.core.files import read_json, write_json
+from lookalike.core.settings import RENAMED
+from tests.conftest import FAST, Program, draw, draw_competition
 
 DOMAINS = ("--domain-pattern", "(?P<domain>photo|drawing)_")
 
@@ -290,3 +293,81 @@ def test_a_face_backbone_goes_the_whole_way(
     assert "made from another detector, flip or scales: run --stage" in capsys.readouterr().err
     assert runner.main(["--stage", "retrieve", "--run", str(run), "--crop", "face"]) == 1
     assert "was made with another crop" in capsys.readouterr().err
+
+
+# ---- settings -----------------------------------------------------------------------------------
+
+
+def test_an_old_run_folder_goes_on_with_the_new_names(
+    done: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("config.json", "stages.json"):
+        text = (done / name).read_text()
+        for old, new in RENAMED.items():
+            text = text.replace(f'"{new}":', f'"{old}":')
+        (done / name).write_text(text)
+    words = ["--stage", "train", "index", "retrieve", "evaluate", "--run", str(done)]
+    assert runner.main(words) == 0
+    said = capsys.readouterr().err
+    assert said.count("side -> image_size") == 1
+    for stage in ("train", "index", "retrieve", "evaluate"):
+        assert f"{stage}: inputs unchanged" in said
+    config = read_json(done / "config.json", "")
+    assert not RENAMED.keys() & config.keys() and set(RENAMED.values()) <= config.keys()
+
+
+def remember(folder: Path, **settings: Any) -> Path:
+    """A run folder that remembers settings."""
+    write_json(folder / "config.json", settings)
+    return folder
+
+
+def test_a_single_stage_finds_its_run_by_the_data_or_a_config_file(tmp_path: Path) -> None:
+    draw_competition(tmp_path / "data" / "only")
+    remember(tmp_path / "runs" / "only", lr=0.5)
+    remember(tmp_path / "runs" / "other", lr=0.25)
+    write_json(tmp_path / "recipe.json", {"run": "runs/other", "epochs": 7})
+    for words, expected in (
+        ("--stage train", (0.5, 3)),
+        ("--stage train --data data/only", (0.5, 3)),
+        ("--stage train --source lfw", (1e-3, 3)),
+        ("--stage train --config recipe.json", (0.25, 7)),
+        ("--stage train --config recipe.json --run runs/only --epochs 9", (0.5, 9)),
+        ("--stage all --config recipe.json", (1e-3, 7)),
+        ("--config recipe.json", (1e-3, 7)),
+    ):
+        train = runner.read_settings(words.split()).train
+        assert (train.lr, train.epochs) == expected, words
+
+
+def test_the_config_files_stages_count(tmp_path: Path) -> None:
+    remember(tmp_path / "run", lr=0.5)
+    write_json(tmp_path / "recipe.json", {"run": "run", "stage": ["train"]})
+    settings = runner.read_settings(["--config", "recipe.json"])
+    assert settings.general.stage == ("train",) and settings.train.lr == 0.5
+
+
+def test_a_broken_config_of_the_run_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    remember(tmp_path / "run", learning_rate=0.5)
+    assert runner.main(["--stage", "train", "--run", "run"]) == 1
+    said = capsys.readouterr().err
+    assert "run/config.json: unknown setting 'learning_rate'; did you mean" in said
+
+
+# ---- from Python --------------------------------------------------------------------------------
+
+
+def test_the_pipeline_runs_from_python(competition: Path) -> None:
+    fast = {"backbone": "test_efficientnet", "weights": "none"}
+    run = runner.run_pipeline(data=competition, scales=(1.0,), run=Path("runs/a"), **fast)
+    assert run.folder == Path("runs/a") and (run.folder / "submission.json").is_file()
+    again = runner.run_pipeline(stage=["retrieve"], run="runs/a", center=True)
+    assert again.settings.embed.backbone == "test_efficientnet" and again.settings.retrieve.center
+    with pytest.raises(UserError, match="unknown setting 'backbon'; did you mean 'backbone'"):
+        runner.run_pipeline(backbon="sface")
+    with pytest.raises(UserError, match="lr cannot be 'fast'"):
+        runner.run_pipeline(lr="fast")
+    with pytest.raises(UserError, match="--epochs -1"):
+        runner.run_pipeline(epochs=-1)
