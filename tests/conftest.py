@@ -1,4 +1,4 @@
-"""A tiny competition that every test can afford, and the way to run the programs on it."""
+"""Fixtures: tiny competitions that every test can afford, programs, a leaderboard, a browser."""
 
 import json
 import os
@@ -19,50 +19,50 @@ from lookalike.leaderboard.server import ServeSettings, make_server, page_url
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
-# A backbone of a few thousand weights: random ones do, where only the way is tested.
+# A backbone of a few thousand weights, which are random: for tests of everything around it.
 FAST = ("--backbone", "test_efficientnet", "--weights", "none")
 
 
-def draw(path: Path, person: int, picture: int, drawn: bool = False, side: int = 48) -> None:
-    """A picture of a `person`: blobs that are the person's own, with the picture's noise."""
-    blobs = np.random.default_rng(person).integers(0, 255, (4, 4, 3))
-    noise = np.random.default_rng([person, picture]).normal(0, 25, (4, 4, 3))
+def draw(path: Path, identity: int, picture: int, drawn: bool = False, side: int = 48) -> None:
+    """Draw a picture: blobs that depend on the identity, and noise that depends on the picture."""
+    blobs = np.random.default_rng(identity).integers(0, 255, (4, 4, 3))
+    noise = np.random.default_rng([identity, picture]).normal(0, 25, (4, 4, 3))
     pixels = np.clip(blobs + noise, 0, 255).astype(np.uint8)
     image = Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC)
     path.parent.mkdir(parents=True, exist_ok=True)
     (image.quantize(4).convert("RGB") if drawn else image).save(path, quality=95)
 
 
-def draw_classes(root: Path, people: int = 4, pictures: int = 10) -> Path:
-    """A folder of class folders whose pictures have names of their own."""
-    for person in range(people):
+def draw_classes(root: Path, identities: int = 4, pictures: int = 10) -> Path:
+    """Draw a folder of class folders in which no two pictures share a name."""
+    for identity in range(identities):
         for number in range(pictures):
-            name = f"person_{person:02}"
-            draw(root / name / f"{name}_{number:04}.jpg", person, number)
+            name = f"person_{identity:02}"
+            draw(root / name / f"{name}_{number:04}.jpg", identity, number)
     return root
 
 
 def draw_competition(root: Path, labels: bool = True) -> Path:
-    """10 people in training (3 photographs, 3 drawings each), 4 others in the test."""
-    for person in range(10):
+    """Draw 10 identities for training (3 photographs, 3 drawings each) and 4 others for the test."""
+    for identity in range(10):
         for number in range(3):
-            folder = root / "training" / f"person_{person:02}"
-            draw(folder / f"photo_{number}.jpg", person, number)
-            draw(folder / f"drawing_{number}.jpg", person, 10 + number, drawn=True)
-    known: dict[str, dict[str, str]] = {"query": {}, "gallery": {}}
-    for person in range(10, 14):
+            folder = root / "training" / f"person_{identity:02}"
+            draw(folder / f"photo_{number}.jpg", identity, number)
+            draw(folder / f"drawing_{number}.jpg", identity, 10 + number, drawn=True)
+    names: dict[str, dict[str, str]] = {"query": {}, "gallery": {}}
+    for identity in range(10, 14):
         for number in range(5):
             part = "query" if number < 2 else "gallery"
-            name = f"{person * 31 % 17:02}{number}.jpg"
-            draw(root / "test" / part / name, person, number, drawn=part == "gallery")
-            known[part][name] = f"person_{person:02}"
+            name = f"{identity * 31 % 17:02}{number}.jpg"
+            draw(root / "test" / part / name, identity, number, drawn=part == "gallery")
+            names[part][name] = f"person_{identity:02}"
     if labels:
-        (root / "labels.json").write_text(json.dumps(known))
+        (root / "labels.json").write_text(json.dumps(names))
     return root
 
 
 def draw_cfp(root: Path, people: int = 8) -> Path:
-    """A folder laid out as CFP: two people a split, two frontal pictures and two profiles each."""
+    """Draw a folder laid out as CFP: two people a split, two frontal pictures, two profiles each."""
     lists: dict[str, list[str]] = {"frontal": [], "profile": []}
     for person in range(1, people + 1):
         for side, named in lists.items():
@@ -98,9 +98,9 @@ def competition(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def _work_in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Default folders (data/, runs/, cache/) are relative: keep them out of the project.
+    """Run each test in its own folder, since default folders (data/, runs/, cache/) are relative.
 
-    No test may send to a leaderboard that the machine's owner has configured.
+    No test may send to a leaderboard that the environment configures.
     """
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("LEADERBOARD_URL", raising=False)
@@ -116,9 +116,9 @@ Program = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def run_program(tmp_path: Path) -> Program:
-    """Runs a program of the top level, or a command of the package, as a user does, in `tmp_path`.
+    """Run a program, named by its file (`main.py`), or a command of the package (`verify`).
 
-    A program is named by its file (`main.py`), a command by its name (`verify`).
+    It runs as a user runs it, in `tmp_path`.
     """
 
     def run(program: str, *words: str | Path) -> subprocess.CompletedProcess[str]:
@@ -137,7 +137,7 @@ Start = Callable[[ServeSettings], str]
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Starts a leaderboard and returns the URL of its page."""
+    """Start a leaderboard and return the URL of its page."""
     servers: list[Any] = []
 
     def run(settings: ServeSettings) -> str:
@@ -156,7 +156,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 @pytest.fixture
 def browser() -> Iterator[Any]:
-    """Debian's Chromium, without a window; nothing is downloaded."""
+    """Start the system's Chromium without a window; nothing is downloaded."""
     if CHROMIUM is None:
         pytest.skip("chromium is not installed (apt-get install chromium)")
     from playwright.sync_api import sync_playwright
