@@ -43,7 +43,7 @@ def draw_classes(root: Path, identities: int = 4, pictures: int = 10) -> Path:
 
 
 def draw_competition(root: Path, labels: bool = True) -> Path:
-    """Draw 10 identities for training (3 photographs, 3 drawings each) and 4 others for the test."""
+    """Draw 10 identities for training (3 photographs, 3 drawings each), 4 others for the test."""
     for identity in range(10):
         for number in range(3):
             folder = root / "training" / f"person_{identity:02}"
@@ -62,7 +62,7 @@ def draw_competition(root: Path, labels: bool = True) -> Path:
 
 
 def draw_cfp(root: Path, people: int = 8) -> Path:
-    """Draw a folder laid out as CFP: two people a split, two frontal pictures, two profiles each."""
+    """Draw a folder laid out as CFP: two people a split, two frontal pictures and profiles each."""
     lists: dict[str, list[str]] = {"frontal": [], "profile": []}
     for person in range(1, people + 1):
         for side, named in lists.items():

@@ -69,7 +69,7 @@ def test_a_photograph_without_a_face_is_not_an_error(
     drawn: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Start the program in this process, which has imported the libraries already."""
-    draw(Path("blobs.jpg"), person=1, picture=77)
+    draw(Path("blobs.jpg"), identity=1, picture=77)
     words = ["lookalike", "identify", "who", "blobs.jpg", "--run", str(drawn)]
     monkeypatch.setattr(sys, "argv", words)
     with pytest.raises(SystemExit) as done:
@@ -86,7 +86,7 @@ def test_a_photograph_without_a_face_is_not_an_error(
 def test_the_nearest_identity_of_any_picture_is_found(
     drawn: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    draw(Path("blobs.jpg"), person=1, picture=77)
+    draw(Path("blobs.jpg"), identity=1, picture=77)
     [found] = run_json(capsys, "like", "blobs.jpg", "--run", drawn)["photos"]
     assert found["identity"] == "person_01" and len(found["nearest"]) == 5
     assert found == read_json(drawn / "like" / "blobs.json", "")
@@ -118,7 +118,7 @@ def test_boxes_are_in_pixels_of_the_upright_picture(
 def test_a_threshold_is_stored_until_its_inputs_change(
     drawn: Path, one_face: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    draw(Path("photo.jpg"), person=3, picture=50)
+    draw(Path("photo.jpg"), identity=3, picture=50)
     who = ("who", "photo.jpg", "--run", drawn)
     first = run_json(capsys, *who)
     path = drawn / "identify.json"
@@ -140,7 +140,7 @@ def test_a_threshold_is_stored_until_its_inputs_change(
 def test_a_face_below_the_threshold_is_unknown(
     drawn: Path, one_face: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    draw(Path("photo.jpg"), person=3, picture=50)
+    draw(Path("photo.jpg"), identity=3, picture=50)
     who = ("who", "photo.jpg", "--run", drawn)
     [face] = run_json(capsys, *who, "--threshold", "1")["photos"][0]["faces"]
     assert face["identity"] == "unknown" and face["nearest"].startswith("person_")
