@@ -1,7 +1,7 @@
-"""The architectures are those that the public weights were trained with, to the last number.
+"""The architectures are those that the public weights were trained with, tensor by tensor.
 
 `inception_resnet_v1.txt` lists facenet-pytorch 2.6.0's state dict: a line with the name and the
-shape of each tensor, but for the batch normalisation after each convolution, whose five tensors
+shape of each tensor, but for the batch normalization after each convolution, whose five tensors
 follow from the convolution's width.
 """
 
@@ -88,6 +88,7 @@ def test_weights_that_lack_a_tensor_are_refused_by_name(facenet: nn.Module) -> N
         load_into(InceptionResnetV1(), state, "vggface2.pt")
 
 
+@pytest.mark.slow
 def test_dropout_works_in_training_only(facenet: nn.Module) -> None:
     with torch.inference_mode():
         assert torch.equal(facenet(faces(2)), facenet(faces(2)))
@@ -95,6 +96,7 @@ def test_dropout_works_in_training_only(facenet: nn.Module) -> None:
         assert not torch.equal(facenet(faces(2)), facenet(faces(2)))
 
 
+@pytest.mark.slow
 def test_a_gradient_reaches_every_parameter(facenet: nn.Module) -> None:
     features = facenet.train()(faces(4))
     (features * torch.arange(512)).sum().backward()
@@ -105,6 +107,7 @@ def test_a_gradient_reaches_every_parameter(facenet: nn.Module) -> None:
 # ---- SFace --------------------------------------------------------------------------------------
 
 
+@pytest.mark.data
 @pytest.mark.skipif(not (SHARED / "lfw62").is_dir(), reason="the shared LFW62 is not here")
 def test_sface_is_onnx_runtimes_on_real_faces() -> None:
     embedder = embedder_of(EmbedSettings("sface"), Path("cache"))

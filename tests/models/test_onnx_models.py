@@ -1,4 +1,4 @@
-"""Any ONNX file embeds, as what lies beside it says; what cannot be used says why."""
+"""Any ONNX file is a backbone, as the JSON beside it says; what cannot be used says why."""
 
 import json
 from pathlib import Path

@@ -10,10 +10,21 @@ from lookalike.models.embedder import load_embedder
 from lookalike.models.small_models import NN1, NN2
 
 # One of each family that is trained from scratch: deeper ones of timm's are the same code.
-FROM_SCRATCH = (
-    *("small_cnn", "nn1", "nn2", "inception_resnet_v1"),
-    *("inception_v3", "resnet18", "resnext50_32x4d", "vgg16"),
-)
+FROM_SCRATCH = [
+    "small_cnn",
+    *(
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in (
+            "nn1",
+            "nn2",
+            "inception_resnet_v1",
+            "inception_v3",
+            "resnet18",
+            "resnext50_32x4d",
+            "vgg16",
+        )
+    ),
+]
 
 
 @pytest.mark.parametrize("name", FROM_SCRATCH)
@@ -28,11 +39,11 @@ def test_an_architecture_trains_for_real(name: str) -> None:
         optimizer.step()
     parameters = dict(backbone.named_parameters())
     assert all(torch.isfinite(tensor).all() for tensor in parameters.values())
-    still = [
+    unmoved = [
         key for key, tensor in parameters.items() if tensor.grad is None or not tensor.grad.any()
     ]
-    # A bias before batch normalisation has no gradient; nothing else may stand still.
-    assert not [key for key in still if not key.endswith("bias")]
+    # A bias before batch normalization has no gradient; everything else must have one.
+    assert not [key for key in unmoved if not key.endswith("bias")]
 
 
 @pytest.mark.parametrize(("network", "millions"), [(NN1, 140), (NN2, 7.5)])
@@ -41,6 +52,6 @@ def test_facenets_networks_have_the_papers_size(network: type[nn.Module], millio
     assert count / 1e6 == pytest.approx(millions, rel=0.01)
 
 
-def test_nobody_has_weights_for_them() -> None:
+def test_they_have_no_pretrained_weights() -> None:
     with pytest.raises(UserError, match="--weights none --unfreeze all"):
         load_embedder("nn2")
