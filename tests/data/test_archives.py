@@ -354,7 +354,7 @@ def test_disk_full_on_the_way(
         zip_of(("zeros", bytes(1_000_000)), packed=True),
         zip_of(("zeros", bytes(1_000_000)), ("x", NOISE), packed=True),
         zip_of(*((f"{i}", bytes(9_000)) for i in range(100)), packed=True),
-        gzip.compress(tar_of(("zeros", bytes(1_000_000)))),
+        gzip.compress(tar_of(("zeros", bytes(1_000_000))), mtime=0),
     ],
     ids=["whole", "one member", "many members", "tar.gz"],
 )
@@ -433,7 +433,7 @@ def flip(content: bytes, at: int) -> bytes:
                 lambda packed: flip(packed, len(packed) // 2),
             )
         ),
-        flip(gzip.compress(TWO_IN_A_TAR), -7),  # its checksum
+        flip(gzip.compress(TWO_IN_A_TAR, mtime=0), -7),  # its checksum
         gzip.compress(b"a text", mtime=0),
         gzip.compress(b"", mtime=0),
         b"PK\3\4",
