@@ -67,7 +67,7 @@ class Siamese(nn.Module):
         for part in self.backbone.modules():
             weights = list(part.parameters(recurse=False))
             if weights and not any(weight.requires_grad for weight in weights):
-                part.eval()
+                part.training = False  # and not eval(): layers inside it may be trained
         return self
 
     def embed(self, inputs: Tensor) -> Tensor:
@@ -126,8 +126,9 @@ def make_network(embedder: Embedder, settings: SiameseSettings) -> Siamese:
     if settings.layers == "none":
         return Siamese(nn.Identity(), embedder.features_dim, settings).to(best_device())
     network = Siamese(deepcopy(embedder.backbone), embedder.features_dim, settings)
-    for part in frozen_layers(network.backbone, settings.layers):
-        part.requires_grad_(False)
+    for layer in frozen_layers(network.backbone, settings.layers):
+        for weight in layer.parameters(recurse=False):  # a ViT has weights of its own, and layers
+            weight.requires_grad_(False)
     return network.to(best_device()).to(memory_format=torch.channels_last)
 
 

@@ -90,6 +90,14 @@ def test_the_cosine_loss_is_torchs_own() -> None:
     assert torch.allclose(cosine.loss(first, second, same), expected)
 
 
+@pytest.mark.parametrize("name", ["test_vit", "test_efficientnet"])
+def test_half_of_the_layers_are_trained_the_last_ones(name: str) -> None:
+    settings = SiameseSettings(head="cosine", layers="half")
+    network = make_network(load_embedder(name, "none"), settings)
+    learns = [weight.requires_grad for weight in network.backbone.parameters()]
+    assert 0.3 < np.mean(learns) < 0.7 and learns[-1] and not learns[0]
+
+
 @pytest.mark.parametrize("prefix", ["network.backbone.", "network.trunk."])
 def test_a_network_is_loaded_from_its_file_also_by_its_earlier_names(
     embedder: Embedder, tmp_path: Path, prefix: str
@@ -101,7 +109,8 @@ def test_a_network_is_loaded_from_its_file_also_by_its_earlier_names(
             weight.add_(1)
     state = network.backbone.state_dict()
     save_file(
-        {prefix + name: tensor.contiguous() for name, tensor in state.items()}, tmp_path / "x.safetensors"
+        {prefix + name: tensor.contiguous() for name, tensor in state.items()},
+        tmp_path / "x.safetensors",
     )
     loaded = load_network(tmp_path / "x.safetensors", embedder, settings).backbone.state_dict()
     assert all(torch.equal(tensor, loaded[name]) for name, tensor in state.items())
