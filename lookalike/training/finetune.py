@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -247,7 +248,11 @@ def train_embedder(run: Run, pictures: Pictures, epochs: int | None = None) -> R
     rule = stopping_rule(settings, epochs)
     trainer = trainer_of(method.trainable, method.objective, method.steps, settings, rule)
     made_from = origin(run, embedder, epochs)
-    with seeded(run.seed), threads_for(settings), tracker(run, epochs is not None) as log_metrics:
+    with (
+        seeded(run.seed),
+        threads_for(settings),
+        tracker(settings, run.folder, epochs) as log_metrics,
+    ):
 
         def after_epoch(epoch: Epoch) -> None:
             check_spread(trainer.history[0].metrics, epoch.metrics)
@@ -261,13 +266,14 @@ def train_embedder(run: Run, pictures: Pictures, epochs: int | None = None) -> R
     return Result(embedder, method.trainable, trainer)
 
 
-def tracker(run: Run, refits: bool) -> AbstractContextManager[LogMetrics]:
-    """Open a run of the tracker of --log-to, on rank 0."""
-    settings = run.settings.train
+def tracker(
+    settings: TrainSettings, folder: Path, epochs: int | None
+) -> AbstractContextManager[LogMetrics]:
+    """Open a run of the tracker of --log-to, on rank 0; epochs as for `train_embedder`."""
     log_to = settings.log_to if rank() == 0 else "none"
-    name = f"{run.folder.resolve().name}, {settings.objective}"
-    name += ", all labeled pictures" if refits else ""
-    return track(log_to, "retrieval", name, asdict(settings), run.folder)
+    name = f"{folder.resolve().name}, {settings.objective}"
+    name += "" if epochs is None else ", all labeled pictures"
+    return track(log_to, "retrieval", name, asdict(settings), folder)
 
 
 def prepare(

@@ -31,7 +31,7 @@ class SimclrSettings:
     """Learn a backbone without labels; backbone, weights, crop and image size are the run's."""
 
     run: tyro.conf.Positional[Path]
-    """Run folder whose pictures are split (and cropped, where the backbone wants faces)."""
+    """Run folder whose pictures are split (and cropped, where the backbone needs faces)."""
     epochs: Positive = 100
     """Passes over the training pictures."""
     batch_size: Annotated[int, Interval(ge=2)] = 64

@@ -323,7 +323,7 @@ class Trainer:
             part.load_state_dict(state[name])
         self.best_state = state["best_state"]
         self.history = [Epoch(**epoch) for epoch in state["history"]]
-        log.info("train: goes on after epoch %d", self.history[-1].number)
+        log.info("train: resumed after epoch %d", self.history[-1].number)
         return True
 
     def _parts(self) -> dict[str, Any]:

@@ -21,9 +21,9 @@ EMBED = EmbedSettings(backbone=FAST[1], weights="none", compile="off")
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     """A run of the tiny competition, catalogued and split."""
-    made = Run(tmp_path / "run", draw_competition(tmp_path / "tiny"), Settings(embed=EMBED))
-    run_split(made)
-    return made
+    run = Run(tmp_path / "run", draw_competition(tmp_path / "tiny"), Settings(embed=EMBED))
+    run_split(run)
+    return run
 
 
 def test_a_linear_probe_is_saved_with_its_identities(run: Run) -> None:

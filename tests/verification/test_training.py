@@ -133,7 +133,7 @@ def test_the_test_fold_decides_nothing(setup: FoldSetup) -> None:
 
 
 def test_the_best_epoch_of_the_validation_is_kept(setup: FoldSetup) -> None:
-    """A rate that destroys what an epoch has learnt stops the training, and does no harm."""
+    """A rate that destroys what an epoch has learned stops the training, and does no harm."""
     settings = replace(setup.settings, epochs=8, patience=2, lr=0.5)
     history = train_fold(setup._replace(settings=settings), 1).history
     best = max(range(len(history)), key=lambda i: history[i].metrics["validation_auc"])
