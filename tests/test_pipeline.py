@@ -257,6 +257,7 @@ def test_an_index_of_another_catalogue_is_noticed(
 # ---- killed, and the same again -----------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_ten_kills_do_not_change_the_submission(competition: Path, tmp_path: Path) -> None:
     """With the real default backbone, from an empty cache; a kill may come at any moment."""
     words = ["--stage", "all", "--data", str(competition), "--embed-dim", "32", *DOMAINS]
@@ -265,6 +266,7 @@ def test_ten_kills_do_not_change_the_submission(competition: Path, tmp_path: Pat
     assert not list(tmp_path.rglob("run/.*.partial")), "a finished run has no half files"
 
 
+@pytest.mark.slow
 def test_the_program_says_what_it_made(competition: Path, run_program: Program) -> None:
     ran = run_program("main.py", "--stage", "all", "--data", competition, *FAST, *DOMAINS)
     assert ran.returncode == 0, ran.stderr
@@ -280,6 +282,7 @@ def test_the_program_says_what_it_made(competition: Path, run_program: Program) 
     assert json.loads(scored.stdout) == metrics()["test"]
 
 
+@pytest.mark.slow
 def test_a_face_backbone_goes_the_whole_way(
     competition: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
