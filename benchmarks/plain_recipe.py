@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from lookalike.core.weights import CARRIERS, carried_file, load_into, load_state
+from lookalike.core.carriers import CARRIERS, carried_file
+from lookalike.core.weights import load_into, load_state
 
 TRANSFORM = transforms.Compose(
     [

@@ -17,9 +17,9 @@ import onnxruntime
 from PIL import Image
 from tabulate import tabulate
 
+from lookalike.core.carriers import CARRIERS, carried_file
 from lookalike.core.files import files_below
 from lookalike.core.settings import EmbedSettings
-from lookalike.core.weights import CARRIERS, carried_file
 from lookalike.faces.detection import find_face, load_detector
 from lookalike.features.engine import build_engine, plans
 from lookalike.models.embedder import Embedder, embedder_of

@@ -82,9 +82,9 @@ def test_a_program_is_short_and_says_what_it_does(name: str) -> None:
 def test_data_counts_by_part_and_domain_and_names_what_is_wrong(
     competition: Path, run_program: Program
 ) -> None:
-    people = sorted((competition / "training").iterdir())
-    (people[0] / "photo_0.jpg").write_bytes(b"broken")
-    for path in sorted(people[1].iterdir())[1:]:
+    folders = sorted((competition / "training").iterdir())
+    (folders[0] / "photo_0.jpg").write_bytes(b"broken")
+    for path in sorted(folders[1].iterdir())[1:]:
         path.unlink()
     (competition / "training" / "nobody").mkdir()
     result = run_program("data.py", competition, "--domain-pattern", "(?P<domain>photo|drawing)_")

@@ -18,8 +18,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from lookalike.core.carriers import YUNET, carried_file
 from lookalike.core.errors import UserError
-from lookalike.core.weights import YUNET, carried_file
 from lookalike.faces.geometry import TEMPLATE, TEMPLATE_SIDE, Face
 
 # One thread per picture: there are many, and a sum is not divided as the load decides.

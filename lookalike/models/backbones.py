@@ -14,9 +14,10 @@ import timm
 import torchvision
 from torch import nn
 
+from lookalike.core.carriers import CARRIERS, carried_file
 from lookalike.core.errors import UserError
 from lookalike.core.numeric import seeded
-from lookalike.core.weights import CARRIERS, carried_file, load_into, load_state, look_for_hub
+from lookalike.core.weights import load_into, load_state, look_for_hub
 from lookalike.models.face_models import InceptionResnetV1, SFace, sface_state
 from lookalike.models.onnx_models import OnnxBackbone
 from lookalike.models.preprocessing import Preprocessing

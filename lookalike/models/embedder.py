@@ -17,10 +17,11 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from lookalike.core.carriers import CARRIERS
 from lookalike.core.errors import UserError
 from lookalike.core.numeric import one_thread
 from lookalike.core.settings import EmbedSettings
-from lookalike.core.weights import CARRIERS, fingerprint, load_into, load_state
+from lookalike.core.weights import fingerprint, load_into, load_state
 from lookalike.faces.geometry import WHOLE, Crop, crop_kind
 from lookalike.models.backbones import build_backbone, load_carried
 from lookalike.models.face_models import sface_state

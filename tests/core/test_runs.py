@@ -37,10 +37,10 @@ def test_a_stage_is_redone_only_when_something_changed(tmp_path: Path) -> None:
     assert len(done) == 2, "a file that it reads changed"
     (tmp_path / "out.json").write_text("broken")
     run.do(stage)
-    assert len(done) == 3, "what it made was changed by someone else"
+    assert len(done) == 3, "its output was changed by someone else"
     (tmp_path / "out.json").unlink()
     run.do(stage)
-    assert len(done) == 4, "what it made is gone"
+    assert len(done) == 4, "its output is gone"
     (tmp_path / "stages.json").write_text("{ broken")
     run.do(stage)
     assert len(done) == 5, "its memory is gone"

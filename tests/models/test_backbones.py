@@ -9,8 +9,9 @@ import torch
 from huggingface_hub import constants
 from PIL import Image
 
+from lookalike.core.carriers import CARRIERS, carried_file
 from lookalike.core.errors import UserError
-from lookalike.core.weights import CARRIERS, carried_file, load_state
+from lookalike.core.weights import load_state
 from lookalike.models.backbones import OWN_MODELS, build_backbone
 from lookalike.models.embedder import load_embedder
 
