@@ -65,8 +65,10 @@ def seconds(work: Callable[[], object]) -> Callable[[], float]:
 def in_turns(
     programs: Sequence[Callable[[], float]], repeats: int, warm: int = 1
 ) -> list[list[float]]:
-    """The figures of each program. They run one after the other, again and again, so that a busy
-    moment slows all alike; the first `warm` times do not count."""
+    """Return the figures of each program, run in turns, so that a busy moment slows all alike.
+
+    The first `warm` rounds do not count.
+    """
     figures: list[list[float]] = [[] for _ in programs]
     for repeat in range(-warm, repeats):
         for kept, program in zip(figures, programs, strict=True):

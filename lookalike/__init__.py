@@ -63,7 +63,7 @@ _PUBLIC = {
     "search": "lookalike.retrieval.index",
     "write_submission": "lookalike.evaluation.submissions",
 }
-__all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604 (the names are strings)
+__all__ = ["__version__", *_PUBLIC]
 
 
 def __getattr__(name: str) -> Any:

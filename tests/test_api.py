@@ -78,7 +78,9 @@ def test_a_split_is_scored_as_a_task_of_its_own(competition: Path, tmp_path: Pat
         "test_efficientnet", weights="none", root=data.root, cache=tmp_path / "cache"
     )
     queries, gallery = (extractor(rows.loc[list(part)]) for part in task)
-    ranking = la.rank(queries, gallery, query_names=list(task.query), gallery_names=list(task.gallery))
+    ranking = la.rank(
+        queries, gallery, query_names=list(task.query), gallery_names=list(task.gallery)
+    )
     assert la.score(ranking, task)["queries"] == len(task.query)
     assert isinstance(task, RetrievalTask)
 
