@@ -10,8 +10,7 @@ index and submission.json, with the ten best gallery pictures for every query, a
     retrieve: 120 queries × 10 -> runs/arcface/submission.json (0.5 s)
 
 The second ranks again, with two more steps. Options are those of main.py; those that are not named
-are the run's own. Indexes, the steps of the
-ranking and ensembles are in lookalike/retrieval.
+are the run's own. Indexes, the steps of the ranking and ensembles are in lookalike/retrieval.
 """
 
 import sys
