@@ -91,10 +91,11 @@ class Preprocessing:
         """Text that stands for it in the cache and in model files.
 
         It must never change, or every cached feature and trained model of earlier releases would
-        be lost; so it has the field names of the first release.
+        be lost; so it has the field names of the first release. A subclass has its own keys, since
+        it computes other inputs.
         """
         return (
-            f"Preprocessing(side={self.image_size}, interpolation={self.interpolation!r}, "
+            f"{type(self).__name__}(side={self.image_size}, interpolation={self.interpolation!r}, "
             f"mean={self.mean}, std={self.std}, crop={self.crop}, whitening={self.standardized})"
         )
 

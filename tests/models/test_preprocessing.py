@@ -53,6 +53,16 @@ def test_the_key_is_that_of_the_first_release() -> None:
     )
 
 
+def test_a_subclass_has_its_own_key() -> None:
+    """It computes other inputs: it must not find the features of its parent in the cache."""
+
+    class Other(Preprocessing):
+        pass
+
+    keys = [kind(8, "bilinear", (), ()).key for kind in (Preprocessing, Other)]
+    assert keys[0] != keys[1]
+
+
 def test_every_normalization_has_a_name() -> None:
     preprocessing = Preprocessing(8, "bilinear", (), ())
     for name, (mean, std) in NORMALIZATIONS.items():
