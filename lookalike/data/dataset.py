@@ -25,7 +25,7 @@ class Dataset:
 
     @property
     def training(self) -> pd.DataFrame:
-        """The labeled pictures, those of a validation folder too."""
+        """The labeled pictures, including those of a validation folder."""
         return self._rows("training", "validation")
 
     @property
@@ -58,7 +58,7 @@ def read_dataset(root: str | Path, domain_pattern: str | None = None) -> Dataset
     What is wrong with it (broken or truncated files, odd formats) is counted and named in the log.
 
     Args:
-        root: Folder with `test/query/` and `test/gallery/`, and mostly `training/<identity>/`.
+        root: Folder with `test/query/` and `test/gallery/`, and usually `training/<identity>/`.
         domain_pattern: Regular expression with a group named `domain`, searched in the path of each
             training picture. Default: what the data set's own layout.json says, else none.
 

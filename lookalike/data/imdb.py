@@ -4,9 +4,10 @@
     python data_extraction.py --source imdb --metadata wiki.mat --source-path wiki --min-pictures 5
 
 The collection is of Rothe, Timofte and Van Gool, "Deep expectation of real and apparent age from a
-single image without facial landmarks" (2018). Half of it is of little use for recognition: no face
-in the picture, or several, and it is unknown whose name it is. `choose_pictures` filters, and logs
-how many pictures and identities each filter leaves; `extraction` lays them out by a protocol.
+single image without facial landmarks" (2018). Half of it is of little use for recognition: there is
+no face in the picture, or there are several and the name may belong to any of them.
+`choose_pictures` filters, and logs how many pictures and identities each filter leaves;
+`extraction` lays them out by a protocol.
 
 --source-path is the folder that holds the folders 00 to 99, of the whole pictures or the crops.
 """
@@ -259,7 +260,7 @@ def _load_struct(path: Path) -> np.ndarray | None:
         stored = loadmat(path, appendmat=False, variable_names=("imdb", "wiki"))
     except NotImplementedError as error:  # what SciPy says to a file of HDF5
         raise UserError(
-            f"{path}: of Matlab 7.3, which is not read here: save it with Matlab's -v7 first"
+            f"{path}: the format of Matlab 7.3 is not supported: save it with Matlab's -v7 first"
         ) from error
     except Exception as error:  # a file of another kind makes SciPy raise nearly anything
         raise UserError(f"{path}: cannot be read as a Matlab file ({error})") from error

@@ -89,7 +89,9 @@ class Split:
         return {**vars(self), "validation": self.validation._asdict()}
 
 
-def make_split(catalogue: pd.DataFrame, kind: str, query_domain: str, seed: int) -> Split:
+def make_split(
+    catalogue: pd.DataFrame, kind: str = "auto", query_domain: str = "photo", seed: int = 0
+) -> Split:
     """Divide the labeled pictures of a catalogue into training, held-out pictures and validation.
 
     Pictures that cannot be read are in no part.
@@ -109,8 +111,8 @@ def make_split(catalogue: pd.DataFrame, kind: str, query_domain: str, seed: int)
         The split; all parts are empty where the data set has no labeled pictures.
 
     Raises:
-        UserError: `kind` is `folder` and there is no `validation/` with pictures, or no picture of
-            the validation has the query domain.
+        UserError: `kind` is unknown, or it is `folder` and there is no `validation/` with pictures,
+            or no picture of the validation has the query domain.
 
     >>> catalogue = pd.DataFrame(
     ...     {
@@ -147,9 +149,11 @@ def _divide(labeled: pd.DataFrame, kind: str, seed: int) -> tuple[str, Groups, G
         if not in_folder:
             raise UserError("--split folder: the data set has no validation/ with pictures")
         return kind, _by_identity(labeled[labeled.part == "training"]), in_folder
-    divide: Callable[[Groups, np.random.Generator], tuple[Groups, Groups]]
-    divide = {"disjoint": _split_disjoint, "stratified": _hold_out}[kind]
-    return kind, *divide(_by_identity(labeled), np.random.default_rng([seed, 1]))
+    ways: dict[str, Callable[[Groups, np.random.Generator], tuple[Groups, Groups]]]
+    ways = {"disjoint": _split_disjoint, "stratified": _hold_out}
+    if kind not in ways:
+        raise UserError(f"split {kind!r}: must be auto, folder, disjoint or stratified")
+    return kind, *ways[kind](_by_identity(labeled), np.random.default_rng([seed, 1]))
 
 
 def group(pictures: Pictures) -> Groups:

@@ -1,4 +1,4 @@
-"""The program evaluate.py, `lookalike evaluate`: scores a submission and prints its measures.
+"""The program evaluate.py, `lookalike evaluate`: score a submission and print its measures.
 
 python evaluate.py runs/demo/submission.json
 python evaluate.py submission.csv --labels labels.json --json
@@ -30,8 +30,8 @@ from lookalike.evaluation.submissions import read_submission
 
 
 @dataclass
-class EvaluateOptions:
-    """The command line of this program."""
+class EvaluateCommand:
+    """Options of evaluate.py, which is also `lookalike evaluate`."""
 
     submission: tyro.conf.Positional[Path]
     """Submission: JSON in any known form, or CSV."""
@@ -90,25 +90,25 @@ def queries_table(found: QueryHits, count: int = 10) -> str:
     return tabulate(rows, headers, disable_numparse=True)
 
 
-def print_score(options: EvaluateOptions) -> None:
+def print_score(command: EvaluateCommand) -> None:
     """Score a submission and print its measures.
 
     Raises:
         UserError: An option or a file cannot be used, or the submission has defects.
     """
-    check_bounds(options)
-    labels = read_labels(options.labels or options.submission.with_name("labels.json"))
-    submission = read_submission(options.submission)
-    found = find_hits(submission, labels, options.k, options.leave_one_out)
-    warn_incomplete(found, options.k)
-    block = summarize(found, (options.k,))
-    print(json.dumps(block) if options.json else measures_table(block))
-    if options.per_query and not options.json:
+    check_bounds(command)
+    labels = read_labels(command.labels or command.submission.with_name("labels.json"))
+    submission = read_submission(command.submission)
+    found = find_hits(submission, labels, command.k, command.leave_one_out)
+    warn_incomplete(found, command.k)
+    block = summarize(found, (command.k,))
+    print(json.dumps(block) if command.json else measures_table(block))
+    if command.per_query and not command.json:
         print(f"\n{queries_table(found)}")
 
 
 def main(arguments: Sequence[str]) -> int:
     """Score the submission that a command line names; return the exit code."""
-    options = parse(arguments, "evaluate.py", EvaluateOptions, "Score a submission.")
+    command = parse(arguments, "evaluate.py", EvaluateCommand, "Score a submission.")
     log_to(None)
-    return exit_code(lambda: print_score(options))
+    return exit_code(lambda: print_score(command))

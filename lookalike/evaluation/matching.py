@@ -118,7 +118,7 @@ def match(
         submission = _without_own_names(submission, known, index)
     k = min(TOP, len(index)) if k is None else k
     indices = _gallery_indices(submission, index, k)
-    # Most submissions have just the test's own names, which takes no look at each in Python.
+    # Most submissions use the test's own names only: NumPy checks that, without a loop over names.
     if submission.keys() <= known and _are_distinct(indices, sum(map(len, submission.values()))):
         defects = [d for q, names in submission.items() for d in _check_length(q, len(names), k)]
     else:

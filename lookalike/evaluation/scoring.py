@@ -1,9 +1,9 @@
-"""Scores a submission against labels: measures with 95 % intervals.
+"""Score a submission against labels: measures with 95 % intervals.
 
     score("submission.json", "labels.json")["recall@1"]
 
 A query without a relevant picture in the gallery is left out; a query that the submission lacks
-scores 0. `metrics` defines the measures, `matching` the rules that a submission has to keep.
+scores 0. `metrics` defines the measures, `matching` the rules that a submission has to follow.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

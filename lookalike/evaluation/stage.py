@@ -1,4 +1,4 @@
-"""The stage `evaluate`: scores the test, where its labels are known, and the validation."""
+"""The stage `evaluate`: score the test, where its labels are known, and the validation."""
 
 from pathlib import Path
 from typing import Any

@@ -1,9 +1,9 @@
-"""Reads a submission in any form found in the wild, and writes it in three of them.
+"""Read a submission in any form found in the wild, and write it in three of them.
 
-    submission = read_submission(Path("submission.csv"))     # {query: [gallery names, best first]}
+    submission = read_submission("submission.csv")           # {query: [gallery names, best first]}
     write_submission(submission, "submission.json")
 
-`matching` holds the rules that a submission has to keep.
+`matching` holds the rules that a submission has to follow.
 """
 
 import csv
@@ -38,7 +38,7 @@ class RankedArrays(Protocol):
 # ---- reading ------------------------------------------------------------------------------------
 
 
-def read_submission(path: Path) -> Submission:
+def read_submission(path: str | Path) -> Submission:
     """Read a submission in any known form.
 
     The forms: {query: [names]}; {"groupname": ..., "images": {query: [names]}}; a list of
@@ -54,6 +54,7 @@ def read_submission(path: Path) -> Submission:
     Raises:
         UserError: There is no such file, it has none of these forms, or a query appears twice.
     """
+    path = Path(path)
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -96,16 +97,20 @@ def as_submission(source: str | Path | Mapping[str, Sequence[str]] | RankedArray
     """Return a submission from the path of a file, a mapping or a ranking.
 
     Raises:
-        UserError: The file cannot be read as a submission.
+        UserError: The file cannot be read as a submission, or a query of the mapping has a single
+            name in the place of a list.
 
     Example:
         >>> as_submission({"q.jpg": ("a.jpg", "b.jpg")})
         {'q.jpg': ['a.jpg', 'b.jpg']}
     """
     if isinstance(source, str | Path):
-        return read_submission(Path(source))
+        return read_submission(source)
     if isinstance(source, Mapping):
-        return {query: list(names) for query, names in source.items()}
+        single = next((query for query, names in source.items() if isinstance(names, str)), None)
+        if single is not None:
+            raise UserError(f"query {single!r} has no list of gallery names")
+        return {str(query): list(map(str, names)) for query, names in source.items()}
     return dict(zip(source.queries, source.gallery.tolist(), strict=True))
 
 
@@ -158,7 +163,7 @@ def _pair_of_entry(source: str, i: int, entry: Any) -> tuple[str, Any]:
 def write_submission(
     submission: Mapping[str, Sequence[str]] | RankedArrays,
     path: str | Path,
-    format: str = "mapping",
+    format: str | None = None,
 ) -> Path:
     r"""Write a submission to a file, whole or not at all.
 
@@ -166,7 +171,8 @@ def write_submission(
         submission: {query: [gallery names, best first]}, or a ranking.
         path: The file to write.
         format: `mapping`, {query: [names]}; `list`, a list of {"filename": query,
-            "gallery_images": [names]}; or `csv`, Kaggle's columns id,images.
+            "gallery_images": [names]}; or `csv`, Kaggle's columns id,images. Default: `csv` for a
+            path that ends in .csv, else `mapping`.
 
     Returns:
         The path of the file.
@@ -175,11 +181,13 @@ def write_submission(
         UserError: The format is unknown, or CSV cannot hold a name since there is a space in it.
 
     Example:
-        >>> path = write_submission({"q.jpg": ["a.jpg", "b.jpg"]}, "/tmp/submission.csv", "csv")
+        >>> path = write_submission({"q.jpg": ["a.jpg", "b.jpg"]}, "/tmp/submission.csv")
         >>> path.read_text()
         'id,images\nq.jpg,a.jpg b.jpg\n'
     """
     path, lists = Path(path), as_submission(submission)
+    if format is None:
+        format = "csv" if path.suffix.lower() == ".csv" else "mapping"
     if format == "csv":
         _write_csv(path, lists)
     elif format == "list":

@@ -35,6 +35,7 @@ from lookalike.faces.detection import (
 from lookalike.faces.geometry import Crop, Face, crop_face, crop_kind, pixels_needed
 
 ROW = 16  # values of a face in the cache: box, points, score, index in FOUND
+BOX = ("left", "top", "width", "height")
 
 
 def detect(pictures: pd.DataFrame, root: Path, cache: Path, detector: Detector) -> dict[str, Face]:
@@ -147,9 +148,6 @@ def face_table(pictures: pd.DataFrame, faces: dict[str, Face]) -> pd.DataFrame:
             **{name: boxes[:, i].round(4) for i, name in enumerate(BOX)},
         }
     )
-
-
-BOX = ("left", "top", "width", "height")
 
 
 def found_rates(table: pd.DataFrame) -> str:

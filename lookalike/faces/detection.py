@@ -52,7 +52,6 @@ class Detector(Protocol):
             (n, 15) box, five points and confidence of at least MIN_CONFIDENCE, in the order of
             `Face`, in pixels of the array.
         """
-        ...
 
 
 class YuNet:
@@ -160,7 +159,7 @@ UNSURE, MISSED = "low confidence", "not found"
 FOUND = ("at once", "upscaled", "padded", "rotated", UNSURE, MISSED)
 
 
-def search(
+def search_picture(
     image: Image.Image, detector: Detector, attempt: Attempt, side: int = SEARCH_SIDE
 ) -> list[Face]:
     """Return the faces that one attempt finds.
@@ -225,11 +224,11 @@ def find_face(image: Image.Image, detector: Detector) -> Face:
         The face. Its `found` is the attempt that found it, UNSURE for a confidence below CONFIDENT,
         or MISSED for a guess in the picture's center, where there is no face at all.
     """
-    faces = search(image, detector, AT_ONCE)
+    faces = search_picture(image, detector, AT_ONCE)
     confident = [face for face in faces if face.score >= CONFIDENT]
     if confident:
         return max(confident, key=lambda face: prominence(face, image.size))
-    faces += [face for attempt in RETRIES for face in search(image, detector, attempt)]
+    faces += [face for attempt in RETRIES for face in search_picture(image, detector, attempt)]
     if not faces:
         return central_guess(image.size)
     best = max(faces, key=lambda face: face.score)
@@ -270,9 +269,9 @@ def find_faces(
     """
     sides = [side for side in SEARCH_SIDES if side < 2 * max(image.size)] or [SEARCH_SIDE]
     upright = max(TURNS, key=lambda turn: _uprightness(image, detector, turn))
-    faces = [face for side in sides for face in search(image, detector, upright, side)]
+    faces = [face for side in sides for face in search_picture(image, detector, upright, side)]
     if not any(face.score >= CONFIDENT for face in faces):
-        faces += [face for attempt in RETRIES for face in search(image, detector, attempt)]
+        faces += [face for attempt in RETRIES for face in search_picture(image, detector, attempt)]
     return suppress_overlaps([face for face in faces if face.score >= confidence], overlap)
 
 
@@ -281,7 +280,7 @@ def _uprightness(image: Image.Image, detector: Detector, turn: Attempt) -> float
 
     Faces that lie on their side are found too, with less confidence, but their points are wrong.
     """
-    faces = search(image, detector, turn, 2 * SEARCH_SIDE)
+    faces = search_picture(image, detector, turn, 2 * SEARCH_SIDE)
     return sum(face.score for face in faces if face.score >= CONFIDENT)
 
 

@@ -1,4 +1,4 @@
-"""The client of a leaderboard: sends a checked submission by HTTP or by the kaggle package.
+"""The client of a leaderboard: send a checked submission by HTTP or by the kaggle package.
 
     target = required_target(settings)                 # from --url and --group, or --kaggle
     outcome = post(target, submission, timeout=60.0)   # Outcome("scored", "", 931.5)

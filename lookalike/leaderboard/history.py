@@ -43,7 +43,7 @@ HistoryRow = dict[str, str]
 
 
 class PreparedSubmission(NamedTuple):
-    """A checked submission and what the history says about it.
+    """A checked submission and what the history records of it.
 
     Attributes:
         path: Its file.
@@ -62,7 +62,7 @@ class PreparedSubmission(NamedTuple):
 
 @contextmanager
 def locked_history(path: Path) -> Iterator[list[HistoryRow]]:
-    """Give the rows of a history, to be read and changed, and write them back at the end.
+    """Yield the rows of a history, to be read and changed, and write them back at the end.
 
     No other process reads or writes the history meanwhile.
 

@@ -280,8 +280,8 @@ def _add_ranking(app: "Flask", results: Results, title: str) -> None:
         )
         # Should a name ever slip through unescaped, the browser would still run nothing of it.
         policy = f"default-src 'none'; connect-src 'self'; style-src 'nonce-{nonce}'; "
-        rule = {"Content-Security-Policy": policy + f"script-src 'nonce-{nonce}'"}
-        return Response(text, mimetype="text/html", headers=rule)
+        headers = {"Content-Security-Policy": policy + f"script-src 'nonce-{nonce}'"}
+        return Response(text, mimetype="text/html", headers=headers)
 
     @app.template_filter("clock")
     def clock(seconds: float) -> str:

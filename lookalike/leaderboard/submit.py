@@ -1,4 +1,4 @@
-"""The command `lookalike submit`: checks and sends a submission, keeps a history, runs a server.
+"""The command `lookalike submit`: check and send a submission, keep a history, run a server.
 
     lookalike submit send --run runs/b0 --url https://example.org/retrieval/ --group us
     lookalike submit send submission.json --labels labels.json --url ... --group us --dry-run
@@ -162,8 +162,8 @@ def submit(prepared: PreparedSubmission, target: Target, settings: SubmitSetting
     try:
         outcome = _send(prepared, target, settings.timeout)
     except UserError as error:
-        refused = Outcome("not sent", printable_line(str(error)))
-        record_outcome(settings.submissions, row, refused)
+        not_sent = Outcome("not sent", printable_line(str(error)))
+        record_outcome(settings.submissions, row, not_sent)
         raise
     record_outcome(settings.submissions, row, outcome)
     if outcome.status not in COUNTED:

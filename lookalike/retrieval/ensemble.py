@@ -74,12 +74,12 @@ def members(run: Run) -> list[Run]:
     if not retrieve.ensemble:
         return [run]
     first, *others = [_member(run, folder) for folder in retrieve.ensemble]
-    for name, settings in SHARED.items():
+    for name, options in SHARED.items():
         for member in others:
             if file_hash(member.path(name)) != file_hash(first.path(name)):
                 raise UserError(
                     f"--ensemble {member.folder}: its {name} is not that of {first.folder}: "
-                    f"make both with the same {settings}"
+                    f"make both with the same {options}"
                 )
     return [first, *others]
 

@@ -20,7 +20,7 @@ from lookalike.data.catalogue import load_catalogue, readable
 from lookalike.data.splits import Pictures
 from lookalike.evaluation.metrics import bootstrap_interval
 from lookalike.features.extractor import embed, trained_extractor
-from lookalike.retrieval.labelled_tasks import (
+from lookalike.retrieval.labeled_tasks import (
     LabeledTask,
     LabeledTasks,
     TaskScores,

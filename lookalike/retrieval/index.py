@@ -16,13 +16,14 @@ Equal scores are ordered by gallery name, so that a ranking is the same on every
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import isqrt
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import faiss
 import numpy as np
+from numpy.typing import ArrayLike
 from tqdm import tqdm
 
 from lookalike.core.errors import UserError
@@ -41,6 +42,7 @@ SAMPLE = 1000  # pictures of the gallery that the recall is measured with
 TRAINING_PER_LIST = 39  # pictures that k-means sees per list of `ivf`, the fewest FAISS recommends
 HNSW_LINKS, HNSW_CONSTRUCTION = 16, 40  # neighbors of a picture; candidates to choose them from
 BLOCK = 16_384  # pictures added at once
+KINDS = ("exact", "ivf", "hnsw", "auto")
 
 
 class Ranking(NamedTuple):
@@ -94,7 +96,7 @@ def with_scores(ranking: Ranking) -> dict[str, list[tuple[str, float]]]:
 # ---- building -----------------------------------------------------------------------------------
 
 
-def build_index(rows: np.ndarray, kind: str = "exact", seed: int = 0) -> faiss.Index:
+def build_index(rows: ArrayLike, kind: str = "exact", seed: int = 0) -> faiss.Index:
     """Build an inner-product index over the embeddings of a gallery.
 
     Args:
@@ -104,6 +106,9 @@ def build_index(rows: np.ndarray, kind: str = "exact", seed: int = 0) -> faiss.I
         seed: Of the k-means of `ivf` and the graph of `hnsw`. The same seed and number of threads
             give the same index.
 
+    Raises:
+        UserError: The kind is unknown, or the rows are no array of shape (N, D).
+
     >>> index = build_index(np.eye(3, dtype=np.float32))
     >>> index.ntotal, index.d
     (3, 3)
@@ -112,7 +117,7 @@ def build_index(rows: np.ndarray, kind: str = "exact", seed: int = 0) -> faiss.I
 
 
 def build_and_measure(
-    rows: np.ndarray, kind: str, seed: int = 0
+    rows: ArrayLike, kind: str, seed: int = 0
 ) -> tuple[faiss.Index, dict[str, Any]]:
     """Build an index as `build_index` does, and describe it.
 
@@ -124,7 +129,15 @@ def build_and_measure(
     Returns:
         The index, and the record that is stored with it: its kind and, of an approximate one, the
         search width and the recall@10 against exact search.
+
+    Raises:
+        UserError: The kind is unknown, or the rows are no array of shape (N, D).
     """
+    rows = np.asarray(rows)
+    if kind not in KINDS:
+        raise UserError(f"index kind {kind!r}: must be {', '.join(KINDS[:-1])} or {KINDS[-1]}")
+    if rows.ndim != 2:
+        raise UserError(f"the gallery's rows must be an array of shape (N, D), not {rows.shape}")
     count = len(rows)
     if kind == "auto":
         kind = "hnsw" if count >= LARGE else "exact"
@@ -321,9 +334,9 @@ def load_index(
 
 def search(
     index: faiss.Index,
-    gallery_names: Sequence[str],
-    queries: np.ndarray,
-    query_names: Sequence[str],
+    gallery_names: Iterable[str],
+    queries: ArrayLike,
+    query_names: Iterable[str],
     k: int = TOP,
 ) -> Ranking:
     """Find the k best gallery pictures of each query, equal scores ordered by name.
@@ -339,11 +352,17 @@ def search(
         query_names: The name of each query.
         k: How many pictures to find; a smaller gallery gives all it has.
 
+    Raises:
+        UserError: The names are not as many as the rows, the queries have another D than the index,
+            or k is below 1.
+
     >>> rows = np.array([[1, 0], [0, 1], [0.6, 0.8]], np.float32)
     >>> ranking = search(build_index(rows), ["a", "b", "c"], rows[:1], ["query"], k=2)
     >>> with_scores(ranking)
     {'query': [('a', 1.0), ('c', 0.6)]}
     """
+    queries, gallery_names, query_names = np.asarray(queries), [*gallery_names], [*query_names]
+    _check_search(index, gallery_names, queries, query_names, k)
     k = min(k, index.ntotal)
     rows = np.zeros((len(queries), k), np.int64)
     scores = np.zeros((len(queries), k))
@@ -366,7 +385,27 @@ def search(
                 index, gallery_names, candidates[part], queries[done], k
             )
         pending, factor = pending[~settled], 4 * factor
-    return Ranking(list(query_names), _names_of(rows, gallery_names), scores)
+    return Ranking(query_names, _names_of(rows, gallery_names), scores)
+
+
+def _check_search(
+    index: faiss.Index,
+    gallery_names: Sequence[str],
+    queries: np.ndarray,
+    query_names: Sequence[str],
+    k: int,
+) -> None:
+    """Raise UserError where the arguments of a search do not fit together."""
+    if k < 1:
+        raise UserError(f"k = {k}: must be at least 1")
+    if queries.ndim != 2 or queries.shape[1] != index.d:
+        raise UserError(f"queries: must be of shape (Q, {index.d}), not {queries.shape}")
+    for option, names, count in (
+        ("gallery_names", gallery_names, index.ntotal),
+        ("query_names", query_names, len(queries)),
+    ):
+        if len(names) != count:
+            raise UserError(f"{option}: {len(names)} names for {count} rows")
 
 
 def _widened(index: faiss.Index, factor: int) -> faiss.SearchParameters | None:

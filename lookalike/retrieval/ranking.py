@@ -7,12 +7,14 @@ A stage embeds the pictures, opens the stored index and ranks by the same steps 
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import faiss
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from lookalike.core.errors import UserError
 from lookalike.core.files import file_hash, write_json, write_text
@@ -52,8 +54,8 @@ UNIT_TOLERANCE = 1e-5  # rows whose lengths differ from 1 by less count as norma
 
 
 def rank(
-    queries: np.ndarray,
-    gallery: np.ndarray,
+    queries: ArrayLike,
+    gallery: ArrayLike,
     settings: RetrieveSettings | None = None,
     k: int = TOP,
     query_names: Iterable[str] | None = None,
@@ -116,7 +118,7 @@ def rank(
     return rank_embeddings(Embeddings(*arrays), settings, names[1], names[0], k)
 
 
-def _unit_rows(rows: np.ndarray, name: str) -> np.ndarray:
+def _unit_rows(rows: ArrayLike, name: str) -> np.ndarray:
     """Return float32 rows of length 1; those that are of length 1 already stay the same bits."""
     rows = np.ascontiguousarray(rows, np.float32)
     if rows.ndim != 2 or not rows.size:
@@ -133,7 +135,7 @@ def _unique_names(names: Iterable[str] | None, count: int, option: str) -> list[
     if len(chosen) != count:
         raise UserError(f"{option}: {len(chosen)} names for {count} rows")
     if len(set(chosen)) < count:
-        repeated = next(name for i, name in enumerate(chosen) if name in chosen[:i])
+        repeated = next(name for name, number in Counter(chosen).items() if number > 1)
         raise UserError(f"{option}: {repeated!r} is there more than once")
     return chosen
 

@@ -25,7 +25,7 @@ from lookalike.evaluation.metrics import RESAMPLES
 from lookalike.faces.geometry import crop_kind
 from lookalike.features.extractor import FeatureExtractor, extractor_for, flips
 from lookalike.models.embedder import embedder_of
-from lookalike.retrieval.labelled_tasks import (
+from lookalike.retrieval.labeled_tasks import (
     LabeledTask,
     LabeledTasks,
     TaskScores,

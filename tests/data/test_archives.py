@@ -483,7 +483,7 @@ CONTENT = os.urandom(1_000_000)
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `content` for any path and notes what was asked; the rest is how it misbehaves."""
+    """Serves `content` for any path and notes the requests; the rest is how it misbehaves."""
 
     daemon_threads = True
 
@@ -495,7 +495,7 @@ class Server(ThreadingHTTPServer):
         self.shift = 0  # how far a range is from the one that was asked for
         self.cuts: list[int] = []  # bytes after which the next answers break off
         self.codes: list[int] = []  # of the next answers
-        self.settings: list[str | None] = []  # the Range of each request
+        self.ranges: list[str | None] = []  # the Range of each request
         self.encodings: set[str | None] = set()
         self.awake = threading.Event()
         self.awake.set()
@@ -513,7 +513,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         server, wanted = self.server, self.headers["Range"]
-        server.settings.append(wanted)
+        server.ranges.append(wanted)
         server.encodings.add(self.headers["Accept-Encoding"])
         server.awake.wait(10)
         if server.codes:
@@ -562,7 +562,7 @@ def broken_off(server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch) ->
         "archive.zip.json",
         "archive.zip.part",
     ]
-    server.settings.clear()
+    server.ranges.clear()
     return folder / "archive.zip.part"
 
 
@@ -570,7 +570,7 @@ def test_download(server: Server, tmp_path: Path) -> None:
     path = archives.fetch(server.url(), tmp_path / "new")
     assert path == tmp_path / "new" / "archive.zip" and path.read_bytes() == CONTENT
     assert archives.fetch(server.url(), tmp_path / "new") == path
-    assert server.settings == [None]  # the second time, nothing
+    assert server.ranges == [None]  # the second time, nothing
     assert not list(tmp_path.rglob("*.part"))
 
 
@@ -584,7 +584,7 @@ def test_another_url_of_the_same_name(server: Server, tmp_path: Path) -> None:
 def test_resume_within_a_run(server: Server, tmp_path: Path) -> None:
     server.cuts = [300_000, 200_000]
     assert archives.fetch(server.url(), tmp_path).read_bytes() == CONTENT
-    first, second, third = server.settings
+    first, second, third = server.ranges
     starts = [
         int((wanted or "").removeprefix("bytes=").removesuffix("-")) for wanted in (second, third)
     ]
@@ -609,7 +609,7 @@ def test_resume_in_another_run(
     signed_anew = server.url("/archive.zip?signature=2")
     assert archives.fetch(signed_anew, tmp_path).read_bytes() == CONTENT
     archives.fetch(signed_anew, tmp_path)
-    assert server.settings == [f"bytes={size}-"]
+    assert server.ranges == [f"bytes={size}-"]
 
 
 def test_no_resume_without_a_mark(
@@ -618,7 +618,7 @@ def test_no_resume_without_a_mark(
     server.headers = {"ETag": 'W/"1"'}
     broken_off(server, tmp_path, monkeypatch)
     assert archives.fetch(server.url(), tmp_path).read_bytes() == CONTENT
-    assert server.settings == [None]
+    assert server.ranges == [None]
 
 
 def test_no_resume_with_a_lost_memo(
@@ -627,7 +627,7 @@ def test_no_resume_with_a_lost_memo(
     broken_off(server, tmp_path, monkeypatch)
     (tmp_path / "archive.zip.json").write_text('{"mark": ')
     assert archives.fetch(server.url(), tmp_path).read_bytes() == CONTENT
-    assert server.settings == [None]
+    assert server.ranges == [None]
 
 
 def test_server_that_ignores_range(
@@ -636,7 +636,7 @@ def test_server_that_ignores_range(
     broken_off(server, tmp_path, monkeypatch)
     server.knows_range = False
     assert archives.fetch(server.url(), tmp_path).read_bytes() == CONTENT
-    assert len(server.settings) == 1
+    assert len(server.ranges) == 1
 
 
 @pytest.mark.parametrize("knows_if_range", [True, False])
@@ -658,7 +658,7 @@ def test_file_that_changed_meanwhile(
     broken_off(server, tmp_path, monkeypatch)
     server.content, server.headers, server.knows_if_range = content, headers, knows_if_range
     assert archives.fetch(server.url(), tmp_path).read_bytes() == content
-    assert server.settings[0] is not None
+    assert server.ranges[0] is not None
 
 
 def test_server_that_sends_another_range(
@@ -667,7 +667,7 @@ def test_server_that_sends_another_range(
     broken_off(server, tmp_path, monkeypatch)
     server.shift = 100
     assert archives.fetch(server.url(), tmp_path).read_bytes() == CONTENT
-    assert len(server.settings) == 2 and server.settings[1] is None
+    assert len(server.ranges) == 2 and server.ranges[1] is None
 
 
 def test_rest_that_ends_too_early_without_a_length(
@@ -676,7 +676,7 @@ def test_rest_that_ends_too_early_without_a_length(
     broken_off(server, tmp_path, monkeypatch)
     server.says_length, server.cuts = False, [1000]
     assert archives.fetch(server.url(), tmp_path).read_bytes() == CONTENT
-    assert len(server.settings) == 2 and None not in server.settings
+    assert len(server.ranges) == 2 and None not in server.ranges
 
 
 def test_old_file_is_not_taken_for_the_new_one_that_broke_off(
@@ -696,14 +696,14 @@ def test_part_that_is_too_long(
 ) -> None:
     broken_off(server, tmp_path, monkeypatch).write_bytes(CONTENT + b"junk")
     assert archives.fetch(server.url(), tmp_path).read_bytes() == CONTENT
-    assert server.settings == [f"bytes={len(CONTENT) + 4}-", None]  # the first was answered 416
+    assert server.ranges == [f"bytes={len(CONTENT) + 4}-", None]  # the first was answered 416
 
 
 def test_server_that_does_not_say_the_length(server: Server, tmp_path: Path) -> None:
     server.says_length = False
     assert archives.fetch(server.url(), tmp_path).read_bytes() == CONTENT
     archives.fetch(server.url(), tmp_path)
-    assert server.settings == [None]
+    assert server.ranges == [None]
 
 
 def test_content_encoding_is_left_alone(server: Server, tmp_path: Path) -> None:
@@ -717,7 +717,7 @@ def test_refusals_are_not_retried(server: Server, tmp_path: Path, code: int) -> 
     server.codes = [code]
     with pytest.raises(UserError, match=f"archive.zip answered {code}.*--source-path") as refusal:
         archives.fetch(server.url("/archive.zip?signature=s3cret"), tmp_path)
-    assert server.settings == [None] and "s3cret" not in str(refusal.value)
+    assert server.ranges == [None] and "s3cret" not in str(refusal.value)
     assert not list(tmp_path.iterdir())
 
 
@@ -725,14 +725,14 @@ def test_refusals_are_not_retried(server: Server, tmp_path: Path, code: int) -> 
 def test_failures_that_pass_are_retried(server: Server, tmp_path: Path, code: int) -> None:
     server.codes = [code, code]
     assert archives.fetch(server.url(), tmp_path).read_bytes() == CONTENT
-    assert len(server.settings) == 3
+    assert len(server.ranges) == 3
 
 
 def test_failures_that_stay(server: Server, tmp_path: Path) -> None:
     server.codes = [500] * 10
     with pytest.raises(UserError, match=r"cannot download .*the server answered 500"):
         archives.fetch(server.url(), tmp_path)
-    assert len(server.settings) == archives.TRIES
+    assert len(server.ranges) == archives.TRIES
 
 
 def test_waits_grow(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -750,7 +750,7 @@ def test_server_that_hangs(server: Server, tmp_path: Path, monkeypatch: pytest.M
     server.awake.clear()
     with pytest.raises(UserError, match=r"cannot download .*ReadTimeout"):
         archives.fetch(server.url(), tmp_path)
-    assert len(server.settings) == 2
+    assert len(server.ranges) == 2
 
 
 def test_nobody_listens(server: Server, tmp_path: Path) -> None:

@@ -36,9 +36,9 @@ def no_leftovers(folder: Path) -> bool:
 
 
 def test_class_folders_become_a_competition(classes: Path, tmp_path: Path) -> None:
-    made = extract(tmp_path / "data" / "x", ExtractSettings("folder", str(classes)), seed=0)
+    message = extract(tmp_path / "data" / "x", ExtractSettings("folder", str(classes)), seed=0)
     root = tmp_path / "data" / "x"
-    assert made and made.endswith("x from folder")
+    assert message and message.endswith("x from folder")
     assert [count(root / part) for part in ("training", "validation", "test")] == [20, 8, 12]
     assert find_layout(root) and (root / "labels.json").is_file()
 

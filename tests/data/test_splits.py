@@ -95,14 +95,16 @@ def test_a_split_that_cannot_be_made_says_why(competition: Path) -> None:
         make_split(catalogue, "folder", "photo", 0)
     with pytest.raises(UserError, match="only the domains drawing, photo"):
         make_split(catalogue, "disjoint", "painting", 0)
+    with pytest.raises(UserError, match="'random': must be auto, folder, disjoint or stratified"):
+        make_split(catalogue, "random")
 
 
 def test_the_stage_writes_two_catalogues_and_the_split(competition: Path, tmp_path: Path) -> None:
     settings = parse_settings(["--domain-pattern", PHOTO_OR_DRAWING])
     run = Run(tmp_path / "run", competition, settings)
     run.folder.mkdir()
-    made = run_split(run)
-    assert "8 identities" in made
+    message = run_split(run)
+    assert "8 identities" in message
     test, training = (load_catalogue(run.path(name)) for name in ("test.csv", "training.csv"))
     assert len(test) == 20 and len(training) == 60
     assert set(json.loads(run.path("split.json").read_text())["train"]) < set(training.path)
@@ -130,8 +132,8 @@ def run(competition: Path, tmp_path: Path) -> Run:
 
 
 def test_a_split_is_read_back_as_it_was_made(run: Run) -> None:
-    made = make_split(read_catalogue(run.data, PHOTO_OR_DRAWING), "auto", "photo", seed=0)
-    assert load_split(run.path("split.json")) == made
+    split = make_split(read_catalogue(run.data, PHOTO_OR_DRAWING), "auto", "photo", seed=0)
+    assert load_split(run.path("split.json")) == split
     assert isinstance(load_split(run.path("split.json")).validation, RetrievalTask)
 
 

@@ -89,6 +89,18 @@ def test_what_is_written_is_read_back(source: Any, format: str, tmp_path: Path) 
     assert read_submission(path) == as_submission(source) == as_submission(path) == SUBMISSION
 
 
+def test_a_path_may_be_text_and_its_suffix_chooses_the_format(tmp_path: Path) -> None:
+    for name, start in (("s.csv", "id,images"), ("s.json", "{")):
+        path = str(tmp_path / name)
+        assert write_submission(ARRAYS, path).read_text().startswith(start)
+        assert read_submission(path) == SUBMISSION
+
+
+def test_a_single_name_is_no_list() -> None:
+    with pytest.raises(UserError, match=r"'q\.jpg' has no list"):
+        as_submission({"q.jpg": "a.jpg"})
+
+
 def test_the_formats_are_the_promised_ones(tmp_path: Path) -> None:
     path = write_submission(SUBMISSION, str(tmp_path / "s.json"), "list")
     entries = json.loads(path.read_text())

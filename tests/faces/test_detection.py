@@ -19,7 +19,7 @@ from lookalike.faces.detection import (
     intersection_over_union,
     load_detector,
     prominence,
-    search,
+    search_picture,
     suppress_overlaps,
 )
 from lookalike.faces.geometry import Crop, Face, crop_face
@@ -47,7 +47,7 @@ def test_coordinates_hold_at_every_size_of_the_picture() -> None:
 @pytest.mark.parametrize("attempt", [AT_ONCE, *RETRIES], ids=lambda a: f"{a.name} {a.angle:.0f}")
 def test_what_an_attempt_finds_is_where_it_is_in_the_picture(attempt: Attempt) -> None:
     """Scaled, padded or turned: the square is where it was drawn."""
-    (face,) = search(red_square(), RedDetector(), attempt)
+    (face,) = search_picture(red_square(), RedDetector(), attempt)
     center = (face.box[:2] + face.box[2:] / 2) * (200, 160)
     assert np.allclose(center, (90, 70), atol=1.5)
     turned = attempt.angle in (30, -30)  # the box of a turned box is larger

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from lookalike.core.numeric import unit
-from lookalike.retrieval.labelled_tasks import LabeledTask, LabeledTasks
+from lookalike.retrieval.labeled_tasks import LabeledTask, LabeledTasks
 
 
 def clustered(

@@ -13,7 +13,7 @@ from lookalike.retrieval.forecast import (
     half_width,
     subset_scores,
 )
-from lookalike.retrieval.labelled_tasks import TaskScores
+from lookalike.retrieval.labeled_tasks import TaskScores
 from tests.retrieval.tasks import clustered, tasks_of
 
 SETTINGS = RetrieveSettings()

@@ -11,6 +11,7 @@ from typing import Any
 
 import faiss
 import numpy as np
+import pandas as pd
 import pytest
 
 from lookalike.core.errors import UserError
@@ -233,3 +234,37 @@ def test_a_ranking_as_a_mapping_with_and_without_scores() -> None:
     found = search(build_index(rows), ["a", "b"], rows, ["p", "q"], k=1)
     assert as_mapping(found) == {"p": ["a"], "q": ["b"]}
     assert with_scores(found) == {"p": [("a", 1.0)], "q": [("b", 1.0)]}
+
+
+def test_names_are_a_series_with_any_index() -> None:
+    rows = np.eye(3, dtype=np.float32)
+    names = pd.Series(["a", "b", "c"], index=[2, 0, 1])
+    found = search(build_index(rows.tolist()), names, rows[:1].tolist(), names[:1], k=1)
+    assert as_mapping(found) == {"a": ["a"]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"gallery_names": ["a"]}, "gallery_names: 1 names for 2 rows"),
+        ({"query_names": []}, "query_names: 0 names for 2 rows"),
+        ({"queries": np.eye(3)}, r"shape \(Q, 2\), not \(3, 3\)"),
+        ({"k": 0}, "k = 0: must be at least 1"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(changes: dict[str, Any], message: str) -> None:
+    rows = np.eye(2, dtype=np.float32)
+    arguments: dict[str, Any] = {
+        "gallery_names": ["a", "b"],
+        "queries": rows,
+        "query_names": ["p", "q"],
+    }
+    with pytest.raises(UserError, match=message):
+        search(build_index(rows), **(arguments | changes))
+
+
+def test_an_index_that_cannot_be_built_is_refused() -> None:
+    with pytest.raises(UserError, match="'flat': must be exact, ivf, hnsw or auto"):
+        build_index(np.eye(2, dtype=np.float32), "flat")
+    with pytest.raises(UserError, match=r"shape \(N, D\), not \(2,\)"):
+        build_index(np.ones(2, np.float32))

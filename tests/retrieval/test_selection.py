@@ -10,7 +10,7 @@ import pytest
 from lookalike import pipeline as runner
 from lookalike.core.files import read_json
 from lookalike.core.settings import EmbedSettings, RetrieveSettings
-from lookalike.retrieval.labelled_tasks import TaskScores
+from lookalike.retrieval.labeled_tasks import TaskScores
 from lookalike.retrieval.selection import (
     Trial,
     add_steps,

@@ -12,7 +12,7 @@ from lookalike.core.settings import RetrieveSettings, Settings, TrainSettings
 from lookalike.data.splits import load_split, run_split
 from lookalike.evaluation.scoring import Labels, score
 from lookalike.retrieval.index import as_mapping, ranking_of
-from lookalike.retrieval.labelled_tasks import (
+from lookalike.retrieval.labeled_tasks import (
     LabeledTask,
     LabeledTasks,
     divide_by_identity,
