@@ -22,7 +22,7 @@ from benchmarks.rows import Given, Row, in_turns, seconds
 from lookalike.data.images import content_hash
 from lookalike.data.layout import class_folders
 from lookalike.features.extractor import FeatureExtractor, embed
-from lookalike.features.loader import PLAIN, batches
+from lookalike.features.loader import PLAIN, load_batches
 from lookalike.models.embedder import load_embedder
 
 BACKBONE = "efficientnet_lite0"
@@ -49,7 +49,7 @@ def beside_the_model(arguments: Given) -> list[Row]:
     files = [
         (arguments.source / p, c) for p, c in zip(pictures.path, pictures.content, strict=True)
     ]
-    pixels = list(batches(files, {}, embedder.preprocessing, PLAIN, plan.batch))
+    pixels = list(load_batches(files, {}, embedder.preprocessing, PLAIN, plan.batch))
 
     def whole() -> float:
         for features in cache.glob(f"{BACKBONE}-*"):

@@ -164,7 +164,7 @@ class OpenVinoEngine:
         folder = cache / "engines" / _key(embedder, plan)
         if not folder.is_dir():
             log.info("compiling %s for %s, saved for later runs", embedder.name, plan)
-            _save_model(convert(embedder, plan.batch), folder)
+            _save_model(to_openvino(embedder, plan.batch), folder)
         os.utime(folder / "model.xml")  # `lookalike cache prune` reads it as the time of last use
         # A stream per core, each of one thread: how busy the machine is must not decide how a sum
         # is split.
@@ -213,7 +213,7 @@ def _key(embedder: Embedder, plan: Plan) -> str:
     return f"{embedder.weights_id}-{digest}-openvino{plan.version}".replace("/", "_")
 
 
-def convert(embedder: Embedder, batch: int) -> Any:
+def to_openvino(embedder: Embedder, batch: int) -> Any:
     """Convert a backbone, normalization included, to an OpenVINO model.
 
     Args:

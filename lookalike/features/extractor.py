@@ -40,7 +40,7 @@ from lookalike.faces.dataset import detect, detection_recipe
 from lookalike.faces.detection import Detector, load_detector
 from lookalike.faces.geometry import Crop, Face, crop_kind
 from lookalike.features.engine import Engine, Plan, build_engine, plans
-from lookalike.features.loader import PLAIN, View, batches
+from lookalike.features.loader import PLAIN, View, load_batches
 from lookalike.models.checkpoints import load_model
 from lookalike.models.embedder import Embedder, embedder_of, project_rows
 from lookalike.models.onnx_models import OnnxBackbone
@@ -401,7 +401,7 @@ def _in_blocks(
 ) -> np.ndarray:
     """Return (N, dim) rows: what `combine` makes of each block's features in all views."""
     out = large_array(extractor.cache, len(pictures), dim)
-    parts = [Source(extractor, pictures, view) for view in views]
+    parts = [FeatureSource(extractor, pictures, view) for view in views]
     total = sum(part.missing for part in parts)
     with tqdm(total=total, desc="embedding", unit=" pictures", disable=not total) as bar:
         for block in blocks(len(pictures)):
@@ -425,7 +425,7 @@ def large_array(folder: Path, rows: int, dim: int) -> np.ndarray:
         return np.memmap(stream, np.float32, "w+", shape=(rows, dim)).view(np.ndarray)
 
 
-class Source:
+class FeatureSource:
     """The features of some pictures in one view: from the cache, or computed where it lacks them.
 
     Args:
@@ -479,7 +479,9 @@ class Source:
             return
         extractor, faces = self.extractor, self.extractor.faces(pictures)
         files = list(zip(sources(pictures, extractor.root), pictures.content, strict=True))
-        pixels = batches(files, faces, extractor.embedder.preprocessing, self.view, self.plan.batch)
+        pixels = load_batches(
+            files, faces, extractor.embedder.preprocessing, self.view, self.plan.batch
+        )
         start, done = time.perf_counter(), 0
         try:
             for rows in extractor.engine(self.plan).features(pixels):

@@ -1,7 +1,7 @@
 """Loading: from picture files to the pixels that a backbone sees, decoded ahead of it on all cores.
 
     files = [(Path("ada.jpg"), content_hash(raw))]
-    for batch in batches(files, {}, embedder.preprocessing, PLAIN, size=32):
+    for batch in load_batches(files, {}, embedder.preprocessing, PLAIN, size=32):
         ...   # (32, image_size, image_size, 3) uint8
 
 A `View` is a way to show a picture: as it is, mirrored, at another scale, or augmented.
@@ -61,7 +61,7 @@ def random_views(count: int, seed: int, kind: Augmentation) -> list[View]:
     return [View(number, seed, kind) for number in range(count)]
 
 
-def batches(
+def load_batches(
     files: Sequence[tuple[Path | np.ndarray, str]],
     faces: Mapping[str, Face],
     preprocessing: Preprocessing,

@@ -3,7 +3,7 @@
 rows, broken = readable_photos([Path("party.jpg")])
 photo = read_photo(Path("party.jpg"))
 annotated = annotate(photo.image, faces, ["Ada Lovelace 0.71"])
-record = write_results(Path("out"), {"photo": "party.jpg"}, annotated)   # and JSON beside it
+record = write_annotated(Path("out"), {"photo": "party.jpg"}, annotated)   # and JSON beside it
 """
 
 import io
@@ -244,7 +244,7 @@ def output_path(photo: Path, folder: Path) -> Path:
     raise AssertionError("unreachable")
 
 
-def write_results(folder: Path, record: dict[str, Any], picture: Image.Image) -> dict[str, Any]:
+def write_annotated(folder: Path, record: dict[str, Any], picture: Image.Image) -> dict[str, Any]:
     """Write a photograph's annotated picture and its JSON.
 
     The JSON comes first: it says that the path is this photograph's.

@@ -30,7 +30,7 @@ from lookalike.identification.annotate import (
     readable_photos,
     refuse_broken,
     two_digits,
-    write_results,
+    write_annotated,
 )
 from lookalike.identification.calibration import load_calibration
 from lookalike.identification.references import (
@@ -129,7 +129,7 @@ def identify_photos(command: WhoCommand) -> None:
         faces = find_faces(photo.image, finder, command.confidence, command.overlap)
         record = describe_faces(path, photo, faces, identifier)
         annotated = annotate(photo.image, faces, face_labels(record))
-        records.append(write_results(folder, record, annotated))
+        records.append(write_annotated(folder, record, annotated))
     empty = [record["photo"] for record in records if not record["faces"]]
     report_each("photographs show no face: written without boxes", empty)
     about = {"method": command.references.method, "threshold": identifier.threshold}

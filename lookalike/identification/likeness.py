@@ -31,7 +31,7 @@ from lookalike.identification.annotate import (
     readable_photos,
     refuse_broken,
     two_digits,
-    write_results,
+    write_annotated,
 )
 from lookalike.identification.references import (
     Match,
@@ -78,7 +78,7 @@ def find_likenesses(command: LikeCommand) -> None:
     for likeness in tqdm(likenesses, "drawing", unit=" pictures"):
         photo = read_photo(Path(likeness.photo))
         drawn = draw_likeness(likeness, photo.image, extractor.root, contents)
-        records.append(write_results(folder, describe_likeness(likeness, photo.size), drawn))
+        records.append(write_annotated(folder, describe_likeness(likeness, photo.size), drawn))
     missed = [found.photo for found in likenesses if found.face and found.face.found == MISSED]
     report_each("pictures show no face: their middle was compared", missed)
     about = {"method": command.references.method, "photos": records}

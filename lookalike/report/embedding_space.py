@@ -1,6 +1,6 @@
 """The geometry of embeddings by identity: a map, spreads, medoids, overlaps.
 
-    positions = project(embeddings, settings, seed=0)     # (N, 2), near where similar
+    positions = project_to_plane(embeddings, settings, seed=0)     # (N, 2), near where similar
     spreads = measure_spreads(embeddings, identities)
     pairs = rank_overlaps(spreads)                        # the identities hardest to tell apart
 
@@ -99,7 +99,7 @@ def rank_overlaps(spreads: Spreads) -> pd.DataFrame:
     return pairs.sort_values("overlap", ascending=False, kind="stable", ignore_index=True)
 
 
-def project(embeddings: np.ndarray, settings: ReportSettings, seed: int) -> np.ndarray:
+def project_to_plane(embeddings: np.ndarray, settings: ReportSettings, seed: int) -> np.ndarray:
     """Map embeddings to two dimensions.
 
     By t-SNE (van der Maaten and Hinton, 2008) or UMAP (McInnes et al., 2018). t-SNE's perplexity is

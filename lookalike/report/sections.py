@@ -22,7 +22,7 @@ from lookalike.report.embedding_space import (
     Spreads,
     measure_spreads,
     perplexity_for,
-    project,
+    project_to_plane,
     rank_overlaps,
 )
 from lookalike.report.errors import (
@@ -169,7 +169,7 @@ def embedding_section(
     if len(rows) > settings.points:
         rng = np.random.default_rng([seed, 2])
         chosen = np.sort(rng.choice(len(rows), settings.points, replace=False))
-    positions = project(embeddings[chosen], settings, seed)
+    positions = project_to_plane(embeddings[chosen], settings, seed)
     if not len(positions):
         return None
     # The map's pictures come first on the page, then the medoids.

@@ -93,7 +93,7 @@ def read_command(folder: Path, cache: Path) -> ScoreCommand | TrainCommand:
 # ---- what both kinds of run share ---------------------------------------------------------------
 
 
-def prepare(
+def load_inputs(
     command: ScoreCommand | TrainCommand,
 ) -> tuple[Pairs, pd.DataFrame, FeatureExtractor]:
     """Read a command's pairs, check their pictures, and load the embedder.
@@ -119,7 +119,7 @@ def prepare(
     return pairs, rows, extractor
 
 
-def finish(command: ScoreCommand | TrainCommand, scored: ScoredPairs) -> None:
+def write_run(command: ScoreCommand | TrainCommand, scored: ScoredPairs) -> None:
     """Write the results and the settings of a run, and print the measures."""
     # config.json comes last: a killed run must not leave settings beside another's calibration.
     (command.run / "config.json").unlink(missing_ok=True)
@@ -138,11 +138,11 @@ def score_protocol(command: ScoreCommand) -> None:
     Raises:
         UserError: The settings, the protocol or the pictures cannot be used.
     """
-    pairs, rows, extractor = prepare(command)
+    pairs, rows, extractor = load_inputs(command)
     good = rows[readable(rows)].reset_index(drop=True)
     vectors = feature_vectors(extractor, good, command.distance)
     scores = score_readable(pairs.table, good, partial(similarities, vectors, command.distance))
-    finish(command, ScoredPairs(command.pairs.data, rows, pairs.table, scores))
+    write_run(command, ScoredPairs(command.pairs.data, rows, pairs.table, scores))
 
 
 # ---- trained networks ---------------------------------------------------------------------------
@@ -157,7 +157,7 @@ def train_protocol(command: TrainCommand) -> None:
         UserError: The settings, the protocol or the pictures cannot be used.
     """
     check_train(command)
-    pairs, rows, extractor = prepare(command)
+    pairs, rows, extractor = load_inputs(command)
     table, good = pairs.table, rows[readable(rows)].reset_index(drop=True)
     folds = choose_folds(command.folds, table)
     inputs = fold_inputs(command, pairs, good, extractor.embedder)
@@ -174,7 +174,7 @@ def train_protocol(command: TrainCommand) -> None:
         scores[table.fold == fold] = np.array(result["scores"], float)
     thresholds = {fold: result["threshold"] for fold, result in results.items()}
     scored = ScoredPairs(command.pairs.data, rows, tested, scores[tested.index], thresholds)
-    finish(replace(command, folds=folds), scored)
+    write_run(replace(command, folds=folds), scored)
 
 
 def choose_folds(chosen: tuple[int, ...], table: pd.DataFrame) -> tuple[int, ...]:

@@ -86,7 +86,7 @@ def test_a_compiled_model_is_saved_and_used_again(
 ) -> None:
     plan = plans("on", 0)[0]
     batch = blank_batch(embedder, plan)
-    monkeypatch.setattr(engine, "convert", None)  # a second compilation would fail
+    monkeypatch.setattr(engine, "to_openvino", None)  # a second compilation would fail
     first, second = (
         list(build_engine(plan, embedder, engines.parent).features([batch])) for _ in range(2)
     )
@@ -126,7 +126,7 @@ def test_a_compiler_that_fails_is_reported_and_done_without(
     def fail(*_: object) -> None:
         raise RuntimeError("no such operation")
 
-    monkeypatch.setattr(engine, "convert", fail)
+    monkeypatch.setattr(engine, "to_openvino", fail)
     rows = embed_features(replace(extractor, compile="on"), pictures[:3])
     assert np.array_equal(rows, plain)
     printed = capsys.readouterr().err

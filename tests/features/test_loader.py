@@ -9,14 +9,14 @@ from PIL import Image
 from lookalike.core.errors import UserError
 from lookalike.data.images import content_hash
 from lookalike.faces.geometry import Crop, Face, crop_face
-from lookalike.features.loader import PLAIN, View, batches, load_pixels, random_views
+from lookalike.features.loader import PLAIN, View, load_batches, load_pixels, random_views
 from lookalike.models.preprocessing import Preprocessing
 
 PLAIN_8 = Preprocessing(8, "bilinear", (0.5,) * 3, (0.5,) * 3)
 
 
 def write(path: Path, pixels: np.ndarray) -> tuple[Path, str]:
-    """Write a picture; return it as `batches` takes it."""
+    """Write a picture; return it as `load_batches` takes it."""
     Image.fromarray(pixels).save(path)
     return path, content_hash(path.read_bytes())
 
@@ -29,10 +29,10 @@ def pixels() -> np.ndarray:
 def test_batches_have_one_shape_and_the_files_order(tmp_path: Path) -> None:
     values = range(10, 120, 10)
     files = [write(tmp_path / f"{v}.png", np.full((9, 5, 3), v, np.uint8)) for v in values]
-    loaded = list(batches(files, {}, PLAIN_8, PLAIN, size=4))
+    loaded = list(load_batches(files, {}, PLAIN_8, PLAIN, size=4))
     assert [batch.shape for batch in loaded] == [(4, 8, 8, 3)] * 3
     assert np.concatenate(loaded)[:, 0, 0, 0].tolist() == [*values, 0]
-    assert not list(batches([], {}, PLAIN_8, PLAIN, size=4))
+    assert not list(load_batches([], {}, PLAIN_8, PLAIN, size=4))
 
 
 def test_an_array_loads_as_the_file_with_its_pixels(tmp_path: Path, pixels: np.ndarray) -> None:
@@ -67,7 +67,7 @@ def test_a_file_that_changed_or_went_is_an_error(tmp_path: Path, pixels: np.ndar
         load_pixels(path, content, None, PLAIN_8, PLAIN)
     path.unlink()
     with pytest.raises(UserError, match=r"one\.png has gone"):
-        list(batches([(path, content)], {}, PLAIN_8, PLAIN, size=4))
+        list(load_batches([(path, content)], {}, PLAIN_8, PLAIN, size=4))
 
 
 def test_a_random_view_is_drawn_from_seed_number_and_content(pixels: np.ndarray) -> None:

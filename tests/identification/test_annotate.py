@@ -23,7 +23,7 @@ from lookalike.identification.annotate import (
     readable_photos,
     refuse_broken,
     shared_area,
-    write_results,
+    write_annotated,
 )
 from tests.conftest import draw
 
@@ -122,7 +122,9 @@ def test_results_never_overwrite_files_of_other_origin(tmp_path: Path) -> None:
     assert output_path(photo, tmp_path) == tmp_path / "party.jpg"
     (tmp_path / "party.jpg").write_bytes(b"the user's own")
     assert output_path(photo, tmp_path) == tmp_path / "party-2.jpg"
-    record = write_results(tmp_path, {"photo": "party.png", "faces": []}, Image.new("RGB", (9, 9)))
+    record = write_annotated(
+        tmp_path, {"photo": "party.png", "faces": []}, Image.new("RGB", (9, 9))
+    )
     assert record["marked"] == str(tmp_path / "party-2.jpg")
     assert output_path(photo, tmp_path) == tmp_path / "party-2.jpg", "the same photograph again"
     write_json(tmp_path / "party-2.json", {"photo": "other.png"})

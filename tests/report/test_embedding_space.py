@@ -7,7 +7,7 @@ import pytest
 
 from lookalike.core.errors import UserError
 from lookalike.core.settings import ReportSettings
-from lookalike.report.embedding_space import measure_spreads, project, rank_overlaps
+from lookalike.report.embedding_space import measure_spreads, project_to_plane, rank_overlaps
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -62,17 +62,19 @@ def clusters() -> np.ndarray:
 
 
 def test_the_map_keeps_similar_pictures_together_and_is_reproducible(clusters: np.ndarray) -> None:
-    positions = project(clusters, ReportSettings(), seed=0)  # 45 pictures: lower perplexity
+    positions = project_to_plane(
+        clusters, ReportSettings(), seed=0
+    )  # 45 pictures: lower perplexity
     assert positions.min() >= 0 and positions.max() == 1
     distances = np.linalg.norm(positions[:, None] - positions[None], axis=2)
     np.fill_diagonal(distances, np.inf)
     assert (distances.argmin(1) // 15 == np.arange(45) // 15).all()
-    assert (positions == project(clusters, ReportSettings(), seed=0)).all()
+    assert (positions == project_to_plane(clusters, ReportSettings(), seed=0)).all()
 
 
 def test_too_few_pictures_have_no_map(clusters: np.ndarray) -> None:
-    assert len(project(clusters[:4], ReportSettings(), seed=0)) == 0
-    assert len(project(clusters[:5], ReportSettings(), seed=0)) == 5
+    assert len(project_to_plane(clusters[:4], ReportSettings(), seed=0)) == 0
+    assert len(project_to_plane(clusters[:5], ReportSettings(), seed=0)) == 5
 
 
 def test_a_missing_umap_is_an_error_in_words(
@@ -80,4 +82,4 @@ def test_a_missing_umap_is_an_error_in_words(
 ) -> None:
     monkeypatch.setitem(sys.modules, "umap", None)
     with pytest.raises(UserError, match="pip install umap-learn"):
-        project(clusters, ReportSettings(projection="umap"), seed=0)
+        project_to_plane(clusters, ReportSettings(projection="umap"), seed=0)
