@@ -1,4 +1,7 @@
-"""Programs that print the figures of docs/; none of them sends to a real leaderboard."""
+"""Programs that print the figures of docs/; none of them sends to a real leaderboard.
+
+`$DATA` in their examples is a folder with the public data sets, see docs/data-and-licences.md.
+"""
 
 import os
 

@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 import faiss
 import numpy as np
 
-from benchmarks.rows import Given, Row, in_turns, seconds
+from benchmarks.rows import BenchmarkSettings, Row, in_turns, seconds
 from lookalike.core.files import read_json
 from lookalike.retrieval.index import (
     Ranking,
@@ -55,7 +55,7 @@ def identity_blocks(count: int) -> Iterator[np.ndarray]:
         yield rng.normal(size=(size, INNER)).astype(np.float32)
 
 
-def make_gallery(arguments: Given) -> tuple[np.ndarray, np.ndarray, list[str]]:
+def make_gallery(arguments: BenchmarkSettings) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Return the gallery as a memory map, the queries, and the names of the gallery."""
     path, rng = arguments.out / f"gallery-{arguments.gallery}.npy", np.random.default_rng(2)
     count = arguments.gallery // PICTURES * PICTURES
@@ -75,7 +75,7 @@ def make_gallery(arguments: Given) -> tuple[np.ndarray, np.ndarray, list[str]]:
     return gallery, queries, [f"gallery/{i:07}.jpg" for i in range(count)]
 
 
-def exact(arguments: Given) -> list[Row]:
+def exact(arguments: BenchmarkSettings) -> list[Row]:
     """Measure our search, which returns names, beside the index's own."""
     gallery, queries, gallery_names = make_gallery(arguments)
     index, query_names = build_index(gallery), [str(i) for i in range(len(queries))]
@@ -90,17 +90,17 @@ def exact(arguments: Given) -> list[Row]:
     return [Row(what, "`search`", other, "s", 0.95, figures[0], figures[1], remark)]
 
 
-def graph(arguments: Given) -> list[Row]:
+def graph(arguments: BenchmarkSettings) -> list[Row]:
     """Measure `--index hnsw` beside exact search."""
     return approximate(arguments, "hnsw")
 
 
-def lists(arguments: Given) -> list[Row]:
+def lists(arguments: BenchmarkSettings) -> list[Row]:
     """Measure `--index ivf` beside exact search."""
     return approximate(arguments, "ivf")
 
 
-def approximate(arguments: Given, kind: str) -> list[Row]:
+def approximate(arguments: BenchmarkSettings, kind: str) -> list[Row]:
     """Measure an approximate index beside exact search; it is built once, which takes minutes."""
     gallery, queries, gallery_names = make_gallery(arguments)
     path = arguments.out / f"gallery-{arguments.gallery}-{kind}.faiss"

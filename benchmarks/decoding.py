@@ -1,7 +1,7 @@
 """What do decoding and resizing cost, by which library, and what do they change?
 
-    python -m benchmarks.decoding --data ../shared/data/caricature
-    python -m benchmarks.decoding --data ../shared/data/caricature --enlarge 6
+    python -m benchmarks.decoding --data $DATA/caricature
+    python -m benchmarks.decoding --data $DATA/caricature --enlarge 6
 
 The training pictures of the caricature set as they are, or enlarged (6: 1,068 x 1,308) and saved as
 JPEG again. Each method runs on one core and ends with the 224 pixels that a backbone sees; the

@@ -1,6 +1,6 @@
 """How long does it take to embed a folder of pictures with EfficientNet-Lite0?
 
-    python -m benchmarks.embedding --pictures pictures.csv --root ../shared/data/lfw62 --cache empty
+    python -m benchmarks.embedding --pictures pictures.csv --root $DATA/lfw62 --cache empty
 
 Timed inside the process, decoding included: without starting Python, importing PyTorch and loading
 the weights, with the time to compile where the cache holds no compiled model. Prints JSON.
@@ -18,7 +18,7 @@ from statistics import median
 import numpy as np
 import pandas as pd
 
-from benchmarks.rows import Given, Row, in_turns, seconds
+from benchmarks.rows import BenchmarkSettings, Row, in_turns, seconds
 from lookalike.data.images import content_hash
 from lookalike.data.layout import class_folders
 from lookalike.features.extractor import FeatureExtractor, embed
@@ -28,7 +28,7 @@ from lookalike.models.embedder import load_embedder
 BACKBONE = "efficientnet_lite0"
 
 
-def list_pictures(arguments: Given) -> pd.DataFrame:
+def list_pictures(arguments: BenchmarkSettings) -> pd.DataFrame:
     """Return path and content of LFW62's pictures; of fewer, evenly from all identities."""
     folders = class_folders(arguments.source)
     paths = [f"{name}/{picture}" for name, found in folders.items() for picture in found]
@@ -39,7 +39,7 @@ def list_pictures(arguments: Given) -> pd.DataFrame:
     return pd.DataFrame({"path": paths, "content": contents})
 
 
-def beside_the_model(arguments: Given) -> list[Row]:
+def beside_the_model(arguments: BenchmarkSettings) -> list[Row]:
     """Compare embedding with the model alone: the same compiled engine on pixels in memory."""
     pictures, cache = list_pictures(arguments), arguments.out / "cache-of-limit"
     embedder = load_embedder(BACKBONE, cache=cache)

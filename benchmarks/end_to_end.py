@@ -1,6 +1,6 @@
 """What does the whole pipeline cost, compared with one pass of the backbone over the same pictures?
 
-    python -m benchmarks.end_to_end --source-path ../shared/data/lfw62 --repeats 3
+    python -m benchmarks.end_to_end --source-path $DATA/lfw62 --repeats 3
 
 In turns, each in its own process and from an empty cache: `main.py --stage all`; the features of
 every picture, decoding included, with the same settings, timed from outside as the pipeline is, and

@@ -1,6 +1,6 @@
 """What the retries of the face detector add: rates of found faces, and scores.
 
-    python -m benchmarks.faces --data ../shared/data/caricature
+    python -m benchmarks.faces --data $DATA/caricature
 
 The same embedder on the same pictures, twice: once with a guess in the center wherever the first
 pass finds no face, once with all retries. Scores are of the training identities, photograph to

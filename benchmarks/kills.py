@@ -1,9 +1,9 @@
 """Does a run that is killed at random moments end with the same bytes?
 
-    python -m benchmarks.kills --kills 10 -- --stage all --data ../shared/data/caricature
+    python -m benchmarks.kills --kills 10 -- --stage all --data $DATA/caricature
 
-Everything behind `--` goes to main.py, in two temporary folders: one runs through, the other is
-killed (SIGKILL) at random moments and started again until it has been killed often enough.
+The options behind `--` go to main.py, which runs in two temporary folders: in one to its end, in
+the other it is killed (SIGKILL) at random moments and started again, --kills times.
 """
 
 import argparse
@@ -23,7 +23,7 @@ SAME = ("submission.json", "validation.json", "model.safetensors")
 
 
 def start(words: Sequence[str], folder: Path) -> subprocess.Popen[bytes]:
-    """Starts main.py in a folder, as the head of a group of processes."""
+    """Start main.py in a folder, as the leader of a process group."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "output.txt").open("ab") as output:
         command = [sys.executable, str(MAIN), *words, "--run", "run"]
@@ -33,10 +33,10 @@ def start(words: Sequence[str], folder: Path) -> subprocess.Popen[bytes]:
 
 
 def finish(words: Sequence[str], folder: Path) -> float:
-    """Runs main.py to its end; the seconds that it took.
+    """Run main.py to its end and return the seconds that it took.
 
     Raises:
-        RuntimeError: it failed; the end of what it said.
+        RuntimeError: It failed; with the end of its output.
     """
     began = time.monotonic()
     if start(words, folder).wait():
@@ -45,12 +45,21 @@ def finish(words: Sequence[str], folder: Path) -> float:
 
 
 def kill_and_compare(words: Sequence[str], folder: Path, kills: int, seed: int = 0) -> list[float]:
-    """Kills runs until `kills` of them died at work; the moments, in shares of a whole run.
+    """Kill a run at random moments, continue it, and compare its files with a whole run's.
 
-    Where a run is finished before its moment comes, it is compared and begun anew.
+    A run that finishes before its moment comes is compared and started from the beginning.
+
+    Args:
+        words: Options of main.py.
+        folder: Where both runs work.
+        kills: Number of kills.
+        seed: Seed of the moments.
+
+    Returns:
+        The moments of the kills, as shares of the duration of a whole run.
 
     Raises:
-        AssertionError: a file differs from that of the run that was never killed.
+        AssertionError: A file differs from that of the run that was never killed.
     """
     whole, killed = folder / "whole", folder / "killed"
     seconds = finish(words, whole)
@@ -74,15 +83,17 @@ def kill_and_compare(words: Sequence[str], folder: Path, kills: int, seed: int =
 
 
 def compare(whole: Path, killed: Path) -> None:
-    """Raises AssertionError, naming the file, unless both runs made the same bytes."""
+    """Raise AssertionError, naming the file, unless both runs wrote the same bytes."""
     for name in SAME:
         one, other = (folder / "run" / name for folder in (whole, killed))
         assert one.read_bytes() == other.read_bytes(), f"{name} differs"
 
 
 def main() -> None:
-    """See the top of this file."""
-    parser = argparse.ArgumentParser(description="Kills main.py and compares what it makes.")
+    """Kill main.py as the command line says, and print the moments."""
+    parser = argparse.ArgumentParser(
+        description="Kill main.py at random moments and compare its results."
+    )
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("words", nargs="+", help="options of main.py, behind --")

@@ -1,6 +1,6 @@
 """Accuracy of identification by each of the four methods, on LFW62.
 
-    python -m benchmarks.labelling --source-path ../shared/data/lfw62
+    python -m benchmarks.labelling --source-path $DATA/lfw62
 
 The baseline report's protocol: the references are the pictures of the training half (part
 `training` of the catalogue), and every picture of the test, queries and gallery, is identified. The
@@ -70,8 +70,17 @@ def main() -> None:
         named = ((correct & accepted).mean(), (~correct & accepted).mean())
         rates = (correct.mean(), *named, (~accepted).mean())
         table.append((method, len(references.rows), *rates, threshold))
-    headers = ["method", "references", "accuracy", "correct", "wrong", "unknown", "threshold"]
-    print(f"{len(test)} test pictures, {len(known)} known of {known.identity.nunique()} people\n")
+    headers = [
+        "method",
+        "references",
+        "accuracy",
+        "named correctly",
+        "wrong",
+        "unknown",
+        "threshold",
+    ]
+    sizes = f"{len(known)} reference pictures of {known.identity.nunique()} people"
+    print(f"{len(test)} test pictures, {sizes}\n")
     print(tabulate(table, headers, floatfmt=("", "", *[".4f"] * 4, ".3f")))
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from benchmarks.rows import Given, Row
+from benchmarks.rows import BenchmarkSettings, Row
 
 SIDE, DIM, FEW = 16, 64, 10_000
 ROOT = Path(__file__).parent.parent
@@ -119,7 +119,7 @@ def measure(count: int) -> dict[str, float]:
     return {"MB": whole["peak"] - alone["peak"], "seconds": whole["seconds"]}
 
 
-def flat(arguments: Given) -> list[Row]:
+def flat(arguments: BenchmarkSettings) -> list[Row]:
     """Compare few pictures with many."""
     many_runs, few_runs = [], []
     for _ in range(arguments.repeats):

@@ -1,7 +1,7 @@
 r"""Compare training objectives on unseen identities: EfficientNet-Lite0, one crop for all rows.
 
-    python -m benchmarks.objectives --data ../shared/data/caricature \
-        --labels ../shared/data/caricature/test_labels.json \
+    python -m benchmarks.objectives --data $DATA/caricature \
+        --labels $DATA/caricature/test_labels.json \
         --domain-pattern '(?P<domain>photo|caricature)_'
 
 Pictures are whole, embedded with their mirror images at 160 × 160 pixels; the rows that train the
@@ -25,9 +25,9 @@ from lookalike.sweep.grid import failure_reason, run_measured
 
 ROOT = Path(__file__).parent.parent
 STAGES = ("split", "crop", "train", "index", "retrieve", "evaluate")
-HEAD = ("--embed-dim", "512", "--epochs", "30", "--patience", "6")
+PROJECTION = ("--embed-dim", "512", "--epochs", "30", "--patience", "6")
 # Whatever the objective: the last block and a projection.
-TRAINED = (*HEAD, "--unfreeze", "1", "--batch-size", "64")
+TRAINED = (*PROJECTION, "--unfreeze", "1", "--batch-size", "64")
 # All blocks, with views as SimCLR's, and a projection head that is discarded.
 WHOLE = (
     "--unfreeze",
@@ -53,9 +53,9 @@ TRIPLET = ("--objective", "triplet", "--miner")
 ROWS: dict[str, tuple[str, ...]] = {
     "frozen": ("--epochs", "0"),
     "frozen, centered": ("--epochs", "0", "--center"),
-    "head, cross-entropy (baseline report)": ("--epochs", "3"),
-    "projection, cross-entropy": HEAD,
-    "projection, arcface": (*HEAD, "--objective", "arcface"),
+    "linear probe, cross-entropy (baseline report)": ("--epochs", "3"),
+    "projection, cross-entropy": PROJECTION,
+    "projection, arcface": (*PROJECTION, "--objective", "arcface"),
     "arcface": (*TRAINED, "--objective", "arcface"),
     "triplet, all": (*TRAINED, *TRIPLET, "all"),
     "triplet, semi-hard": (*TRAINED, *TRIPLET, "semihard"),
@@ -65,12 +65,12 @@ ROWS: dict[str, tuple[str, ...]] = {
     "arcface+supcon": (*TRAINED, "--objective", "arcface+supcon"),
     "arcface, centered": (*TRAINED, "--objective", "arcface", "--center"),
     "arcface, centered, refit": (*TRAINED, "--objective", "arcface", "--center", "--refit"),
-    "SimCLR, then head": HEAD,
+    "SimCLR, then projection": PROJECTION,
     "whole, supcon, embed-dim 512": (*WHOLE, *SUPCON, "--embed-dim", "512", "--epochs", "8"),
     "whole, supcon, projector": (*WHOLE, *SUPCON, *PROJECTOR, "--epochs", "8"),
     "the same, longer, refit": (*WHOLE, *SUPCON, *PROJECTOR, "--epochs", "30", *LONGER),
 }
-SIMCLR = "SimCLR, then head"
+SIMCLR = "SimCLR, then projection"
 
 
 def do_row(folder: Path, words: list[str], before: list[list[str]]) -> dict[str, Any]:

@@ -10,12 +10,16 @@ from tabulate import tabulate
 
 
 @dataclass(frozen=True)
-class Given:
-    """What every row is told.
+class BenchmarkSettings:
+    """Settings of all rows.
 
-    source: LFW62's class folders. out: where downloads, data and results are kept. repeats: pairs
-    of measurements. pictures: of LFW62, at most. gallery: size of the big gallery. many: pictures
-    of the larger of the two memory measurements.
+    Attributes:
+        source: LFW62's class folders.
+        out: Folder for downloads, data and results.
+        repeats: Number of measurements of each program.
+        pictures: Maximum number of LFW62's pictures; None for all of them.
+        gallery: Number of pictures of the generated gallery.
+        many: Number of pictures of the larger of the two memory measurements.
     """
 
     source: Path
@@ -28,11 +32,17 @@ class Given:
 
 @dataclass(frozen=True)
 class Row:
-    """Two programs' figures, in the order in which they were taken.
+    """The figures of two programs that do the same.
 
-    what: what both did. unit: `s` and `MB` are the better the fewer, `pictures/s` the more. wanted:
-    how many times better ours has to be. remark: what else there is to know, and why it falls short
-    where it does.
+    Attributes:
+        what: What both do.
+        ours: Name of our program.
+        other: Name and version of the other one.
+        unit: `s` and `MB`, of which fewer are better, or `pictures/s`, of which more are.
+        wanted: How many times better ours should be.
+        our_figures: Our measurements, in the order in which they were taken.
+        other_figures: The other program's.
+        remark: Conditions of the measurement, and why ours falls short where it does.
     """
 
     what: str
@@ -46,13 +56,13 @@ class Row:
 
     @property
     def ratio(self) -> float:
-        """How many times better our median is."""
+        """How many times better our median is than the other one."""
         ours, other = median(self.our_figures), median(self.other_figures)
         return ours / other if self.unit.endswith("/s") else other / ours
 
 
 def seconds(work: Callable[[], object]) -> Callable[[], float]:
-    """The work, as what returns the seconds that it takes."""
+    """Return a function that does the work and returns the seconds that it takes."""
 
     def timed() -> float:
         start = time.perf_counter()
@@ -71,16 +81,16 @@ def in_turns(
     """
     figures: list[list[float]] = [[] for _ in programs]
     for repeat in range(-warm, repeats):
-        for kept, program in zip(figures, programs, strict=True):
+        for own, program in zip(figures, programs, strict=True):
             figure = program()
             if repeat >= 0:
-                kept.append(figure)
+                own.append(figure)
     return figures
 
 
 def table(rows: Sequence[Row]) -> str:
-    """All rows in Markdown: medians, least and most of each, and whether the ratio was reached."""
-    shown = [
+    """Format rows as Markdown: medians with their ranges, and whether the wanted ratio is met."""
+    cells = [
         (
             row.what,
             row.ours,
@@ -95,9 +105,10 @@ def table(rows: Sequence[Row]) -> str:
         for row in rows
     ]
     heads = ["row", "ours", "median", "other", "median", "ratio", "wanted", "reached", "remark"]
-    return tabulate(shown, heads, "github", disable_numparse=True)
+    return tabulate(cells, heads, "github", disable_numparse=True)
 
 
 def _spread(figures: Sequence[float], unit: str) -> str:
+    """Format the median and the range of figures."""
     middle, least, most = (f"{f(figures):.3g}" for f in (median, min, max))
     return f"{middle} {unit} ({least} to {most}, n = {len(figures)})"

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.rows import Given, Row, in_turns, seconds
+from benchmarks.rows import BenchmarkSettings, Row, in_turns, seconds
 from lookalike.evaluation.metrics import measure_queries
 from lookalike.evaluation.scoring import find_hits, mean_measures, read_labels
 from lookalike.evaluation.submissions import read_submission
@@ -100,7 +100,7 @@ def _agreement(means: list[list[float]]) -> str:
     return f"all agree to {apart:.0e}"
 
 
-def from_the_file(arguments: Given) -> list[Row]:
+def from_the_file(arguments: BenchmarkSettings) -> list[Row]:
     """Compare reading, parsing and scoring."""
     files = write_test(arguments.out / "scoring")
     programs: dict[str, Callable[[], list[float]]] = {
@@ -118,7 +118,7 @@ def from_the_file(arguments: Given) -> list[Row]:
     return _rows("read_submission, find_hits, mean_measures", figures, what, 3, remark)
 
 
-def parsed_already(arguments: Given) -> list[Row]:
+def parsed_already(arguments: BenchmarkSettings) -> list[Row]:
     """Compare scoring alone, from the form that each program parses the files into."""
     import pytrec_eval
     import ranx
@@ -149,7 +149,7 @@ def _rows(ours: str, figures: list[list[float]], what: str, wanted: int, remark:
     ]
 
 
-def full_ranking(arguments: Given) -> list[Row]:
+def full_ranking(arguments: BenchmarkSettings) -> list[Row]:
     """Compare average precision of rankings of 10,000 for 1,000 queries, from neighbor indices."""
     import torch
     from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator

@@ -1,6 +1,6 @@
 """How much does a score vary? The baseline report's protocol on many split seeds.
 
-    python -m benchmarks.seeds --source-path ../shared/data/lfw62 --seeds 20
+    python -m benchmarks.seeds --source-path $DATA/lfw62 --seeds 20
 
 Every seed lays the pictures out anew and runs all stages of main.py; the cache makes all but the
 first cheap.

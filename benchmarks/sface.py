@@ -1,6 +1,6 @@
 """Does SFace as a torch module compute what ONNX Runtime does, and how fast?
 
-    python -m benchmarks.sface --data ../shared/data/lfw62
+    python -m benchmarks.sface --data $DATA/lfw62
 
 On aligned faces of the first pictures of the data set, in memory. ONNX Runtime takes one at a time,
 as the file requires; the torch module runs in batches, by the engines that embed.

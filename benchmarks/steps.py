@@ -1,6 +1,6 @@
 """What does each post-processing step gain, alone and together, on validation and test?
 
-    python -m benchmarks.steps --run runs/faces --labels ../shared/data/caricature/test_labels.json
+    python -m benchmarks.steps --run runs/faces --labels $DATA/caricature/test_labels.json
 
 For a finished run. Each line is a set of options of the retrieve stage with the score on the
 validation, on the test, and on both with a single query per identity, where the other queries are

@@ -1,6 +1,6 @@
 """The whole picture or the published crop? Measured on training identities, photo to drawing.
 
-    python -m benchmarks.transforms --data ../shared/data/caricature
+    python -m benchmarks.transforms --data $DATA/caricature
 
 The training identities of the caricature set, never its test: for each of 20 seeds, 40 of the 100
 identities, photographs as queries against all their drawings, with the frozen default backbone.

@@ -1,7 +1,7 @@
 r"""Which validation ranks settings as the test does: unseen identities, or those in training?
 
-    python -m benchmarks.validations --data ../shared/data/caricature \
-        --labels ../shared/data/caricature/test_labels.json \
+    python -m benchmarks.validations --data $DATA/caricature \
+        --labels $DATA/caricature/test_labels.json \
         --domain-pattern '(?P<domain>photo|caricature)_'
 
 Six settings of a projection on frozen EfficientNet-Lite0, each trained on both splits: `disjoint`

@@ -1,6 +1,6 @@
 """Ablation of the training of a Siamese network: the earlier work's factors, one at a time.
 
-    python -m benchmarks.verification --data ../shared/data/cfp
+    python -m benchmarks.verification --data $DATA/cfp
 
 Celebrities in Frontal-Profile, the first three splits, each tested by a network of its own. Every
 row changes one thing of the first. With two idle cores a network takes half a minute, and all rows

@@ -1,6 +1,6 @@
 """What do more views of a face add? Measured on training identities, photograph to drawing.
 
-    python -m benchmarks.views --data ../shared/data/caricature
+    python -m benchmarks.views --data $DATA/caricature
 
 The identities and seeds of `benchmarks.transforms`, never the test, with SFace on aligned faces.
 Each line is a set of scales, with or without the mirror image; the gain is over one view, seed by

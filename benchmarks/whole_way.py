@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.embedding import BACKBONE, list_pictures
-from benchmarks.rows import Given, Row, in_turns
+from benchmarks.rows import BenchmarkSettings, Row, in_turns
 from lookalike.evaluation.scoring import Labels, read_labels, score
 from lookalike.models.backbones import TIMM_NAMES
 from lookalike.models.embedder import load_embedder
@@ -57,7 +57,7 @@ def best_workers(seconds: Callable[[int], float]) -> int:
 # ---- the whole pipeline -------------------------------------------------------------------------
 
 
-def lay_out(arguments: Given) -> Path:
+def lay_out(arguments: BenchmarkSettings) -> Path:
     """Lay LFW62 out as a competition, by the baseline report's protocol, once."""
     data = arguments.out / "lfw62"
     if not (data / "labels.json").is_file():
@@ -67,7 +67,7 @@ def lay_out(arguments: Given) -> Path:
     return data
 
 
-def whole_way(arguments: Given) -> list[Row]:
+def whole_way(arguments: BenchmarkSettings) -> list[Row]:
     """Compare `main.py --stage all` with the recipe."""
     data = lay_out(arguments)
     ours, plain = arguments.out / "ours", arguments.out / "plain"
@@ -96,7 +96,7 @@ def whole_way(arguments: Given) -> list[Row]:
         f"score {scores[0]} and {scores[1]}; from outside, from empty caches, no warm-up; "
         f"the recipe with {workers} workers, the best of {WORKERS}"
     )
-    what = "`--stage all` on LFW62, frozen head, 3 epochs"
+    what = "`--stage all` on LFW62, linear probe, 3 epochs"
     other = f"the baseline report's recipe written plainly, PyTorch {torch.__version__}"
     return [Row(what, "`main.py --stage all`", other, "s", 5, figures[0], figures[1], remark)]
 
@@ -110,7 +110,7 @@ def _score(path: Path, labels: Labels) -> str:
 # ---- embedding ----------------------------------------------------------------------------------
 
 
-def oml_python(arguments: Given) -> Path:
+def oml_python(arguments: BenchmarkSettings) -> Path:
     """Return the Python of an environment with open-metric-learning, created where there is none.
 
     It requires numpy < 2, which this project does not.
@@ -126,7 +126,7 @@ def oml_python(arguments: Given) -> Path:
     return python
 
 
-def inference(arguments: Given) -> list[Row]:
+def inference(arguments: BenchmarkSettings) -> list[Row]:
     """Compare `embed` with open-metric-learning's `inference`."""
     python, pictures = oml_python(arguments), list_pictures(arguments)
     listed, weights = arguments.out / "pictures.csv", arguments.out / "lite0.pt"

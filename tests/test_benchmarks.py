@@ -1,4 +1,4 @@
-"""The table of benchmarks/run.py says what was measured; its programs are given the same."""
+"""The table of benchmarks/run.py says what was measured; its programs get the same inputs."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import memory, run, scoring
-from benchmarks.rows import Given, Row, in_turns, table
+from benchmarks.rows import BenchmarkSettings, Row, in_turns, table
 from lookalike.data.images import read_picture
 from tests.conftest import Program
 
@@ -38,8 +38,8 @@ def test_programs_run_in_turns_and_the_warm_up_does_not_count() -> None:
     assert order == ["a", "b"] * 3 and figures == [[3.0, 5.0], [4.0, 6.0]]
 
 
-def embeddings(folder: Path, repeats: int = 1) -> Given:
-    return Given(folder, folder, repeats, None, 100, 100)
+def settings_for(folder: Path, repeats: int = 1) -> BenchmarkSettings:
+    return BenchmarkSettings(folder, folder, repeats, None, 100, 100)
 
 
 def test_a_finished_row_is_measured_again_only_for_other_arguments(
@@ -47,18 +47,18 @@ def test_a_finished_row_is_measured_again_only_for_other_arguments(
 ) -> None:
     calls: list[int] = []
 
-    def full_ranking(settings: Given) -> list[Row]:
+    def full_ranking(settings: BenchmarkSettings) -> list[Row]:
         calls.append(settings.repeats)
         return [ROW]
 
     monkeypatch.setattr(scoring, "full_ranking", full_ranking)
     for repeats in (1, 1, 2, 2):
-        assert run.measured("precision", embeddings(tmp_path, repeats), again=False) == [ROW]
-    run.measured("precision", embeddings(tmp_path, 2), again=True)
+        assert run.measured("precision", settings_for(tmp_path, repeats), again=False) == [ROW]
+    run.measured("precision", settings_for(tmp_path, 2), again=True)
     assert calls == [1, 2, 2]
 
 
-def test_scorers_are_given_the_same_and_agree(
+def test_scorers_get_the_same_inputs_and_agree(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in (("QUERIES", 40), ("GALLERY", 200), ("IDENTITIES", 20), ("LENGTH", 30)):
