@@ -308,10 +308,10 @@ def figure(person: Person, rng: Generator, drama: float, caricature: float) -> l
     for key, (mean, spread) in TRAITS.items():
         face[key] = mean + caricature * spread * person.traits[key]
     parts = [part for part in PARTS if not (person.bald and part in (back_hair, front_hair))]
-    return [project(shape, face) for part in parts for shape in part(face, person)]
+    return [project_shape(shape, face) for part in parts for shape in part(face, person)]
 
 
-def project(shape: Shape, face: Measures) -> Shape:
+def project_shape(shape: Shape, face: Measures) -> Shape:
     """Return a shape in smooth pixel coordinates, seen in the pose."""
     x, y = shape.points.T
     bulge = np.sqrt((1 - (x / face["width"]) ** 2 - 0.4 * y**2).clip(0.05))
