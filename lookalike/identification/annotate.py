@@ -1,9 +1,11 @@
 """Annotated pictures: a box and a name for each face, and panels of the most similar pictures.
 
-rows, broken = readable_photos([Path("party.jpg")])
-photo = read_photo(Path("party.jpg"))
-annotated = annotate(photo.image, faces, ["Ada Lovelace 0.71"])
-record = write_annotated(Path("out"), {"photo": "party.jpg"}, annotated)   # and JSON beside it
+    rows, broken = readable_photos([Path("party.jpg")])
+    photo = read_photo(Path("party.jpg"))
+    annotated = annotate(photo.image, faces, ["Ada Lovelace 0.71"])
+    record = write_annotated(Path("out"), {"photo": "party.jpg"}, annotated)   # and JSON beside it
+
+Coordinates of faces are shares of a picture's width and height; those of labels are pixels.
 """
 
 import io

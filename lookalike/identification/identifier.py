@@ -1,8 +1,10 @@
 """`lookalike identify who`: find every face in photographs and identify it.
 
-identifier = make_identifier(run, settings, threshold=None, false_accept=0.01)
-faces = find_faces(image, identifier.extractor.finder, confidence, overlap)
-identifier.identify(image, faces)     # [{"identity": "Ada Lovelace", "similarity": 0.71, …}, …]
+    identifier = make_identifier(run, settings, threshold=None, false_accept=0.01)
+    faces = find_faces(image, identifier.extractor.finder, confidence, overlap)
+    identifier.identify(image, faces)     # [{"identity": "Ada Lovelace", "similarity": 0.71, …}, …]
+
+A face is named by its nearest references, unless even those are less similar than a threshold.
 """
 
 import json

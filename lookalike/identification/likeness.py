@@ -1,8 +1,10 @@
 """`lookalike identify like`: find the known identity that each picture resembles most.
 
-likenesses = compare(extractor, photos, pictures, settings, nearest=5, seed=0)
-likenesses[0].matches      # identities, the most similar first
-likenesses[0].nearest      # reference pictures, the most similar first
+    likenesses = compare(extractor, photos, pictures, settings, nearest=5, seed=0)
+    likenesses[0].matches      # identities, the most similar first
+    likenesses[0].nearest      # reference pictures, the most similar first
+
+Nothing is rejected here: every picture has a nearest identity.
 """
 
 import json

@@ -1,8 +1,10 @@
 """Preprocessing: which part of a picture a backbone sees, at which size, and how it is normalized.
 
-preprocessing = Preprocessing(224, "bicubic", (0.5,) * 3, (0.5,) * 3)
-pixels = preprocessing.resize(preprocessing.take(picture))   # (224, 224, 3) uint8
-inputs = preprocessing.normalize(torch.from_numpy(pixels)[None])   # (1, 3, 224, 224) float32
+    preprocessing = Preprocessing(224, "bicubic", (0.5,) * 3, (0.5,) * 3)
+    pixels = preprocessing.resize(preprocessing.take(picture))   # (224, 224, 3) uint8
+    inputs = preprocessing.normalize(torch.from_numpy(pixels)[None])   # (1, 3, 224, 224) float32
+
+All of its fields count in the keys of the cache and in model files, see `Preprocessing.key`.
 """
 
 from dataclasses import dataclass, replace

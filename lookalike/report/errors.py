@@ -1,7 +1,9 @@
 """Error analysis of a ranking: which identities are confused, and which queries score worse.
 
-confusions(part).head(10)
-score_groups(part, {query: "photo" for query in part.ranked})
+    confusions(part).head(10)
+    score_groups(part, {query: "photo" for query in part.ranked})
+
+The tables are empty where the labels are not known.
 """
 
 from collections import Counter

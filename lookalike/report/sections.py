@@ -1,8 +1,10 @@
 """The sections of the report, as tables and drawings for its template.
 
-cards = score_cards(metrics)                     # scores with their intervals
-tables = error_tables(part, faces)               # confusions, scores by group
-space = embedding_section(extractor, part, settings, seed, thumbnails)
+    cards = score_cards(metrics)                     # scores with their intervals
+    tables = error_tables(part, faces)               # confusions, scores by group
+    space = embedding_section(extractor, part, settings, seed, thumbnails)
+
+Where a section has no data, its function returns None, and the template leaves it out.
 """
 
 from collections.abc import Mapping

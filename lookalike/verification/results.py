@@ -1,7 +1,9 @@
 """The results in a run folder of `lookalike verify`: scores, measures, plots and calibration.
 
-measures = write_results(folder, scored)       # pairs.csv, metrics.json, roc.png, errors.jpg, …
-print(results_table([Path("runs/sface"), Path("runs/siamese")]))
+    measures = write_results(folder, scored)       # pairs.csv, metrics.json, roc.png, errors.jpg, …
+    print(results_table([Path("runs/sface"), Path("runs/siamese")]))
+
+A pair with an unreadable picture is in every count, as answered wrong.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,8 +1,10 @@
 """Similarity of two pictures: by an embedder as it is, or by a trained network.
 
-vectors = feature_vectors(extractor, rows, "cosine")
-scores = similarities(vectors, "cosine", first, second)      # of pairs of row indices
-score = embedding_similarity(extractor, read_photos([Path("A.jpg"), Path("B.jpg")]), "cosine")
+    vectors = feature_vectors(extractor, rows, "cosine")
+    scores = similarities(vectors, "cosine", first, second)      # of pairs of row indices
+    score = embedding_similarity(extractor, read_photos([Path("A.jpg"), Path("B.jpg")]), "cosine")
+
+A higher score means more alike, whatever the verifier.
 """
 
 from collections.abc import Sequence

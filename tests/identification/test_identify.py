@@ -18,7 +18,6 @@ from lookalike import pipeline
 from lookalike.core.files import read_json
 from lookalike.core.log import log
 from lookalike.core.runs import open_run
-from lookalike.features import extractor as extraction
 from lookalike.features.extractor import FeatureExtractor, trained_extractor
 from lookalike.identification import annotate, identifier, identify, likeness
 from lookalike.identification.settings import METHODS
@@ -52,7 +51,7 @@ class OneFace:
 
 @pytest.fixture
 def one_face(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extraction, "load_detector", lambda name, cache: OneFace())
+    monkeypatch.setattr("lookalike.features.extractor.load_detector", lambda name, cache: OneFace())
 
 
 def run_identify(*words: str | Path) -> int:
@@ -301,7 +300,7 @@ def faces_run(six_people: tuple[Path, FeatureExtractor], monkeypatch: pytest.Mon
     """The folder of that run. Batches are small, since even those of one picture are padded."""
     folder, extractor = six_people
     small = [replace(plan, batch=8) for plan in extractor.plans]
-    monkeypatch.setattr(extraction, "plans", lambda mode, pictures: small)
+    monkeypatch.setattr("lookalike.features.extractor.plans", lambda mode, pictures: small)
     for module in (identifier, likeness):
         monkeypatch.setattr(module, "trained_extractor", lambda run: extractor)
     return folder

@@ -7,7 +7,6 @@ import pytest
 
 from lookalike.core.errors import UserError
 from lookalike.faces.geometry import Crop
-from lookalike.features import extractor as embed
 from lookalike.features.extractor import FeatureExtractor
 from lookalike.models.embedder import load_embedder
 from lookalike.verification.scoring import (
@@ -71,7 +70,7 @@ def test_a_picture_without_a_face_is_reported(
 ) -> None:
     photos = read_photos([extractor.root / "00.jpg", extractor.root / "10.jpg"])
     assert without_face(extractor, photos) == [], "whole pictures: no face is wanted"
-    monkeypatch.setattr(embed, "load_detector", lambda name, cache: NoFace())
+    monkeypatch.setattr("lookalike.features.extractor.load_detector", lambda name, cache: NoFace())
     faces = load_embedder("test_efficientnet", weights="none", crop=Crop("face"))
     seeing = FeatureExtractor(faces, extractor.root, extractor.cache, "off")
     assert without_face(seeing, photos) == [
