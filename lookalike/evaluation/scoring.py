@@ -88,6 +88,7 @@ def as_labels(source: str | Path | Mapping[str, Mapping[str, str]] | LabeledPart
 
     Raises:
         UserError: There is no such file, or another form.
+        TypeError: The source is anything else.
 
     Example:
         >>> as_labels({"query": {"q.jpg": "ada"}, "gallery": {"a.jpg": "ada"}}).gallery
@@ -97,6 +98,11 @@ def as_labels(source: str | Path | Mapping[str, Mapping[str, str]] | LabeledPart
         return read_labels(Path(source))
     if isinstance(source, Mapping):
         return _parse_labels(source, "labels")
+    if not (hasattr(source, "query") and hasattr(source, "gallery")):
+        raise TypeError(
+            "labels must be the path of a file, a mapping or a retrieval task, not "
+            f"{type(source).__name__}"
+        )
     return Labels(dict(source.query), dict(source.gallery))
 
 

@@ -99,6 +99,7 @@ def as_submission(source: str | Path | Mapping[str, Sequence[str]] | RankedArray
     Raises:
         UserError: The file cannot be read as a submission, or a query of the mapping has a single
             name in the place of a list.
+        TypeError: The source is anything else.
 
     Example:
         >>> as_submission({"q.jpg": ("a.jpg", "b.jpg")})
@@ -111,6 +112,11 @@ def as_submission(source: str | Path | Mapping[str, Sequence[str]] | RankedArray
         if single is not None:
             raise UserError(f"query {single!r} has no list of gallery names")
         return {str(query): list(map(str, names)) for query, names in source.items()}
+    if not (hasattr(source, "queries") and hasattr(source, "gallery")):
+        raise TypeError(
+            "a submission must be the path of a file, a mapping {query: [gallery names]} or a "
+            f"ranking, not {type(source).__name__}"
+        )
     return dict(zip(source.queries, source.gallery.tolist(), strict=True))
 
 

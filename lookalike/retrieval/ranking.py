@@ -9,13 +9,14 @@ A stage embeds the pictures, opens the stored index and ranks by the same steps 
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args, get_type_hints
 
 import faiss
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from lookalike.core.checks import check_bounds
 from lookalike.core.errors import UserError
 from lookalike.core.files import file_hash, write_json, write_text
 from lookalike.core.log import log
@@ -84,7 +85,9 @@ def rank(
 
     Raises:
         UserError: An array is empty, not of shape (N, D) or not finite, or has another D; names
-            are repeated or not as many as rows; k is below 1; or a step needs `labeled`.
+            are repeated or not as many as rows; k is below 1; a setting is out of its bounds or not
+            among its choices; or a step needs `labeled`.
+        TypeError: `settings` is no `RetrieveSettings`.
 
     >>> queries = np.array([[1.0, 0.1]])
     >>> gallery = np.array([[0.0, 2.0], [3.0, 0.0], [1.0, 1.0]])
@@ -94,7 +97,8 @@ def rank(
     >>> as_mapping(rank(queries, gallery))
     {'0': ['1', '2', '0']}
     """
-    settings = settings or RetrieveSettings()
+    settings = RetrieveSettings() if settings is None else settings
+    _check_steps(settings)
     if k < 1:
         raise UserError(f"k = {k}: must be at least 1")
     arrays = [_unit_rows(queries, "queries"), _unit_rows(gallery, "gallery")]
@@ -116,6 +120,17 @@ def rank(
     if len(dims) > 1:
         raise UserError(f"all embeddings must have the same number of columns, not {dims}")
     return rank_embeddings(Embeddings(*arrays), settings, names[1], names[0], k)
+
+
+def _check_steps(settings: RetrieveSettings) -> None:
+    """Raise an error where a step has an impossible value, which a command line would refuse."""
+    if not isinstance(settings, RetrieveSettings):
+        raise TypeError(f"settings must be RetrieveSettings, not {type(settings).__name__}")
+    check_bounds(settings)
+    for name in ("hubs", "rerank"):
+        value, choices = getattr(settings, name), get_args(get_type_hints(RetrieveSettings)[name])
+        if value not in choices:
+            raise UserError(f"{name} {value!r}: must be one of {', '.join(choices)}")
 
 
 def _unit_rows(rows: ArrayLike, name: str) -> np.ndarray:

@@ -63,6 +63,11 @@ def test_labels_of_another_form_are_refused(text: str, tmp_path: Path) -> None:
         read_labels(tmp_path / "labels.json")
 
 
+def test_what_are_no_labels_is_named() -> None:
+    with pytest.raises(TypeError, match="or a retrieval task, not list"):
+        score(GOOD, ["ada"])  # type: ignore[arg-type]
+
+
 def test_nothing_to_score_is_an_error() -> None:
     with pytest.raises(UserError, match="nothing to score"):
         score({}, Labels({"q": "ada"}, {"g": "bo"}))

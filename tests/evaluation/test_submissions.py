@@ -101,6 +101,11 @@ def test_a_single_name_is_no_list() -> None:
         as_submission({"q.jpg": "a.jpg"})
 
 
+def test_what_is_no_submission_is_named() -> None:
+    with pytest.raises(TypeError, match="or a ranking, not list"):
+        as_submission([("q.jpg", ["a.jpg"])])  # type: ignore[arg-type]
+
+
 def test_the_formats_are_the_promised_ones(tmp_path: Path) -> None:
     path = write_submission(SUBMISSION, str(tmp_path / "s.json"), "list")
     entries = json.loads(path.read_text())

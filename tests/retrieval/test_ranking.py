@@ -116,6 +116,8 @@ def test_labeled_pictures_may_be_divided_by_domain() -> None:
             {"settings": RetrieveSettings(hubs="csls", no_transductive=True)},
             "pass their embeddings as labeled",
         ),
+        ({"settings": RetrieveSettings(rerank="krr")}, "'krr': must be one of none, reciprocal"),  # type: ignore[arg-type]
+        ({"settings": RetrieveSettings(expand=2.0)}, "--expand 2"),
     ],
 )
 def test_mistakes_are_named(changed: dict[str, Any], reason: str) -> None:
