@@ -2,7 +2,7 @@
 
     python -m benchmarks.kills --kills 10 -- --stage all --data $DATA/caricature
 
-The options behind `--` go to main.py, which runs in two temporary folders: in one to its end, in
+The options after `--` go to main.py, which runs in two temporary folders: in one to its end, in
 the other it is killed (SIGKILL) at random moments and started again, --kills times.
 """
 
@@ -96,7 +96,7 @@ def main() -> None:
     )
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("words", nargs="+", help="options of main.py, behind --")
+    parser.add_argument("words", nargs="+", help="options of main.py, after --")
     arguments = parser.parse_args()
     words = [str(Path(word).resolve()) if Path(word).exists() else word for word in arguments.words]
     with tempfile.TemporaryDirectory() as folder:

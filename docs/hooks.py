@@ -67,7 +67,7 @@ def options(name: str) -> list[str]:
 
 
 def extras(hint: Any) -> tuple[Any, ...]:
-    """Return what stands behind the type in Annotated[type, …]; nothing for a plain type."""
+    """Return the metadata of Annotated[type, …]; none for a plain type."""
     return getattr(hint, "__metadata__", ())
 
 

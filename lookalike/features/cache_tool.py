@@ -1,4 +1,4 @@
-"""The command `lookalike cache`: list what lies in the cache, and delete what is not used.
+"""The command `lookalike cache`: list the folders of the cache, and delete unused ones.
 
     lookalike cache list
     lookalike cache prune --unused 30 --keep 5     # used within 30 days, and at most 5 GB
@@ -41,9 +41,9 @@ class Prune:
     cache: Path = Path("cache")
     """Folder of the cache."""
     unused: Annotated[float, Interval(ge=0)] | None = None
-    """Delete the folders that were not used within so many days."""
+    """Delete the folders that were not used within this many days."""
     keep: Annotated[float, Interval(ge=0)] | None = None
-    """Keep at most so many gigabytes, the most recently used ones."""
+    """Keep at most this many gigabytes, the most recently used ones."""
     dry_run: bool = False
     """Only show what would be deleted."""
 
@@ -60,11 +60,11 @@ class Entry:
     """A folder of the cache: the rows computed in one way, or a compiled model.
 
     Attributes:
-        folder: Where it lies.
+        folder: Its path.
         description: How it was made.
         rows: Number of pictures; None for a compiled model.
-        size: In bytes.
-        days: Since it was last used.
+        size: Size in bytes.
+        days: Days since it was last used.
     """
 
     folder: Path

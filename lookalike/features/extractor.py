@@ -6,8 +6,8 @@
 Pictures are decoded on all cores while the backbone runs, and its features are cached by content.
 An embedding depends on the picture's content, the preprocessing, the weights and the engine, and on
 nothing else: neither on the pictures that shared its batch nor on what was cached before. Pictures
-are processed in blocks, and large results lie in a file: a million take no more memory than ten
-thousand.
+are processed in blocks, and large results are stored in a file: a million take no more memory than
+ten thousand.
 """
 
 import time
@@ -45,7 +45,7 @@ from lookalike.models.checkpoints import load_model
 from lookalike.models.embedder import Embedder, embedder_of, project_rows
 from lookalike.models.onnx_models import OnnxBackbone
 
-IN_MEMORY = 1 << 24  # bytes; larger results lie in a file
+IN_MEMORY = 1 << 24  # bytes; larger results are stored in a file
 
 
 @dataclass(frozen=True)
@@ -416,7 +416,7 @@ def _in_blocks(
 def large_array(folder: Path, rows: int, dim: int) -> np.ndarray:
     """Return an empty (rows, dim) float32 array.
 
-    A large one lies in a nameless file in the folder, which vanishes with the array.
+    A large one is stored in a nameless file in the folder, which is deleted with the array.
     """
     if rows * dim * 4 <= IN_MEMORY:
         return np.empty((rows, dim), np.float32)

@@ -4,7 +4,7 @@ r"""Compare backbones and settings: a grid of runs, and tables of their scores (
     lookalike sweep --source-path lfw62 --lrs 1e-1,1e-2,1e-3 --epochs 3,5 --grid all \
         --ablate normalization,augmentation --seeds 0,1,2,3,4 -- --embed-dim 512
 
-Options behind `--` go to every row. A row is a run of the pipeline in a process and a run folder of
+Options after `--` go to every row. A row is a run of the pipeline in a process and a run folder of
 its own; the embedding cache makes sure that no picture is embedded twice. The same command resumes
 after a kill: what is done is in `rows/<row>/row.json`. In --out the sweep leaves rows.csv,
 summary.csv, report.md and plots.
@@ -174,11 +174,11 @@ def check_grid(settings: SweepSettings, rows: Sequence[GridRow], words: Sequence
     Args:
         settings: Of the sweep.
         rows: All rows.
-        words: The options behind `--`.
+        words: The options after `--`.
 
     Raises:
         UserError: The data are not there, or an option cannot be used.
-        SystemExit: An option behind `--` is unknown.
+        SystemExit: An option after `--` is unknown.
     """
     if (settings.data is None) == (settings.source_path is None):
         raise UserError("name the data by --data or by --source-path, and not by both")
@@ -188,7 +188,7 @@ def check_grid(settings: SweepSettings, rows: Sequence[GridRow], words: Sequence
     own = {option(name) for name in (*ROW_OPTIONS, *(f.name for f in fields(Factors)))}
     taken = sorted(own & {word.partition("=")[0] for word in words})
     if taken:
-        raise UserError(f"{taken[0]} cannot stand behind --: every row has its own")
+        raise UserError(f"{taken[0]} cannot be given after --: every row has its own")
     for row in rows:
         parse_settings([*words, *row.options])
 
@@ -217,7 +217,7 @@ def run_row(
     Args:
         settings: Of the sweep.
         row: The row.
-        words: The options behind `--`.
+        words: The options after `--`.
         state: Of the data.
 
     Returns:
@@ -368,7 +368,7 @@ def run_sweep(settings: SweepSettings, words: Sequence[str]) -> None:
 
     Args:
         settings: Of the sweep.
-        words: The options behind `--`.
+        words: The options after `--`.
 
     Raises:
         UserError: Settings that cannot be used, or all rows have failed.
@@ -420,7 +420,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command.
 
     Args:
-        arguments: The command line behind `lookalike sweep`.
+        arguments: The command line after `sweep`.
 
     Returns:
         The exit code: 0, 1 for a mistake or bad input, 130 for Ctrl-C.

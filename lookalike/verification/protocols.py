@@ -380,9 +380,9 @@ def _refuse_absent(root: Path, pairs: Pairs, absent: set[str]) -> None:
             if path in absent:
                 raise UserError(
                     f"{pair.where}: {path} is not in {root}; {how_many}. "
-                    "--missing wrong goes on, and scores their pairs as wrong"
+                    "With --missing wrong, their pairs count as wrong"
                 )
-    raise UserError(f"{root}: {how_many}, first {min(absent)}; --missing wrong goes on")
+    raise UserError(f"{root}: {how_many}, first {min(absent)}; ignored with --missing wrong")
 
 
 def row_indices(pairs: pd.DataFrame, rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:

@@ -62,9 +62,8 @@ def clusters() -> np.ndarray:
 
 
 def test_the_map_keeps_similar_pictures_together_and_is_reproducible(clusters: np.ndarray) -> None:
-    positions = project_to_plane(
-        clusters, ReportSettings(), seed=0
-    )  # 45 pictures: lower perplexity
+    # The perplexity is lowered for 45 pictures.
+    positions = project_to_plane(clusters, ReportSettings(), seed=0)
     assert positions.min() >= 0 and positions.max() == 1
     distances = np.linalg.norm(positions[:, None] - positions[None], axis=2)
     np.fill_diagonal(distances, np.inf)

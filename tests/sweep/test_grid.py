@@ -54,8 +54,8 @@ def test_every_combination_has_ablations_of_the_base_only() -> None:
         ({"lrs": "-1"}, [], "--lr -1.0: must be above 0"),
         ({"data": None}, [], "by --data or by --source-path"),
         ({"data": Path("nowhere")}, [], "nowhere: no such folder"),
-        ({}, ["--lr=1"], "--lr cannot stand behind --"),
-        ({}, ["--run", "x"], "--run cannot stand behind --"),
+        ({}, ["--lr=1"], "--lr cannot be given after --"),
+        ({}, ["--run", "x"], "--run cannot be given after --"),
         ({"log_to": "wandb"}, [], "--log-to wandb needs its package: pip install wandb"),
     ],
 )
