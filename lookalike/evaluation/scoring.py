@@ -112,7 +112,7 @@ def _parse_labels(content: Any, source: str) -> Labels:
         table = parts.get(part)
         if not isinstance(table, Mapping) or not all(isinstance(v, str) for v in table.values()):
             form = '{"query": {name: identity}, "gallery": {name: identity}}'
-            raise UserError(f"{source}: labels must have the form {form}")
+            raise UserError(f"{source}: labels must have the form {form}, identities as text")
     return Labels(dict(parts["query"]), dict(parts["gallery"]))
 
 

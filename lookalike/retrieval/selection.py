@@ -36,7 +36,7 @@ from lookalike.retrieval.postprocess import center
 SIGNIFICANCE = 0.05  # the p-value from which on a gain is not believed
 FALSE_ACCEPT_RATES = (1e-2, 1e-3, 1e-4)  # at each threshold that is tried, of impostor pairs
 
-Extract = Callable[[EmbedSettings], FeatureExtractor]
+MakeExtractor = Callable[[EmbedSettings], FeatureExtractor]
 
 
 @dataclass
@@ -84,7 +84,7 @@ def run_auto(run: Run) -> str | None:
         )
         return None
 
-    def extract(settings: EmbedSettings) -> FeatureExtractor:
+    def make_extractor(settings: EmbedSettings) -> FeatureExtractor:
         changed = replace(run, settings=replace(run.settings, embed=settings))
         return extractor_for(changed, embedder_of(settings, run.cache))
 
@@ -92,9 +92,9 @@ def run_auto(run: Run) -> str | None:
     steps, backbones = run.settings.retrieve, run.settings.general.auto_backbones
     plain = RetrieveSettings(no_transductive=steps.no_transductive)
     embedding, scores = choose_embedding(
-        run.settings.embed, backbones, tasks, plain, extract, trials
+        run.settings.embed, backbones, tasks, plain, make_extractor, trials
     )
-    tasks.embed(extract(embedding))
+    tasks.embed(make_extractor(embedding))
     chosen = asdict(embedding) | asdict(choose_steps(steps, tasks, scores, trials))
     _write_trials(run, trials, chosen)
     default = asdict(EmbedSettings()) | asdict(RetrieveSettings())
@@ -118,7 +118,7 @@ def choose_embedding(
     backbones: Sequence[str],
     tasks: LabeledTasks,
     steps: RetrieveSettings,
-    extract: Extract,
+    make_extractor: MakeExtractor,
     trials: list[Trial],
 ) -> tuple[EmbedSettings, TaskScores]:
     """Choose backbone, crop, scales and mirror image, one after another.
@@ -128,13 +128,13 @@ def choose_embedding(
         backbones: The backbones to choose from.
         tasks: To score each choice by; their embeddings are replaced.
         steps: The steps of the ranking meanwhile.
-        extract: Makes the feature extractor of settings.
+        make_extractor: Makes the feature extractor of settings.
         trials: A row is added for each choice.
 
     Returns:
         The best settings, and their scores.
     """
-    tasks.embed(extract(settings))
+    tasks.embed(make_extractor(settings))
     best = tasks.score(steps)
     for name in ("backbone", "crop", "scales", "flip"):
         start = settings
@@ -142,7 +142,7 @@ def choose_embedding(
             if value == effective_value(settings, name):
                 continue
             candidate = change_embedding(start, name, value)
-            tasks.embed(extract(candidate))
+            tasks.embed(make_extractor(candidate))
             scores = tasks.score(steps)
             if record_trial(trials, f"{name} {value}", best, scores):
                 settings, best = candidate, scores
