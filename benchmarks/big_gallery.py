@@ -15,7 +15,7 @@ import faiss
 import numpy as np
 
 from benchmarks.rows import BenchmarkSettings, Row, in_turns, seconds
-from lookalike.core.files import read_json
+from lookalike.core.readers import read_json
 from lookalike.retrieval.index import (
     Ranking,
     build_and_measure,

@@ -20,7 +20,8 @@ import pandas as pd
 from tabulate import tabulate
 from tqdm import tqdm
 
-from lookalike.core.files import read_json, write_json
+from lookalike.core.files import write_json
+from lookalike.core.readers import read_json
 from lookalike.sweep.grid import failure_reason, run_measured
 
 ROOT = Path(__file__).parent.parent

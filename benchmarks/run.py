@@ -26,8 +26,9 @@ if not __package__:  # started as a file: its folder would hide modules of the s
     sys.path[0] = str(ROOT)
 
 from benchmarks.rows import BenchmarkSettings, Row, table  # noqa: E402
-from lookalike.core.files import read_json, write_json  # noqa: E402
+from lookalike.core.files import write_json  # noqa: E402
 from lookalike.core.log import log, log_to  # noqa: E402
+from lookalike.core.readers import read_json  # noqa: E402
 
 CASES = {
     "whole": ("whole_way", "whole_way"),

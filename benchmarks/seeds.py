@@ -15,8 +15,8 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from lookalike import pipeline as runner
-from lookalike.core.files import read_json
 from lookalike.core.log import log
+from lookalike.core.readers import read_json
 
 MEASURES = ("score", "recall@1", "recall@5", "recall@10", "map", "map@10", "map@10_hits")
 

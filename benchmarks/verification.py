@@ -17,8 +17,8 @@ import numpy as np
 from tabulate import tabulate
 from tqdm import tqdm
 
-from lookalike.core.files import read_json
 from lookalike.core.log import log
+from lookalike.core.readers import read_json
 from lookalike.verification import verify
 
 BASE = "the base: pretrained, all layers, two outputs, Adam 3e-4"

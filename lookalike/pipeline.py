@@ -21,9 +21,10 @@ from tabulate import tabulate
 from lookalike.core.checks import check
 from lookalike.core.config import from_table, read_config, settings_of
 from lookalike.core.errors import UserError
-from lookalike.core.files import file_hash, listing, only_process, read_json, write_json
+from lookalike.core.files import file_hash, listing, only_process, write_json
 from lookalike.core.log import exit_code, log, log_to
 from lookalike.core.options import announce, parse_settings
+from lookalike.core.readers import read_json
 from lookalike.core.runs import BEFORE_REPORT, Run, Stage
 from lookalike.core.settings import (
     OBJECTIVE_SETTINGS,

@@ -10,7 +10,8 @@ import pytest
 from benchmarks.kills import kill_and_compare
 from lookalike import pipeline as runner
 from lookalike.core.errors import UserError
-from lookalike.core.files import read_json, write_json
+from lookalike.core.files import write_json
+from lookalike.core.readers import read_json
 from lookalike.core.settings import RENAMED
 from tests.conftest import FAST, Program, draw, draw_competition
 

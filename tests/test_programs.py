@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from lookalike.cli import COMMANDS
-from lookalike.core.files import read_json, write_json
+from lookalike.core.files import write_json
+from lookalike.core.readers import read_json
 from tests.conftest import FAST, ROOT, Program, draw_competition
 
 PROGRAMS = sorted(path.name for path in ROOT.glob("*.py"))

@@ -1,8 +1,13 @@
-"""Files: written completely or not at all, hashed, listed, and locked by one process at a time."""
+"""Files: written completely or not at all, hashed, listed, and locked by one process at a time.
 
+`readers` holds what reads them.
+"""
+
+import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,15 +16,6 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from lookalike.core.errors import UserError
-
-
-def saved_record(path: Path) -> dict[str, Any]:
-    """Return the JSON object that an earlier command wrote; empty if there is none to read."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
 
 
 @contextmanager
@@ -31,6 +27,10 @@ def whole_file(path: Path) -> Iterator[Path]:
     Args:
         path: The file to write; its folder is made.
 
+    Raises:
+        UserError: The disk is full. Libraries that write files themselves raise what they like
+            then, so that the free space decides.
+
     >>> with whole_file(Path("/tmp/example.txt")) as beside:
     ...     _ = beside.write_text("all of it")
     >>> Path("/tmp/example.txt").read_text()
@@ -41,8 +41,59 @@ def whole_file(path: Path) -> Iterator[Path]:
     try:
         yield beside
         beside.replace(path)
+    except Exception as error:
+        if _is_about_space(error, path.parent):
+            raise UserError(disk_full(path)) from error
+        raise
     finally:
         beside.unlink(missing_ok=True)
+
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+NO_SPACE = 1_000_000  # bytes: where less is free, an error while writing is about that
+
+
+def _is_about_space(error: Exception, folder: Path) -> bool:
+    """Return whether an error came because a file could not grow."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in FULL
+    return not isinstance(error, UserError) and shutil.disk_usage(folder).free < NO_SPACE
+
+
+def disk_full(path: Path, size: int | None = None) -> str:
+    """Return the sentence that says that a file could not be written, and how much is missing.
+
+    Args:
+        path: The file.
+        size: Bytes that it needs, where that is known.
+    """
+    free = shutil.disk_usage(path.parent).free
+    missing = "" if size is None else f"it needs {size / 1e6:,.1f} MB, and "
+    return f"{path}: the disk is full ({missing}{free / 1e6:,.1f} MB are free): make room and retry"
+
+
+def reserve(path: Path, size: int) -> None:
+    """Make a file of a size whose blocks the disk has promised, to be mapped into memory.
+
+    A sparse file would end the process (SIGBUS) where the disk turns out to be full.
+
+    Args:
+        path: The file; it is made, or made larger.
+        size: Bytes.
+
+    Raises:
+        UserError: The disk has no room for it.
+    """
+    with path.open("ab") as stream:
+        try:
+            if hasattr(os, "posix_fallocate") and size:
+                os.posix_fallocate(stream.fileno(), 0, size)
+            else:
+                stream.truncate(size)
+        except OSError as error:
+            if error.errno in FULL:
+                raise UserError(disk_full(path, size)) from error
+            raise
 
 
 def write_text(path: Path, text: str) -> None:
@@ -56,24 +107,6 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path, made_by: str) -> Any:
-    """Return what a JSON file holds.
-
-    Args:
-        path: The file.
-        made_by: The command that writes it, for the error message.
-
-    Raises:
-        UserError: It is missing or broken.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing: make it with {made_by}") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}): make it anew with {made_by}") from error
-
-
 def file_hash(path: Path) -> str | None:
     """Return the SHA-256 of a file in hexadecimal; None where there is no such file."""
     if not path.is_file():
@@ -83,14 +116,16 @@ def file_hash(path: Path) -> str | None:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """Return all files below a folder, sorted.
+    """Return all files below a folder, sorted: whatever is no folder, broken links included.
 
-    Linked folders are followed, and broken links included. Files and folders whose names start with
-    a dot are left out.
+    Linked folders are followed. Files and folders whose names start with a dot are left out.
+
+    Raises:
+        UserError: A folder cannot be read.
     """
     found: list[Path] = []
     seen: set[Path] = set()
-    for here, folders, files in os.walk(folder, followlinks=True):
+    for here, folders, files in os.walk(folder, onerror=_raise_unreadable, followlinks=True):
         real = Path(here).resolve()
         folders[:] = [f for f in folders if not f.startswith(".")] if real not in seen else []
         if real not in seen:
@@ -99,13 +134,33 @@ def files_below(folder: Path) -> list[Path]:
     return sorted(found)
 
 
+def _raise_unreadable(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise UserError(
+            f"{error.filename}: the folder cannot be read ({error.strerror})"
+        ) from error
+
+
+def file_state(path: Path) -> str:
+    """Return what changes whenever a file does: size, time and number, as the system keeps them.
+
+    The time of the last change is among them, which no program can set back: a file that was
+    replaced by one with the same size and modification time is another one.
+    """
+    state = path.stat()
+    return f"{state.st_size} {state.st_mtime_ns} {state.st_ctime_ns} {state.st_ino}"
+
+
 def listing(folder: Path) -> str:
-    """Return a hash of the names, sizes and modification times of all files below a folder."""
+    """Return a hash of the names and states of all files below a folder.
+
+    Raises:
+        UserError: A folder cannot be read.
+    """
     digest = hashlib.sha256()
     for path in files_below(folder):
         if path.exists():
-            state = path.stat()
-            line = f"{path.relative_to(folder).as_posix()}\0{state.st_size}\0{state.st_mtime_ns}\n"
+            line = f"{path.relative_to(folder).as_posix()}\0{file_state(path)}\n"
             digest.update(line.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 

@@ -1,5 +1,6 @@
 """The log: on standard error and in the run folder; errors as sentences and exit codes."""
 
+import io
 import logging
 import sys
 from collections.abc import Callable, Iterable
@@ -10,18 +11,42 @@ from lookalike.core.errors import UserError
 log = logging.getLogger("toolkit")
 
 
+def printable(text: str, keep: str = "") -> str:
+    r"""Return text from outside as it may be shown: what no terminal prints is written as escapes.
+
+    Args:
+        text: Any text, such as a file's name.
+        keep: Characters that stay although they are not printable.
+
+    >>> printable("a\x1b[31m\r\udcff é")
+    'a\\x1b[31m\\r\\udcff é'
+    """
+    return "".join(
+        c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text
+    )
+
+
+class _Printable(logging.Formatter):
+    """A formatter whose lines no name can colour, overwrite or break the encoding of."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record), keep="\n\t")
+
+
 def log_to(folder: Path | None) -> None:
     """Send the log to standard error and, with times, to `folder`/log.txt."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may know fewer characters than names
+        sys.stdout.reconfigure(errors="backslashreplace")
     log.handlers.clear()
     log.setLevel(logging.DEBUG)
     screen = logging.StreamHandler(sys.stderr)
     screen.setLevel(logging.INFO)
-    screen.setFormatter(logging.Formatter("%(message)s"))
+    screen.setFormatter(_Printable("%(message)s"))
     log.addHandler(screen)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         file = logging.FileHandler(folder / "log.txt", encoding="utf-8")
-        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        file.setFormatter(_Printable("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(file)
 
 
@@ -39,9 +64,9 @@ def exit_code(work: Callable[[], None]) -> int:
     except UserError as error:
         log.error("error: %s", error)
         return 1
-    except OSError as error:
+    except (OSError, MemoryError) as error:
         log.debug("traceback", exc_info=error)
-        log.error("error: %s", error)
+        log.error("error: %s", str(error) or "not enough memory")
         return 1
     except KeyboardInterrupt:
         log.error("stopped: the same command continues from here")
@@ -57,7 +82,7 @@ def report_each(what: str, names: Iterable[str], level: int = logging.WARNING) -
         names: The names; nothing is logged if there are none.
         level: WARNING or INFO of `logging`.
     """
-    names = list(names)
+    names = [printable(name) for name in names]
     if not names:
         return
     shown = ", ".join(names[:NAMED_ON_SCREEN])

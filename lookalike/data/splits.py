@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 
 from lookalike.core.errors import UserError
-from lookalike.core.files import read_json, write_json
+from lookalike.core.files import write_json
 from lookalike.core.log import log
+from lookalike.core.readers import read_json
 from lookalike.core.runs import Run
 from lookalike.core.settings import SplitSettings
 from lookalike.data.catalogue import (

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from lookalike.core.errors import UserError
-from lookalike.core.files import read_json
 from lookalike.core.log import report_each
+from lookalike.core.readers import read_json
 from lookalike.evaluation.matching import DefectKind, Matched, errors, match
 from lookalike.evaluation.metrics import bootstrap_interval, measure_queries
 from lookalike.evaluation.submissions import TOP, RankedArrays, Submission, as_submission

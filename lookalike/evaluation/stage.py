@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from lookalike.core.errors import UserError
-from lookalike.core.files import file_hash, read_json, write_json
+from lookalike.core.files import file_hash, write_json
 from lookalike.core.log import log
+from lookalike.core.readers import read_json
 from lookalike.core.runs import Run
 from lookalike.data.layout import find_layout
 from lookalike.evaluation.scoring import read_labels, score

@@ -21,9 +21,9 @@ from tabulate import tabulate
 
 from lookalike.core.checks import check_bounds
 from lookalike.core.errors import UserError
-from lookalike.core.files import read_json
 from lookalike.core.log import exit_code, log_to
 from lookalike.core.options import parse
+from lookalike.core.readers import read_json
 
 
 @dataclass

@@ -19,8 +19,9 @@ import pandas as pd
 from PIL import Image, ImageDraw, ImageOps
 
 from lookalike.core.errors import UserError
-from lookalike.core.files import files_below, saved_record, whole_file, write_json
+from lookalike.core.files import files_below, whole_file, write_json
 from lookalike.core.log import report_each
+from lookalike.core.readers import saved_record
 from lookalike.data.catalogue import outside_pictures, readable
 from lookalike.data.images import FORMATS, read_picture
 from lookalike.data.layout import named_as_picture

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from lookalike.core.files import file_hash, saved_record, write_json
+from lookalike.core.files import file_hash, write_json
 from lookalike.core.log import log
+from lookalike.core.readers import saved_record
 from lookalike.core.runs import Run
 from lookalike.data.splits import Pictures, Split, unseen_split
 from lookalike.evaluation.metrics import threshold_at

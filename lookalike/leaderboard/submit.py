@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from lookalike.core.errors import UserError
-from lookalike.core.files import read_json
 from lookalike.core.log import exit_code, log, log_to
 from lookalike.core.options import parse
+from lookalike.core.readers import read_json
 from lookalike.core.runs import Run
 from lookalike.core.settings import SubmitSettings
 from lookalike.evaluation.matching import match, refusals

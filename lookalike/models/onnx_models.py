@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from lookalike.core.errors import UserError
-from lookalike.core.files import file_hash, read_json
+from lookalike.core.files import file_hash
+from lookalike.core.readers import read_json
 from lookalike.faces.geometry import TEMPLATE, TEMPLATE_SIDE
 
 ENTRIES = {"side", "mean", "std", "channels", "template"}  # of the JSON beside an ONNX file

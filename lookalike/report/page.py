@@ -15,7 +15,8 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
-from lookalike.core.files import read_json, write_text
+from lookalike.core.files import write_text
+from lookalike.core.readers import read_json
 from lookalike.core.runs import Run
 from lookalike.features.extractor import trained_extractor
 from lookalike.report.panels import THUMBNAIL, Thumbnails, load_parts, make_panels

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps
 
-from lookalike.core.files import read_json
+from lookalike.core.readers import read_json
 from lookalike.core.runs import Run
 from lookalike.data.catalogue import bare_names, load_catalogue, readable, rows_of
 from lookalike.data.images import map_images, read_known_picture

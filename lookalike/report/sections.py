@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from lookalike.core.files import read_json
+from lookalike.core.readers import read_json
 from lookalike.core.runs import BEFORE_REPORT, Run
 from lookalike.core.settings import ReportSettings, Settings, benchmark_summary, recipe
 from lookalike.data.catalogue import readable

@@ -27,9 +27,10 @@ from numpy.typing import ArrayLike
 from tqdm import tqdm
 
 from lookalike.core.errors import UserError
-from lookalike.core.files import read_json, whole_file, write_json
+from lookalike.core.files import whole_file, write_json
 from lookalike.core.log import log
 from lookalike.core.numeric import blocks
+from lookalike.core.readers import read_json
 from lookalike.evaluation.submissions import TOP
 
 WIDEST_ON_GPU = 2048  # FAISS takes no more neighbors there

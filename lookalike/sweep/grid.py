@@ -28,9 +28,10 @@ from tqdm import tqdm
 
 from lookalike.core.checks import option
 from lookalike.core.errors import UserError
-from lookalike.core.files import file_hash, listing, only_process, read_json, write_json
+from lookalike.core.files import file_hash, listing, only_process, write_json
 from lookalike.core.log import exit_code, log, log_to
 from lookalike.core.options import parse, parse_settings
+from lookalike.core.readers import read_json
 from lookalike.core.settings import Settings
 from lookalike.training.loggers import load_tracker, numbers_of, track
 

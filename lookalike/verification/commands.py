@@ -19,8 +19,9 @@ from tqdm import tqdm
 from lookalike.core.checks import check_bounds, check_scales
 from lookalike.core.config import from_table, with_current_names
 from lookalike.core.errors import UserError
-from lookalike.core.files import read_json, write_json
+from lookalike.core.files import write_json
 from lookalike.core.log import report_each
+from lookalike.core.readers import read_json
 from lookalike.core.runs import versions
 from lookalike.data.catalogue import readable
 from lookalike.features.extractor import FeatureExtractor, make_extractor

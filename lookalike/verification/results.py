@@ -17,8 +17,9 @@ from sklearn.metrics import roc_curve
 from tabulate import tabulate
 
 from lookalike.core.errors import UserError
-from lookalike.core.files import read_json, whole_file, write_json
+from lookalike.core.files import whole_file, write_json
 from lookalike.core.log import log
+from lookalike.core.readers import read_json
 from lookalike.data.images import read_known_picture
 from lookalike.verification.metrics import fill_missing_scores, fit_calibration, measure_pairs
 from lookalike.verification.settings import MADE_BY

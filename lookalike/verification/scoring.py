@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from lookalike.core.errors import UserError
-from lookalike.core.files import read_json
+from lookalike.core.readers import read_json
 from lookalike.data.catalogue import outside_pictures, readable
 from lookalike.faces.detection import MISSED
 from lookalike.features.extractor import FeatureExtractor, embed, embed_features

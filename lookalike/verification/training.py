@@ -23,9 +23,10 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from lookalike.core.errors import UserError
-from lookalike.core.files import read_json, write_json
+from lookalike.core.files import write_json
 from lookalike.core.log import log
 from lookalike.core.numeric import one_thread, seeded
+from lookalike.core.readers import read_json
 from lookalike.core.settings import RENAMED
 from lookalike.data.splits import Pictures
 from lookalike.models.checkpoints import save_model

@@ -1,8 +1,13 @@
 """Files: complete or not there, hashed, listed, locked."""
 
+import os
+import resource
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,11 +17,12 @@ from lookalike.core.files import (
     files_below,
     listing,
     only_process,
-    read_json,
-    saved_record,
+    reserve,
     whole_file,
     write_json,
+    write_text,
 )
+from lookalike.core.readers import saved_record
 from tests.conftest import ROOT
 
 
@@ -30,14 +36,6 @@ def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_reading_json_says_what_makes_the_file(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"split\.json is missing: make it with --stage split"):
-        read_json(tmp_path / "split.json", "--stage split")
-    (tmp_path / "split.json").write_text("{")
-    with pytest.raises(UserError, match="make it anew with --stage split"):
-        read_json(tmp_path / "split.json", "--stage split")
-
-
 def test_the_listing_changes_with_names_sizes_and_times(tmp_path: Path) -> None:
     seen = {listing(tmp_path)}
     (tmp_path / "a").write_text("1")
@@ -48,6 +46,63 @@ def test_the_listing_changes_with_names_sizes_and_times(tmp_path: Path) -> None:
     seen.add(listing(tmp_path))
     assert len(seen) == 4
     assert listing(tmp_path) in seen
+
+
+def test_a_file_that_was_replaced_in_place_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "query.jpg"
+    path.write_text("old")
+    before, state = listing(tmp_path), path.stat()
+    path.write_text("new")
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert listing(tmp_path) != before
+
+
+def test_a_folder_that_cannot_be_read_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "closed").mkdir()
+    scan = os.scandir
+
+    def refuse(folder: str) -> Any:  # root may read everything: the mode alone would not do
+        if str(folder).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    for work in (files_below, listing):
+        with pytest.raises(UserError, match="closed: the folder cannot be read"):
+            work(tmp_path)
+
+
+@pytest.fixture
+def small_disk() -> Iterator[None]:
+    """A disk on which no file grows beyond 100,000 bytes."""
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, old[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, old)
+
+
+def test_a_full_disk_is_a_sentence(tmp_path: Path, small_disk: None) -> None:
+    with pytest.raises(UserError, match=r"big.bin: the disk is full \(.* MB are free\)"):
+        write_text(tmp_path / "big.bin", "x" * 200_000)
+    with pytest.raises(UserError, match=r"map.bin: the disk is full \(it needs 0.2 MB"):
+        reserve(tmp_path / "map.bin", 200_000)
+
+
+def test_an_error_of_a_library_on_a_full_disk_is_about_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write() -> None:
+        with whole_file(tmp_path / "model.bin"):
+            raise RuntimeError("PytorchStreamWriter failed")
+
+    with pytest.raises(RuntimeError):
+        write()
+    usage = shutil.disk_usage(tmp_path)._replace(free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    with pytest.raises(UserError, match=r"model\.bin: the disk is full"):
+        write()
 
 
 def test_two_processes_do_not_share_a_run(tmp_path: Path) -> None:

@@ -49,3 +49,14 @@ def test_times_are_in_the_file_only(tmp_path: Path, capsys: pytest.CaptureFixtur
     log.info("a line")
     assert capsys.readouterr().err == "a line\n"
     assert (tmp_path / "log.txt").read_text().endswith(" INFO a line\n")
+
+
+def test_names_from_outside_neither_colour_nor_break_the_log(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log_to(tmp_path)
+    report_each("names", ["red\x1b[31m", "half\udcff", "line\nerror: forged", "back\rwards", "é"])
+    log.warning("%s", "bell\x07")
+    for text in (capsys.readouterr().err, (tmp_path / "log.txt").read_text(encoding="utf-8")):
+        assert r"red\x1b[31m, half\udcff, line\nerror: forged, back\rwards, é" in text
+        assert r"bell\x07" in text and len(text.splitlines()) == 2

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from lookalike.core.errors import UserError
-from lookalike.core.files import read_json, write_json
+from lookalike.core.files import write_json
 from lookalike.core.options import parse_settings
+from lookalike.core.readers import read_json
 from lookalike.core.runs import BEFORE_REPORT, RESULT, Run, Stage, open_run
 from lookalike.core.settings import Settings
 

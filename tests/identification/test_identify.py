@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from lookalike import pipeline
-from lookalike.core.files import read_json
 from lookalike.core.log import log
+from lookalike.core.readers import read_json
 from lookalike.core.runs import open_run
 from lookalike.features.extractor import FeatureExtractor, trained_extractor
 from lookalike.identification import annotate, identifier, identify, likeness

@@ -9,7 +9,7 @@ import pytest
 
 from lookalike import cli, pipeline
 from lookalike.core.errors import UserError
-from lookalike.core.files import read_json
+from lookalike.core.readers import read_json
 from lookalike.report.page import make_page
 from tests.conftest import FAST, draw_competition
 

@@ -9,7 +9,7 @@ import pytest
 
 from lookalike import pipeline as runner
 from lookalike.core.config import from_table, load_settings
-from lookalike.core.files import read_json
+from lookalike.core.readers import read_json
 from lookalike.core.runs import Run
 from lookalike.core.settings import Settings
 from lookalike.data.catalogue import bare_names, load_catalogue, readable

@@ -9,8 +9,8 @@ import pytest
 
 from lookalike import pipeline as runner
 from lookalike.core.errors import UserError
-from lookalike.core.files import read_json
 from lookalike.core.numeric import unit
+from lookalike.core.readers import read_json
 from lookalike.core.settings import RetrieveSettings
 from lookalike.retrieval.index import as_mapping
 from lookalike.retrieval.postprocess import Embeddings, apply, score_all

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from lookalike import pipeline as runner
-from lookalike.core.files import read_json
+from lookalike.core.readers import read_json
 from lookalike.core.settings import EmbedSettings, RetrieveSettings
 from lookalike.retrieval.labeled_tasks import TaskScores
 from lookalike.retrieval.selection import (

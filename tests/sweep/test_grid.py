@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from lookalike.core.errors import UserError
-from lookalike.core.files import only_process, read_json
+from lookalike.core.files import only_process
+from lookalike.core.readers import read_json
 from lookalike.sweep import grid
 from lookalike.sweep.grid import (
     Factors,

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from lookalike import pipeline
-from lookalike.core.files import read_json
+from lookalike.core.readers import read_json
 from lookalike.training import distributed
 from tests.conftest import FAST, ROOT, draw_competition
 

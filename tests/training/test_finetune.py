@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 
 from lookalike import pipeline
 from lookalike.core.errors import UserError
-from lookalike.core.files import read_json, write_json
+from lookalike.core.files import write_json
 from lookalike.core.numeric import one_thread
+from lookalike.core.readers import read_json
 from lookalike.core.runs import Run
 from lookalike.core.settings import EmbedSettings, Settings, SplitSettings, TrainSettings
 from lookalike.data.catalogue import load_catalogue

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from lookalike.core.errors import UserError
-from lookalike.core.files import read_json
+from lookalike.core.readers import read_json
 from lookalike.verification.protocols import read_pairs, read_pictures
 from lookalike.verification.results import (
     ScoredPairs,

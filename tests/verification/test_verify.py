@@ -11,9 +11,9 @@ import pytest
 
 from lookalike import cli
 from lookalike.core.errors import UserError
-from lookalike.core.files import read_json
 from lookalike.core.log import log
 from lookalike.core.numeric import one_thread
+from lookalike.core.readers import read_json
 from lookalike.verification import training as pair_training
 from lookalike.verification import verify
 from lookalike.verification.commands import choose_folds, read_command

@@ -1,0 +1,175 @@
+"""Checked readers: bytes, text, JSON and tables of files that may be missing, damaged or hostile.
+
+    stamps = read_json(run / "stages.json", "main.py", dict[str, Stamp])
+    rows = read_table(run / "test.csv", "--stage split", {"path": str, "content": str})
+
+What comes back has the stated form; anything else is one sentence with the path and what to do.
+"""
+
+import io
+import json
+import os
+import stat
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lookalike.core.errors import UserError
+
+
+def read_bytes(path: Path, limit: int | None = None) -> bytes:
+    """Read a regular file; a pipe, a device or a socket is never waited for.
+
+    Args:
+        path: The file; links are followed.
+        limit: Bytes it may have.
+
+    Raises:
+        OSError: It is missing, unreadable, no regular file, or larger than the limit.
+    """
+    with open(path, "rb", opener=_open_without_waiting) as stream:  # noqa: PTH123: has no opener
+        state = os.fstat(stream.fileno())
+        if not stat.S_ISREG(state.st_mode):
+            raise OSError(None, "not a regular file", str(path))
+        if limit is not None and state.st_size > limit:
+            raise OSError(None, f"{state.st_size:,} bytes, more than {limit:,}", str(path))
+        return stream.read()
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    """Open a file; a pipe that nobody writes to is opened at once, too."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def read_text(path: Path) -> str:
+    """Read a text file in UTF-8, with or without a byte order mark.
+
+    Raises:
+        UserError: It is missing, no regular file, or not UTF-8.
+    """
+    try:
+        return read_bytes(path).decode("utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not UTF-8 at byte {error.start}") from error
+
+
+class _UniqueKeys(dict[str, Any]):
+    """A JSON object in which no key stands twice."""
+
+    def __init__(self, pairs: Iterable[tuple[str, Any]]) -> None:
+        for key, value in pairs:
+            if key in self:
+                raise ValueError(f"the key {key[:100]!r} stands twice")
+            self[key] = value
+
+
+def parse_json(text: str, source: str, form: Any = Any) -> Any:
+    """Parse JSON that may be anything, and check its form.
+
+    Args:
+        text: The text.
+        source: What to call it in errors, such as its path.
+        form: The type that the value must have: `dict[str, list[str]]`, a `TypedDict`, ...; see
+            the supported types of `msgspec.convert`.
+
+    Raises:
+        UserError: It is no JSON, nested too deeply, has a key twice in an object, holds text that
+            is not Unicode, or has another form.
+
+    >>> parse_json('{"a": [1, 2]}', "x.json", dict[str, list[int]])
+    {'a': [1, 2]}
+    >>> parse_json('{"a": [1, "b"]}', "x.json", dict[str, list[int]])
+    Traceback (most recent call last):
+    lookalike.core.errors.UserError: x.json: Expected `int`, got `str` - at `$[...][1]`
+    >>> parse_json('{"a": 1, "a": 2}', "x.json")
+    Traceback (most recent call last):
+    lookalike.core.errors.UserError: x.json: the key 'a' stands twice
+    """
+    try:
+        value = json.loads(text, object_pairs_hook=_UniqueKeys)
+        if "\\u" in text:  # an escape may stand for half a character, which no file can hold
+            json.dumps(value, ensure_ascii=False).encode()
+        return msgspec.convert(value, form)
+    except RecursionError as error:
+        raise UserError(f"{source}: is nested too deeply") from error
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{source}: holds half a character (\\u{ord(error.object[error.start]):x})"
+        ) from error
+    except ValueError as error:  # of json and, as its subclass, of msgspec
+        raise UserError(f"{source}: {error}") from error
+
+
+def read_json(path: Path, made_by: str, form: Any = Any) -> Any:
+    """Return what a JSON file holds.
+
+    Args:
+        path: The file.
+        made_by: The command that writes it, for the error message.
+        form: The type that the value must have, see `parse_json`.
+
+    Raises:
+        UserError: It is missing, damaged, or has another form.
+    """
+    _require(path, made_by)
+    try:
+        return parse_json(read_text(path), str(path), form)
+    except UserError as error:
+        raise UserError(f"{error}; make it anew with {made_by}") from error
+
+
+def saved_record(path: Path) -> dict[str, Any]:
+    """Return the JSON object that an earlier command wrote; empty if there is none to read."""
+    try:
+        record: dict[str, Any] = parse_json(read_text(path), str(path), dict[str, Any])
+    except UserError:
+        return {}
+    return record
+
+
+def read_table(path: Path, made_by: str, columns: Mapping[str, type]) -> Any:
+    """Return a CSV file as a DataFrame.
+
+    Args:
+        path: The file.
+        made_by: The command that writes it, for the error message.
+        columns: The columns that it must have, with their types. Text is never missing: an empty
+            field is an empty text. Other columns are read as pandas likes.
+
+    Raises:
+        UserError: It is missing, damaged, or lacks a column.
+    """
+    import pandas as pd
+
+    _require(path, made_by)
+    texts = [name for name, kind in columns.items() if kind is str]
+    try:
+        text = read_text(path)
+        if "\0" in text:
+            raise ValueError("holds a zero byte")
+        if text and not text.endswith("\n"):
+            raise ValueError("ends within a line")
+        # Text is read as text: "NA", "null" and "007" are names.
+        table = pd.read_csv(
+            io.StringIO(text),
+            dtype=dict.fromkeys(texts, str),
+            keep_default_na=False,
+            na_values={name: [""] for name, kind in columns.items() if kind is not str},
+        )
+        missing = [name for name in columns if name not in table]
+        if missing:
+            raise ValueError(f"has no column {', '.join(missing)}")
+        return table.astype(dict(columns))
+    except (UserError, ValueError) as error:  # of pandas too: its parser's errors are ValueErrors
+        reason = str(error).removeprefix(f"{path}: ").strip()
+        raise UserError(f"{path}: {reason}; make it anew with {made_by}") from error
+
+
+def _require(path: Path, made_by: str) -> None:
+    """Raise an error where there is no such file."""
+    if not path.exists():
+        raise UserError(f"{path} is missing: make it with {made_by}")
