@@ -4,33 +4,38 @@
     lookalike cache prune --keep 5 --unused 30     # at most 5 GB, used within the last 30 days
 
     cache/efficientnet_lite0-5f3a…/about.json        what made the rows; its time is their last use
-    cache/efficientnet_lite0-5f3a…/<shard>.rows.npy  (n, dim) float32, opened as a memory map
+    cache/efficientnet_lite0-5f3a…/<shard>.rows.npy  (n, dim + 1) 32-bit words, opened as a memory
+                                                     map: the float32 of each row, and a checksum
     cache/efficientnet_lite0-5f3a…/<shard>.keys.npy  (n,) 16-byte keys, ascending; it comes last:
                                                      with it the shard is whole
 
 A shard is written once, under a name of its own, and never changed: any number of runs may read and
 write at once, and a run that is killed loses only the rows of its unwritten shard. Eight shards of
 like size become one, so that millions of rows lie in a few large files; nothing but the rows that
-are asked for is read into memory.
+are asked for is read into memory. A row counts only if its checksum (CRC-32 of key and row) is
+right: a damaged one is missing, and is computed again.
 """
 
 import hashlib
 import json
 import os
 import uuid
+import zlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import log as logarithm
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from filelock import FileLock, Timeout
 
+from lookalike.core.errors import UserError
 from lookalike.core.files import whole_file, write_json
 from lookalike.core.log import log
 
 KEY = np.dtype("S16")
+WORD = np.dtype("<u4")
 ROWS_PER_SHARD = 1024
 FANOUT = 8  # shards of like size that become one
 FIRST_BYTES = np.array([bytes([byte]) for byte in range(256)], KEY)
@@ -45,6 +50,39 @@ def keys_of(contents: Iterable[str]) -> np.ndarray:
     return np.frombuffer(bytes.fromhex("".join(contents)), KEY)
 
 
+def with_checksums(keys: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return (n, dim) float32 rows as a shard holds them: (n, dim + 1) words, the last a checksum.
+
+    Args:
+        keys: (n,) keys of the rows.
+        rows: (n, dim) float32.
+    """
+    words = np.ascontiguousarray(rows, "<f4").view(WORD)
+    return np.column_stack([words, _checksums(keys, words)])
+
+
+def intact(keys: np.ndarray, words: np.ndarray) -> np.ndarray:
+    """Return which rows of a shard are what was written: (n,) bool.
+
+    Args:
+        keys: (n,) keys of the rows.
+        words: (n, dim + 1), see `with_checksums`.
+    """
+    same: np.ndarray = _checksums(keys, words[:, :-1]) == words[:, -1]
+    return same
+
+
+def _checksums(keys: np.ndarray, words: np.ndarray) -> np.ndarray:
+    """Return the CRC-32 of each key with its row."""
+    words, raw = np.ascontiguousarray(words), keys.tobytes()
+    starts = range(0, len(raw), KEY.itemsize)
+    sums = (
+        zlib.crc32(row, zlib.crc32(raw[start : start + KEY.itemsize]))
+        for start, row in zip(starts, words, strict=True)
+    )
+    return np.fromiter(sums, WORD, len(words))
+
+
 class FeatureCache:
     """Rows of `dim` float32 numbers by 16-byte key.
 
@@ -52,8 +90,9 @@ class FeatureCache:
     >>> cache = FeatureCache(Path(tempfile.mkdtemp()), "example", {"weights": "abc"}, dim=2)
     >>> keys = np.array([b"0123456789abcdef"], KEY)
     >>> cache.add(keys, np.array([[1, 2]], np.float32)); cache.flush()
-    >>> cache.rows(keys)
-    array([[1., 2.]], dtype=float32)
+    >>> rows, missing = cache.rows(keys)
+    >>> rows, len(missing)
+    (array([[1., 2.]], dtype=float32), 0)
     """
 
     def __init__(self, root: Path, name: str, about: Mapping[str, Any], dim: int) -> None:
@@ -73,25 +112,35 @@ class FeatureCache:
             write_json(self.folder / "about.json", dict(about))
         os.utime(self.folder / "about.json")
         self._sizes: dict[str, int] = {}
+        self._unusable: set[str] = set()
         self._new_keys: list[np.ndarray] = []
         self._new_rows: list[np.ndarray] = []
         self.refresh()
 
     def refresh(self) -> None:
         """Find the shards that other runs have finished, and forget those that were merged."""
-        there = self._names("keys") & self._names("rows")
+        there = self._shards()
         self._sizes = {shard: n for shard, n in self._sizes.items() if shard in there}
-        for shard in sorted(there - self._sizes.keys()):
+        for shard in sorted(there - self._sizes.keys() - self._unusable):
             try:
-                keys, rows = self._keys(shard), self._rows(shard)
+                self._sizes[shard] = self._usable(shard)
             except FileNotFoundError:
                 continue  # it has just become part of a larger one
-            except (OSError, ValueError, EOFError) as error:
+            except Exception as error:  # numpy raises what it likes for a damaged header
+                self._unusable.add(shard)
                 path = self._path(shard, "keys")
-                log.warning("warning: %s is broken and left out (%s)", path, error)
-                continue
-            if keys.dtype == KEY and rows.shape == (len(keys), self.dim):
-                self._sizes[shard] = len(keys)
+                log.warning("warning: %s is left out, its rows are computed again: %s", path, error)
+
+    def _usable(self, shard: str) -> int:
+        """Return the number of rows of a shard; raise ValueError where its files do not fit."""
+        keys, rows = self._keys(shard), self._rows(shard)
+        if rows.dtype == np.float32 and rows.shape == (len(keys), self.dim):
+            raise ValueError("an earlier version wrote it, without checksums")
+        if keys.dtype != KEY or rows.dtype != WORD or rows.shape != (len(keys), self.dim + 1):
+            raise ValueError("damaged, or of something else")
+        if (keys[1:] < keys[:-1]).any():
+            raise ValueError("damaged: its keys are out of order")
+        return len(keys)
 
     def missing(self, keys: np.ndarray) -> np.ndarray:
         """Return the positions of keys that have no row, ascending, the first of equal ones."""
@@ -102,22 +151,56 @@ class FeatureCache:
         _, first = np.unique(keys[indices], return_index=True)
         return indices[np.sort(first)]
 
-    def rows(self, keys: np.ndarray) -> np.ndarray:
-        """Return the rows of keys: (len(keys), dim) float32, in their order.
+    def rows(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rows of keys, each with its checksum verified.
 
-        Raises:
-            KeyError: A key has no row.
+        Args:
+            keys: (N,) keys.
+
+        Returns:
+            (N, dim) float32 in the order of the keys, and the positions of those that have no row
+            or a damaged one, ascending, the first of equal ones; what stands there is undefined.
         """
         out = np.empty((len(keys), self.dim), np.float32)
         for _ in range(2):
-            known = np.zeros(len(keys), bool)
-            for indices, rows, positions in self._find(keys):
-                out[indices] = rows[positions]
-                known[indices] = True
-            if known.all():
-                return out
+            good = np.zeros(len(keys), bool)
+            for indices, words, positions in self._find(keys):
+                block = words[positions]
+                whole = intact(keys[indices], block)
+                out[indices[whole]] = block[whole, :-1].view("<f4")
+                good[indices[whole]] = True
+            if good.all():
+                break
             self.refresh()  # another run may have been making several shards one at that moment
-        raise KeyError(f"{self.folder}: {np.count_nonzero(~known)} keys have no row")
+        bad = np.flatnonzero(~good)
+        _, first = np.unique(keys[bad], return_index=True)
+        return out, bad[np.sort(first)]
+
+    def fetch(self, keys: np.ndarray, fill: Callable[[np.ndarray], None]) -> np.ndarray:
+        """Return the rows of keys, computing those that are missing or damaged.
+
+        Args:
+            keys: (N,) keys.
+            fill: Called with the positions of keys without an intact row; adds their rows and
+                flushes.
+
+        Returns:
+            (N, dim) float32, in the order of the keys.
+
+        Raises:
+            UserError: The disk does not give back what is written to it.
+        """
+        if len(missing := self.missing(keys)):
+            fill(missing)
+        rows, damaged = self.rows(keys)
+        if len(damaged):
+            what = "warning: %s: %d rows are damaged, and are computed again"
+            log.warning(what, self.folder, len(damaged))
+            fill(damaged)
+            rows, damaged = self.rows(keys)
+        if len(damaged):
+            raise UserError(f"{self.folder}: does not keep what is written to it; check the disk")
+        return rows
 
     def add(self, keys: np.ndarray, rows: np.ndarray) -> None:
         """Add rows; they are on the disk after every 1,024 and after `flush`."""
@@ -183,35 +266,36 @@ class FeatureCache:
         name, count = uuid.uuid4().hex[:12], sum(self._sizes[shard] for shard in shards)
         old = [(self._keys(shard), self._rows(shard)) for shard in shards]
         cuts = [np.append(np.searchsorted(keys, FIRST_BYTES), len(keys)) for keys, _ in old]
-        make = np.lib.format.open_memmap
         with (
             whole_file(self._path(name, "keys")) as beside_keys,
             whole_file(self._path(name, "rows")) as beside_rows,
+            beside_keys.open("wb") as key_stream,
+            beside_rows.open("wb") as row_stream,
         ):
-            new_keys = make(beside_keys, "w+", KEY, (count,))
-            new_rows = make(beside_rows, "w+", np.float32, (count, self.dim))
-            start = 0
+            # Written as a stream: a memory map ends the process (SIGBUS) where the disk is full.
+            _write_header(key_stream, KEY, (count,))
+            _write_header(row_stream, WORD, (count, self.dim + 1))
             for part in range(len(FIRST_BYTES)):
                 slices = [slice(cut[part], cut[part + 1]) for cut in cuts]
                 keys = np.concatenate([k[s] for (k, _), s in zip(old, slices, strict=True)])
                 rows = np.concatenate([r[s] for (_, r), s in zip(old, slices, strict=True)])
-                order, end = np.argsort(keys, kind="stable"), start + len(keys)
-                new_keys[start:end], new_rows[start:end] = keys[order], rows[order]
-                start = end
-            new_rows.flush()
-            new_keys.flush()
+                order = np.argsort(keys, kind="stable")
+                key_stream.write(keys[order].tobytes())
+                row_stream.write(rows[order].tobytes())
         for shard in shards:  # its keys first: without them it is none
             self._path(shard, "keys").unlink(missing_ok=True)
             self._path(shard, "rows").unlink(missing_ok=True)
 
     def _write(self, keys: np.ndarray, rows: np.ndarray) -> None:
         name = uuid.uuid4().hex[:12]
-        self._save(self._path(name, "rows"), rows)
+        self._save(self._path(name, "rows"), with_checksums(keys, rows))
         self._save(self._path(name, "keys"), keys)
 
     def _save(self, path: Path, values: np.ndarray) -> None:
         with whole_file(path) as beside, beside.open("wb") as stream:
-            np.save(stream, values)
+            # numpy's own writer hides what the system says of a full disk.
+            _write_header(stream, values.dtype, values.shape)
+            stream.write(np.ascontiguousarray(values).data)
 
     # Maps are opened at each use: a process may have only so many files open.
     def _keys(self, shard: str) -> np.ndarray:
@@ -222,9 +306,26 @@ class FeatureCache:
         rows: np.ndarray = np.load(self._path(shard, "rows"), mmap_mode="r")
         return rows
 
-    def _names(self, what: str) -> set[str]:
-        ending = f".{what}.npy"
-        return {path.name.removesuffix(ending) for path in self.folder.glob(f"[!.]*{ending}")}
+    def _shards(self) -> set[str]:
+        """Return the names of the shards that have both files.
+
+        A shard that is merged while the folder is read could be missed in both forms: the folder is
+        read until it stays the same.
+        """
+        before: set[str] = set()
+        while (now := {path.name for path in self.folder.glob("[!.]*.npy")}) != before:
+            before = now
+        keys, rows = (
+            {name.removesuffix(ending) for name in now if name.endswith(ending)}
+            for ending in (".keys.npy", ".rows.npy")
+        )
+        return keys & rows
 
     def _path(self, shard: str, what: str) -> Path:
         return self.folder / f"{shard}.{what}.npy"
+
+
+def _write_header(stream: IO[bytes], dtype: np.dtype, shape: tuple[int, ...]) -> None:
+    """Write the header of a .npy file whose content follows as a stream."""
+    header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(stream, header)

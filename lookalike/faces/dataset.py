@@ -54,9 +54,11 @@ def detect(pictures: pd.DataFrame, root: Path, cache: Path, detector: Detector) 
         UserError: A picture is gone or has changed since the catalogue was made.
     """
     store = FeatureCache(cache, "faces", detection_recipe(detector), ROW)
-    keys = keys_of(pictures.content)
-    _search(pictures.iloc[store.missing(keys)], root, store, detector)
-    return dict(zip(pictures.content, map(_from_row, store.rows(keys)), strict=True))
+    rows = store.fetch(
+        keys_of(pictures.content),
+        lambda missing: _search(pictures.iloc[missing], root, store, detector),
+    )
+    return dict(zip(pictures.content, map(_from_row, rows), strict=True))
 
 
 def detection_recipe(detector: Detector) -> dict[str, Any]:
@@ -70,9 +72,7 @@ def detection_recipe(detector: Detector) -> dict[str, Any]:
 
 
 def _search(pictures: pd.DataFrame, root: Path, store: FeatureCache, detector: Detector) -> None:
-    """Add the faces that are not cached; those before an error stay in the cache."""
-    if pictures.empty:
-        return
+    """Add the faces of pictures to the cache; those before an error stay in it."""
 
     def search(picture: tuple[Path | np.ndarray, str]) -> np.ndarray:
         return _as_row(find_face(open_source(*picture, SEARCH_SIDE), detector))

@@ -468,15 +468,12 @@ class FeatureSource:
             UserError: A file is gone, has changed since it was hashed, or cannot be decoded.
         """
         keys = keys_of(pictures.content)
-        if self.missing:
-            missing = self.store.missing(keys)
-            self._fill(pictures.iloc[missing], keys[missing], bar)
-        return self.store.rows(keys)
+        return self.store.fetch(
+            keys, lambda missing: self._fill(pictures.iloc[missing], keys[missing], bar)
+        )
 
     def _fill(self, pictures: pd.DataFrame, keys: np.ndarray, bar: tqdm) -> None:
         """Compute the features of pictures into the store; an error loses none before it."""
-        if pictures.empty:
-            return
         extractor, faces = self.extractor, self.extractor.faces(pictures)
         files = list(zip(sources(pictures, extractor.root), pictures.content, strict=True))
         pixels = load_batches(

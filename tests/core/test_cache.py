@@ -1,13 +1,16 @@
 """The cache keeps every row, in few files, whoever writes at the same time."""
 
 import os
+import resource
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lookalike.core.cache import FANOUT, KEY, FeatureCache, keys_of
+from lookalike.core.cache import FANOUT, KEY, FeatureCache, keys_of, with_checksums
+from lookalike.core.errors import UserError
+from lookalike.core.log import log_to
 
 
 def open_cache(root: Path, dim: int = 4, **about: str) -> FeatureCache:
@@ -23,6 +26,12 @@ def rows(*numbers: int, dim: int = 4) -> np.ndarray:
     return np.array([[i + j / 10 for j in range(dim)] for i in numbers], np.float32)
 
 
+def intact_rows(store: FeatureCache, wanted: np.ndarray) -> np.ndarray:
+    found, missing = store.rows(wanted)
+    assert not len(missing)
+    return found
+
+
 def shards(store: FeatureCache) -> list[Path]:
     return sorted(store.folder.glob("*.keys.npy"))
 
@@ -33,11 +42,10 @@ def test_rows_come_back_in_the_order_of_the_keys(tmp_path: Path) -> None:
     store.flush()
     order = np.random.default_rng(0).permutation(3000).tolist()
     again = open_cache(tmp_path)
-    assert np.array_equal(again.rows(keys(*order, 5, 5)), rows(*order, 5, 5))
+    assert np.array_equal(intact_rows(again, keys(*order, 5, 5)), rows(*order, 5, 5))
     assert again.missing(keys(9, 5000, 4000, 5000)).tolist() == [1, 2]
     assert open_cache(tmp_path, weights="other").missing(keys(9)).tolist() == [0]
-    with pytest.raises(KeyError, match="1 keys have no row"):
-        again.rows(keys(1, 5000))
+    assert again.rows(keys(1, 5000, 5000, 2))[1].tolist() == [1]
 
 
 def test_keys_that_end_in_zeros_are_kept_apart(tmp_path: Path) -> None:
@@ -45,7 +53,7 @@ def test_keys_that_end_in_zeros_are_kept_apart(tmp_path: Path) -> None:
     many = keys_of(["00" * 16, "01" + "00" * 15, "ff" * 15 + "00"])
     store.add(many, rows(1, 2, 3, dim=1))
     store.flush()
-    assert store.rows(many).ravel().tolist() == [1, 2, 3]
+    assert intact_rows(store, many).ravel().tolist() == [1, 2, 3]
     assert store.missing(keys_of(["0100" + "00" * 13 + "01"])).tolist() == [0]
 
 
@@ -56,7 +64,9 @@ def test_half_written_and_broken_shards_are_left_out(tmp_path: Path) -> None:
     np.save(store.folder / "killed.rows.npy", rows(2))  # its keys never came
     np.save(store.folder / "orphan.keys.npy", keys(3))
     np.save(store.folder / "short.keys.npy", np.sort(keys(4, 5)))
-    np.save(store.folder / "short.rows.npy", rows(4))
+    np.save(store.folder / "short.rows.npy", with_checksums(keys(4), rows(4)))
+    np.save(store.folder / "wild.keys.npy", np.sort(keys(4, 5))[::-1])
+    np.save(store.folder / "wild.rows.npy", with_checksums(np.sort(keys(4, 5))[::-1], rows(4, 5)))
     (store.folder / "noise.keys.npy").write_bytes(b"noise")
     (store.folder / "noise.rows.npy").write_bytes(b"noise")
     assert open_cache(tmp_path).missing(keys(1, 2, 3, 4, 5)).tolist() == [1, 2, 3, 4]
@@ -70,7 +80,7 @@ def test_many_shards_become_few_and_keep_every_row(tmp_path: Path) -> None:
         assert len(shards(store)) < 2 * FANOUT
     numbers = range(FANOUT**2 + 4)
     for one in (store, open_cache(tmp_path)):
-        assert np.array_equal(one.rows(keys(*numbers)), rows(*numbers))
+        assert np.array_equal(intact_rows(one, keys(*numbers)), rows(*numbers))
     assert len(list(store.folder.glob("*.rows.npy"))) == len(shards(store))
 
 
@@ -84,7 +94,7 @@ def test_a_shard_that_another_run_has_merged_is_found_in_the_larger_one(tmp_path
     mine.add(keys(100), rows(100))
     mine.flush()
     assert not any(path.exists() for path in before), "or the test shows nothing"
-    assert np.array_equal(other.rows(keys(3, 0)), rows(3, 0))
+    assert np.array_equal(intact_rows(other, keys(3, 0)), rows(3, 0))
     assert other.missing(keys(0, 100, 7)).tolist() == [2]
 
 
@@ -109,9 +119,9 @@ def test_a_merge_that_is_killed_loses_nothing(
         store.flush()
     again = open_cache(tmp_path)
     numbers = (*range(FANOUT - 1), 9)
-    assert np.array_equal(again.rows(keys(*numbers)), rows(*numbers))
+    assert np.array_equal(intact_rows(again, keys(*numbers)), rows(*numbers))
     again.merge()
-    assert np.array_equal(again.rows(keys(*numbers)), rows(*numbers))
+    assert np.array_equal(intact_rows(again, keys(*numbers)), rows(*numbers))
 
 
 def _fill(root: Path, start: int) -> None:
@@ -134,9 +144,76 @@ def test_runs_write_at_once_and_lose_nothing(tmp_path: Path) -> None:
         writer.join()
         assert writer.exitcode == 0
     store = open_cache(tmp_path)
-    assert np.array_equal(store.rows(keys(*range(750))), rows(*range(750)))
+    assert np.array_equal(intact_rows(store, keys(*range(750))), rows(*range(750)))
     assert len(shards(store)) < 4 * FANOUT
 
 
 def test_keys_have_sixteen_bytes() -> None:
     assert keys(7).dtype == KEY and keys(7).nbytes == 16
+
+
+@pytest.mark.parametrize("what", ["rows", "keys"])
+def test_no_turned_bit_is_ever_returned(what: str, tmp_path: Path) -> None:
+    store = open_cache(tmp_path)
+    store.add(keys(*range(8)), rows(*range(8)))
+    store.flush()
+    (path,) = store.folder.glob(f"*.{what}.npy")
+    whole = path.read_bytes()
+    generator = np.random.default_rng(0)
+    for bit in generator.choice(len(whole) * 8, 300, replace=False):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        again = open_cache(tmp_path)
+        found, missing = again.rows(keys(*range(8)))
+        good = np.setdiff1d(np.arange(8), missing)
+        assert np.array_equal(found[good], rows(*range(8))[good]), bit
+
+
+def test_damaged_rows_are_computed_again_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log_to(None)
+    store = open_cache(tmp_path)
+    store.add(keys(*range(8)), rows(*range(8)))
+    store.flush()
+    (path,) = store.folder.glob("*.rows.npy")
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1  # in the last row's last number
+    path.write_bytes(content)
+    filled = []
+
+    def fill(missing: np.ndarray) -> None:
+        filled.extend(missing)
+        numbers = missing.tolist()
+        store.add(keys(*numbers), rows(*numbers))
+        store.flush()
+
+    for _ in range(2):  # the second time, the new row counts
+        assert np.array_equal(store.fetch(keys(*range(8)), fill), rows(*range(8)))
+    assert len(filled) == 1
+    assert "1 rows are damaged, and are computed again" in capsys.readouterr().err
+
+
+def test_shards_without_checksums_are_left_out_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log_to(None)
+    store = open_cache(tmp_path)
+    np.save(store.folder / "old.rows.npy", rows(1))
+    np.save(store.folder / "old.keys.npy", keys(1))
+    assert open_cache(tmp_path).missing(keys(1)).tolist() == [0]
+    assert "an earlier version wrote it, without checksums" in capsys.readouterr().err
+
+
+def test_a_full_disk_leaves_no_shard(tmp_path: Path) -> None:
+    store = open_cache(tmp_path, dim=4000)
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, old[1]))
+    try:
+        store.add(keys(*range(20)), np.zeros((20, 4000), np.float32))
+        with pytest.raises(UserError, match="the disk is full"):
+            store.flush()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    assert [path.name for path in store.folder.iterdir()] == ["about.json"]
