@@ -12,7 +12,7 @@ Once more, it finds the folder in place and does nothing. Sources and layouts ar
 
 import sys
 
-from lookalike.data.extraction import main
+from lookalike.cli import call
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(call("lookalike.data.extraction:main", sys.argv[1:]))

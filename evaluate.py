@@ -18,7 +18,7 @@ lookalike/evaluation.
 
 import sys
 
-from lookalike.evaluation.evaluate import main
+from lookalike.cli import call
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(call("lookalike.evaluation.evaluate:main", sys.argv[1:]))

@@ -23,7 +23,7 @@ retrieval, evaluation, report and leaderboard.
 
 import sys
 
-from lookalike.pipeline import main
+from lookalike.cli import call
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(call("lookalike.pipeline:main", sys.argv[1:]))

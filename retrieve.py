@@ -15,9 +15,9 @@ are the run's own. Indexes, the steps of the ranking and ensembles are in lookal
 
 import sys
 
-from lookalike.pipeline import main
+from lookalike.cli import call
 
 STAGES = ("index", "retrieve")
 
 if __name__ == "__main__":
-    sys.exit(main(["--stage", *STAGES, *sys.argv[1:]]))
+    sys.exit(call("lookalike.pipeline:main", ["--stage", *STAGES, *sys.argv[1:]]))

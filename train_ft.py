@@ -17,9 +17,9 @@ Objectives, samplers and loops are in lookalike/training.
 
 import sys
 
-from lookalike.pipeline import main
+from lookalike.cli import call
 
 STAGES = ("extract", "split", "crop", "train")
 
 if __name__ == "__main__":
-    sys.exit(main(["--stage", *STAGES, *sys.argv[1:]]))
+    sys.exit(call("lookalike.pipeline:main", ["--stage", *STAGES, *sys.argv[1:]]))

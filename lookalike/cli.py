@@ -15,6 +15,8 @@ from lookalike import __version__
 # Name: (function, what it does). A command is imported only when it is called.
 COMMANDS = {
     "run": ("lookalike.pipeline:main", "run the pipeline: from an archive to a scored submission"),
+    "data": ("lookalike.data.catalogue_tool:main", "count and check a data set's pictures"),
+    "model": ("lookalike.features.costs_tool:main", "print a backbone's size and speed"),
     "extract": ("lookalike.data.extraction:main", "lay a competition out in data/"),
     "evaluate": ("lookalike.evaluation.evaluate:main", "score a submission against labels"),
     "submit": ("lookalike.leaderboard.submit:main", "check, send and list submissions"),
@@ -57,5 +59,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         print(f"error: no command {name!r}{hint}\n\n{usage()}", file=sys.stderr)
         return 2
-    code: int = resolve_name(COMMANDS[name][0])(rest)
+    return call(COMMANDS[name][0], rest)
+
+
+def call(command: str, arguments: Sequence[str]) -> int:
+    """Import the function of a command and call it; Ctrl-C meanwhile is a line, not a traceback.
+
+    Args:
+        command: Module and function, as `pkgutil.resolve_name` takes them.
+        arguments: The command line without the program's name.
+
+    Returns:
+        Its exit code; 130 for Ctrl-C.
+    """
+    try:
+        code: int = resolve_name(command)(arguments)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
     return code

@@ -173,7 +173,7 @@ STAGE_LIST = (
         "submit",
         stage_work("lookalike.leaderboard.submit:run_submit"),
         settings=(),
-        files=(),
+        files=("submission.json",),
         outputs=(),
         always=True,
     ),
@@ -216,8 +216,24 @@ def checked_run(settings: Settings) -> Run:
     elif "all" in settings.general.stage:
         configured_target(settings.submit)
     run = locate(settings)
+    require_run(run)
     require_separate_folders(run)
     return run
+
+
+STARTS = {"all", "extract", "split"}  # stages that a new run can begin with
+
+
+def require_run(run: Run) -> None:
+    """Check that the run is there where --stage goes on with one.
+
+    Raises:
+        UserError: There is no run folder.
+    """
+    goes_on = not STARTS & {*run.settings.general.stage} and not run.settings.retrieve.ensemble
+    if goes_on and not run.folder.is_dir():
+        folder = run.folder
+        raise UserError(f"--run {folder}: no run there; make one with main.py --run {folder}")
 
 
 def read_settings(arguments: Sequence[str]) -> Settings:
@@ -480,8 +496,15 @@ def train_on_all_ranks(run: Run, stage: Stage) -> None:
 
 
 def in_several_processes() -> bool:
-    """Return whether torchrun has started several processes."""
-    return int(os.environ.get("WORLD_SIZE", 1)) > 1
+    """Return whether torchrun has started several processes.
+
+    Raises:
+        UserError: WORLD_SIZE, which torchrun sets, is not a number.
+    """
+    count = os.environ.get("WORLD_SIZE", "1")
+    if not (count.isascii() and count.isdecimal()):
+        raise UserError(f"WORLD_SIZE={count!r} is not a number: unset it, torchrun sets it")
+    return int(count) > 1
 
 
 def main(arguments: Sequence[str]) -> int:

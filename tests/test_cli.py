@@ -2,12 +2,13 @@
 
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from pkgutil import resolve_name
 
 import pytest
 
 import lookalike
-from lookalike.cli import COMMANDS, main
+from lookalike.cli import COMMANDS, call, main
 from tests.conftest import Program
 
 
@@ -41,3 +42,12 @@ def test_every_command_is_a_function(name: str) -> None:
 def test_the_package_runs_as_a_module(run_program: Program) -> None:
     result = run_program("extract", "--source", "ftp")
     assert result.returncode == 2 and "competition" in result.stderr
+
+
+def test_ctrl_c_during_the_import_of_a_command_is_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "interrupted_module.py").write_text("raise KeyboardInterrupt")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert call("interrupted_module:main", []) == 130
+    assert capsys.readouterr().err == "stopped\n"

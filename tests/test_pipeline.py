@@ -191,9 +191,9 @@ def test_half_files_of_a_killed_run_are_swept_away(done: Path, competition: Path
     ("words", "said"),
     [
         (["--stage", "all", "--data", "nowhere"], "nowhere: no data set there"),
-        (["--stage", "index", "--data", "tiny"], "is missing: make it with --stage train"),
+        (["--stage", "extract", "index", "--data", "tiny"], "make it with --stage train"),
         (
-            ["--stage", "train", "--data", "tiny"],
+            ["--stage", "extract", "train", "--data", "tiny"],
             "split.json is missing: make it with --stage split",
         ),
         (["--data", "tiny", "--backbone", "resnet5"], "Did you mean resnet50"),
@@ -215,6 +215,38 @@ def test_mistakes_end_with_a_sentence(
     shown = capsys.readouterr().err
     assert said in shown.split("error: ")[1]
     assert "Traceback" not in shown
+
+
+def test_stages_of_a_run_that_is_not_there_make_nothing(
+    competition: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words in (["--stage", "evaluate", "--run", "nowhere"], ["--stage", "retrieve", "submit"]):
+        assert runner.main(
+            [*words, "--data", str(competition), "--url", "http://a.b", "--group", "c"]
+        )
+        assert "no run there; make one with main.py" in capsys.readouterr().err
+    assert not (tmp_path / "nowhere").exists() and not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("name", ["gallery.faiss", "gallery.json", "model.safetensors", "test.csv"])
+def test_a_damaged_file_of_the_run_is_not_used_by_a_single_stage(
+    name: str, done: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = bytearray((done / name).read_bytes())
+    content[-9] ^= 1
+    (done / name).write_bytes(content)
+    before = (done / "submission.json").read_bytes()
+    assert runner.main(["--stage", "retrieve", "--run", str(done), "--center"]) == 1
+    assert f"{name} is not what --stage" in capsys.readouterr().err
+    assert (done / "submission.json").read_bytes() == before
+
+
+def test_a_number_of_processes_that_is_none_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "²")
+    assert runner.main([]) == 1
+    assert "WORLD_SIZE='²' is not a number" in capsys.readouterr().err
 
 
 def test_labels_are_looked_at_before_the_work(

@@ -77,6 +77,16 @@ def test_a_program_is_short_and_says_what_it_does(name: str) -> None:
     )
 
 
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_programs_import_only_what_is_needed_to_start(name: str) -> None:
+    tree = ast.parse((ROOT / name).read_text(encoding="utf-8"))
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert [ast.unparse(node) for node in imports] == [
+        "import sys",
+        "from lookalike.cli import call",
+    ]
+
+
 # ---- data.py ------------------------------------------------------------------------------------
 
 

@@ -5,7 +5,6 @@ A table is flat, `{"backbone": "resnet50", "lr": 0.01}`: what a JSON or TOML fil
 """
 
 import difflib
-import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import is_dataclass
@@ -16,6 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from lookalike.core.checks import check
 from lookalike.core.errors import UserError
 from lookalike.core.log import log
+from lookalike.core.readers import parse_json, read_text
 from lookalike.core.settings import RENAMED, Settings
 
 T = TypeVar("T")
@@ -47,13 +47,8 @@ def read_config(path: Path) -> dict[str, Any]:
         UserError: No such file, not a table, an unknown name (the nearest known one is named) or a
             value of another type.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-        table = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON or TOML ({error})") from error
+    text = read_text(path)
+    table = _parse_toml(text, path) if path.suffix == ".toml" else parse_json(text, str(path))
     if not isinstance(table, dict):
         raise UserError(f"{path}: must hold a table of settings, like {{'seed': 1}}")
     table = with_current_names(table, path)
@@ -62,6 +57,14 @@ def read_config(path: Path) -> dict[str, Any]:
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     return table
+
+
+def _parse_toml(text: str, path: Path) -> dict[str, Any]:
+    """Parse TOML that may be anything."""
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not valid TOML ({error})") from error
 
 
 def settings_of(table: Mapping[str, Any]) -> Settings:

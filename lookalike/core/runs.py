@@ -5,24 +5,26 @@ that a killed run leaves complete files; `stages.json` keeps the inputs and outp
 hash, so that the next run redoes only what is missing or was made from something else.
 """
 
-import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
+
+import msgspec
 
 from lookalike.core.config import load_settings
 from lookalike.core.errors import UserError
 from lookalike.core.files import file_hash, write_json
 from lookalike.core.log import log
+from lookalike.core.readers import saved_record
 from lookalike.core.settings import RENAMED, STAGES, Settings, recipe
 
 BEFORE_REPORT = STAGES[: STAGES.index("report")]
 RESULT = ("seconds", "pictures_per_second", "made")
-STAMP = {"inputs", "outputs", *RESULT}
 PATH_SETTINGS = (
     "data",
     "run",
@@ -36,6 +38,26 @@ PATH_SETTINGS = (
 )
 FILE_SETTINGS = {"weights", "labels"}  # settings that name a file: its content counts too
 PACKAGES = ("torch", "torchvision", "timm", "faiss-gpu", "faiss-cpu", "numpy", "pandas", "pillow")
+
+
+class Inputs(TypedDict):
+    """The state of everything that a stage's work depends on."""
+
+    settings: dict[str, Any]
+    named_files: dict[str, str | None]
+    files: dict[str, str | None]
+    watched: str
+
+
+class Stamp(TypedDict):
+    """What stages.json holds of a stage: what it read and wrote, and its result."""
+
+    inputs: Inputs
+    outputs: dict[str, str | None]
+    seconds: float
+    made: str
+    pictures_per_second: float | None
+    embedding_seconds: NotRequired[float]
 
 
 @dataclass
@@ -145,6 +167,7 @@ class Run:
             made = self.stamps()[stage.name]["made"]
             log.info("%s: inputs unchanged, nothing to do (%s)", stage.name, made)
             return
+        self._require_unchanged(inputs["files"])
         pace = self.session.pace
         pace.pictures, pace.seconds = 0, 0.0
         start = time.perf_counter()
@@ -153,7 +176,7 @@ class Run:
             log.info("%s: everything is in place, nothing to do", stage.name)
             return
         seconds = round(time.perf_counter() - start, 3)
-        stamp = {
+        stamp: Stamp = {
             "inputs": inputs,
             "outputs": self.outputs(stage),
             "seconds": seconds,
@@ -164,25 +187,42 @@ class Run:
         write_json(self.path("stages.json"), self.stamps() | {stage.name: stamp})
         log.info("%s: %s (%.1f s)", stage.name, result, seconds)
 
-    def is_done(self, stage: Stage, inputs: dict[str, Any]) -> bool:
-        """Return whether a stage is done with these inputs, has its outputs, and is not forced."""
-        stamp = self.stamps().get(stage.name, {})
-        unchanged = stamp.get("inputs") == inputs and stamp["outputs"] == self.outputs(stage)
-        return unchanged and not self.settings.general.force and not stage.always
+    def verify(self, *names: str) -> None:
+        """Check that files of the run are what the stages wrote.
 
-    def stamps(self) -> dict[str, Any]:
-        """Return what stages.json holds: {stage: {inputs, outputs, seconds, made, …}}."""
-        try:
-            stamps = json.loads(self.path("stages.json").read_text(encoding="utf-8"))
-            stamps = {k: v for k, v in stamps.items() if v.keys() >= STAMP}
-            for stamp in stamps.values():
+        Raises:
+            UserError: One has changed since.
+        """
+        self._require_unchanged({name: file_hash(self.path(name)) for name in names})
+
+    def _require_unchanged(self, hashes: Mapping[str, str | None]) -> None:
+        """Raise an error where a file is not what the stage that wrote it has recorded."""
+        for stage, stamp in self.stamps().items():
+            for name, recorded in stamp["outputs"].items():
+                if hashes.get(name, recorded) not in (recorded, None):
+                    raise UserError(
+                        f"{self.path(name)} is not what --stage {stage} wrote: "
+                        f"make it anew with --stage {stage} --force"
+                    )
+
+    def is_done(self, stage: Stage, inputs: Inputs) -> bool:
+        """Return whether a stage is done with these inputs, has its outputs, and is not forced."""
+        stamp = self.stamps().get(stage.name)
+        if stamp is None or self.settings.general.force or stage.always:
+            return False
+        return stamp["inputs"] == inputs and stamp["outputs"] == self.outputs(stage)
+
+    def stamps(self) -> dict[str, Stamp]:
+        """Return what stages.json holds: {stage: stamp}, without damaged ones."""
+        stamps = {}
+        for name, value in saved_record(self.path("stages.json")).items():
+            with suppress(msgspec.ValidationError):  # damaged: the stage counts as not done
+                stamps[name] = stamp = msgspec.convert(value, Stamp)
                 settings = stamp["inputs"]["settings"]
                 stamp["inputs"]["settings"] = {RENAMED.get(k, k): v for k, v in settings.items()}
-        except (OSError, ValueError, AttributeError, TypeError, KeyError):  # none, or damaged
-            return {}
         return stamps
 
-    def inputs(self, stage: Stage) -> dict[str, Any]:
+    def inputs(self, stage: Stage) -> Inputs:
         """Return the state of everything that the stage's work depends on."""
         flat = self.settings.flat()
         settings = {name: flat[name] for name in stage.settings}
@@ -213,7 +253,9 @@ class Run:
         """
         stamps = self.stamps()
         return {
-            name: {key: stamps[name][key] for key in RESULT} for name in stages if name in stamps
+            name: {key: dict(stamps[name])[key] for key in RESULT}
+            for name in stages
+            if name in stamps
         }
 
 

@@ -181,7 +181,7 @@ def test_damaged_rows_are_computed_again_and_said(
     content = bytearray(path.read_bytes())
     content[-5] ^= 1  # in the last row's last number
     path.write_bytes(content)
-    filled = []
+    filled: list[int] = []
 
     def fill(missing: np.ndarray) -> None:
         filled.extend(missing)

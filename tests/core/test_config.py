@@ -23,7 +23,11 @@ from lookalike.core.settings import RENAMED, Settings
         ('{"labels": ["a"]}', "labels cannot be ['a']: it takes a path or null"),
         ('{"stage": ["spit"]}', "it takes a list, each 'all' or 'extract'"),
         ('{"config": "other.json"}', "unknown setting 'config'"),
-        ("{", "not valid JSON"),
+        ("{", "Expecting property name"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"seed": 1, "seed": 2}', "the key 'seed' stands twice"),
+        ('{"stage": "train --lr 5"}', "stage cannot be 'train --lr 5'"),
+        ('{"stage": ["train", "--lr"]}', "it takes a list, each 'all' or 'extract'"),
         ('{"epochs": -1}', "--epochs -1: must be at least 0"),
     ],
 )
@@ -34,6 +38,22 @@ def test_a_bad_config_file_says_what_is_wrong(tmp_path: Path, content: str, word
         load_settings(path)
     assert words in str(error.value)
     assert "recipe.json" in str(error.value) or "must be" in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["a = ", "a = " + "[" * 100_000, "a = 1\na = 2", "\0"])
+def test_damaged_toml_is_a_sentence(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"recipe\.toml: not valid TOML"):
+        read_config(path)
+
+
+@pytest.mark.parametrize(("name", "text"), [("a.toml", "seed = 1\n"), ("a.json", '{"seed": 1}')])
+def test_a_config_file_may_begin_with_a_byte_order_mark(
+    tmp_path: Path, name: str, text: str
+) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8-sig")
+    assert read_config(tmp_path / name) == {"seed": 1}
 
 
 def test_a_missing_config_file_is_named(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -108,3 +109,34 @@ def test_results_are_those_of_the_stages_that_were_done(tmp_path: Path) -> None:
     assert list(run.results()) == ["split", "report"]
     before = run.results(BEFORE_REPORT)
     assert list(before) == ["split"] and before["split"].keys() == {*RESULT}
+
+
+def test_a_file_that_was_changed_is_not_read(tmp_path: Path) -> None:
+    write_json(tmp_path / "in.json", 1)
+    run, stage, _ = make_run(tmp_path)
+    run.do(stage)
+    after = replace(stage, name="after", files=("out.json",), outputs=())
+    write_json(tmp_path / "out.json", 7)
+    for work in (lambda: run.do(after), lambda: run.verify("in.json", "out.json")):
+        with pytest.raises(UserError, match=r"out\.json is not what --stage copy wrote"):
+            work()
+    run.do(stage)
+    run.do(after)
+    run.verify("in.json", "out.json", "nothing.json")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [1, [], {"inputs": 1}, {"inputs": {"settings": []}}, {"outputs": {"out.json": 1}}],
+    ids=str,
+)
+def test_a_damaged_stamp_counts_as_none(value: Any, tmp_path: Path) -> None:
+    write_json(tmp_path / "in.json", 1)
+    run, stage, done = make_run(tmp_path)
+    run.do(stage)
+    stamps = read_json(tmp_path / "stages.json", "")
+    damaged = stamps["copy"] | value if isinstance(value, dict) else value
+    write_json(tmp_path / "stages.json", {"copy": damaged, "else": value})
+    assert run.stamps() == {}
+    run.do(stage)
+    assert len(done) == 2 and run.stamps().keys() == {"copy"}

@@ -56,7 +56,7 @@ def test_what_was_not_used_for_long_is_pruned(tmp_path: Path) -> None:
     assert old.folder.is_dir()
     assert prune(tmp_path, "--unused", "30") == 0
     assert not old.folder.exists() and new.folder.is_dir()
-    assert new.rows(keys(10)).tolist() == np.ones((10, 4)).tolist()
+    assert new.rows(keys(10))[0].tolist() == np.ones((10, 4)).tolist()
 
 
 def test_the_least_recently_used_goes_where_the_cache_is_too_large(tmp_path: Path) -> None:
