@@ -128,8 +128,8 @@ class FeatureCache:
                 continue  # it has just become part of a larger one
             except Exception as error:  # numpy raises what it likes for a damaged header
                 self._unusable.add(shard)
-                path = self._path(shard, "keys")
-                log.warning("warning: %s is left out, its rows are computed again: %s", path, error)
+                what = "warning: %s is left out, its rows are computed again: %.100s"
+                log.warning(what, self._path(shard, "keys"), error)
 
     def _usable(self, shard: str) -> int:
         """Return the number of rows of a shard; raise ValueError where its files do not fit."""
