@@ -18,13 +18,13 @@ from typing import Any
 
 from tabulate import tabulate
 
-from lookalike.core.checks import check
+from lookalike.core.checks import check, option
 from lookalike.core.config import from_table, read_config, settings_of
 from lookalike.core.errors import UserError
 from lookalike.core.files import file_hash, listing, only_process, write_json
 from lookalike.core.log import exit_code, log, log_to
 from lookalike.core.options import announce, parse_settings
-from lookalike.core.readers import read_json
+from lookalike.core.readers import read_json, saved_record
 from lookalike.core.runs import BEFORE_REPORT, Run, Stage
 from lookalike.core.settings import (
     OBJECTIVE_SETTINGS,
@@ -35,6 +35,7 @@ from lookalike.core.settings import (
     TrainSettings,
     benchmark_summary,
     plain,
+    recipe,
     validation_steps,
 )
 from lookalike.data.extraction import choose_data
@@ -455,10 +456,33 @@ def execute(run: Run) -> Run:
         run.remove_partial_files()
         if "all" in run.settings.general.stage:
             run.save_settings()
+        kept = settings_to_keep(run)
         # Settings of a single stage count for the run once they have worked.
         run = run_stages(run)
-        run.save_settings()
+        run.save_settings(kept)
     return run
+
+
+def settings_to_keep(run: Run) -> set[str]:
+    """Return the settings that stay as config.json has them, since their stages do not run now.
+
+    config.json says what made the files of the run: `--stage evaluate --center` centers nothing.
+    """
+    done = run.stamps()
+    running = [stage for stage in STAGE_LIST if is_wanted(stage.name, run.settings)]
+    idle = [stage for stage in STAGE_LIST if stage.name in done and stage not in running]
+    kept = {name for stage in idle for name in stage.settings}
+    kept -= {name for stage in running for name in stage.settings}
+    before = saved_record(run.path("config.json"))
+    now = recipe(run.settings)
+    ignored = [option(name) for name in sorted(kept & before.keys()) if before[name] != now[name]]
+    if ignored:
+        log.warning(
+            "warning: %s: no stage that runs now depends on it; the run keeps what its files were "
+            "made with",
+            ", ".join(ignored),
+        )
+    return kept
 
 
 def work_together(arguments: Sequence[str]) -> None:

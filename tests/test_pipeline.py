@@ -376,6 +376,28 @@ def test_a_single_stage_finds_its_run_by_the_data_or_a_config_file(tmp_path: Pat
         assert (train.lr, train.epochs) == expected, words
 
 
+def test_the_config_file_takes_a_remembered_setting_back(tmp_path: Path) -> None:
+    remember(tmp_path / "run", center=True, scales=[1.0, 0.9], ensemble=["a", "b"])
+    table = {"run": "run", "center": False, "scales": [1.0], "ensemble": []}
+    write_json(tmp_path / "recipe.json", table)
+    settings = runner.read_settings(["--stage", "retrieve", "--config", "recipe.json"])
+    assert settings.retrieve.center is False and settings.retrieve.ensemble == ()
+    assert settings.embed.scales == (1.0,)
+
+
+def test_the_settings_of_the_run_are_those_that_made_its_files(
+    done: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = read_json(done / "config.json", "")
+    words = ["--center", "--lr", "7", "--points", "9"]
+    assert runner.main(["--stage", "evaluate", "--run", str(done), *words]) == 0
+    said = capsys.readouterr().err
+    assert "warning: --center, --lr, --points: no stage that runs now depends on it" in said
+    assert read_json(done / "config.json", "") == before
+    assert runner.main(["--stage", "retrieve", "--run", str(done), *words]) == 0
+    assert read_json(done / "config.json", "") == before | {"center": True}
+
+
 def test_the_config_files_stages_count(tmp_path: Path) -> None:
     remember(tmp_path / "run", lr=0.5)
     write_json(tmp_path / "recipe.json", {"run": "run", "stage": ["train"]})

@@ -5,11 +5,13 @@ that a killed run leaves complete files; `stages.json` keeps the inputs and outp
 hash, so that the next run redoes only what is missing or was made from something else.
 """
 
+import hashlib
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
@@ -37,7 +39,11 @@ PATH_SETTINGS = (
     "ensemble",
 )
 FILE_SETTINGS = {"weights", "labels"}  # settings that name a file: its content counts too
-PACKAGES = ("torch", "torchvision", "timm", "faiss-gpu", "faiss-cpu", "numpy", "pandas", "pillow")
+PACKAGE = Path(__file__).parents[1]
+PACKAGES = (
+    *("torch", "torchvision", "timm", "openvino", "faiss-gpu", "faiss-cpu", "numpy", "pandas"),
+    *("scikit-learn", "scipy", "pillow", "opencv-python-headless"),
+)
 
 
 class Inputs(TypedDict):
@@ -58,6 +64,7 @@ class Stamp(TypedDict):
     made: str
     pictures_per_second: float | None
     embedding_seconds: NotRequired[float]
+    versions: NotRequired[dict[str, str]]
 
 
 @dataclass
@@ -141,13 +148,35 @@ class Run:
         """Seed of every random choice."""
         return self.settings.general.seed
 
-    def save_settings(self) -> None:
-        """Write config.json (a file for --config) and versions.json."""
+    def save_settings(self, kept: Collection[str] = ()) -> None:
+        """Write config.json (a file for --config) and versions.json.
+
+        Args:
+            kept: Names of settings that stay as config.json has them.
+        """
+        before = saved_record(self.path("config.json"))
         table = recipe(self.settings) | {"data": str(self.data), "run": str(self.folder)}
         # Absolute, so that the run can go on from any folder.
-        absolute = {name: _absolute(table[name]) for name in PATH_SETTINGS}
-        write_json(self.path("config.json"), table | absolute)
-        write_json(self.path("versions.json"), versions())
+        table |= {name: _absolute(table[name]) for name in PATH_SETTINGS}
+        table |= {name: before[name] for name in kept if name in before}
+        write_json(self.path("config.json"), table)
+        write_json(self.path("versions.json"), self.versions())
+
+    def versions(self) -> dict[str, str]:
+        """Return the version of every package that made what is there, by its name.
+
+        Where stages were made by several versions, all of them are named with their stages.
+        """
+        made: dict[str, dict[str, list[str]]] = {}
+        for name, stamp in self.stamps().items():
+            for package, number in stamp.get("versions", {}).items():
+                made.setdefault(package, {}).setdefault(number, []).append(name)
+        return {
+            package: next(iter(numbers))
+            if len(numbers) == 1
+            else "; ".join(f"{number} ({', '.join(names)})" for number, names in numbers.items())
+            for package, numbers in made.items()
+        }
 
     def remove_partial_files(self) -> None:
         """Remove the incomplete files of a process that was killed."""
@@ -164,8 +193,9 @@ class Run:
         """
         inputs = self.inputs(stage)
         if self.is_done(stage, inputs):
-            made = self.stamps()[stage.name]["made"]
-            log.info("%s: inputs unchanged, nothing to do (%s)", stage.name, made)
+            stamp = self.stamps()[stage.name]
+            log.info("%s: inputs unchanged, nothing to do (%s)", stage.name, stamp["made"])
+            _report_other_versions(stage.name, stamp.get("versions", {}))
             return
         self._require_unchanged(inputs["files"])
         pace = self.session.pace
@@ -176,13 +206,14 @@ class Run:
             log.info("%s: everything is in place, nothing to do", stage.name)
             return
         seconds = round(time.perf_counter() - start, 3)
-        stamp: Stamp = {
+        stamp = {
             "inputs": inputs,
             "outputs": self.outputs(stage),
             "seconds": seconds,
             "made": result,
             "pictures_per_second": pace.rate(),
             "embedding_seconds": round(pace.seconds, 3),
+            "versions": versions(),
         }
         write_json(self.path("stages.json"), self.stamps() | {stage.name: stamp})
         log.info("%s: %s (%.1f s)", stage.name, result, seconds)
@@ -267,14 +298,35 @@ def _absolute(value: Any) -> Any:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that a result depends on."""
-    found = {"python": sys.version.split()[0]}
+    """Return the versions of Python, of the packages and of the code that a result depends on."""
+    found = {"python": sys.version.split()[0], "lookalike": _code_version()}
     for package in PACKAGES:
         try:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
     return found
+
+
+@cache
+def _code_version() -> str:
+    """Return a hash of the package's modules: a released number stays while its code is edited."""
+    digest = hashlib.sha256()
+    for path in sorted(PACKAGE.rglob("*.py")):
+        digest.update(f"{path.relative_to(PACKAGE)}\0".encode() + path.read_bytes())
+    return f"code {digest.hexdigest()[:12]}"
+
+
+def _report_other_versions(stage: str, made_by: Mapping[str, str]) -> None:
+    """Log which versions differ between a stage's result, which is kept, and this process."""
+    changed = [
+        f"{name} {made_by[name]}"
+        for name, now in versions().items()
+        if made_by.get(name, now) != now
+    ]
+    if changed:
+        what = "%s: made by other versions (%s) and kept; --force makes it anew"
+        log.warning(what, stage, ", ".join(changed))
 
 
 def open_run(folder: Path) -> Run:

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from lookalike.core import runs
 from lookalike.core.errors import UserError
 from lookalike.core.files import write_json
+from lookalike.core.log import log_to
 from lookalike.core.options import parse_settings
 from lookalike.core.readers import read_json
 from lookalike.core.runs import BEFORE_REPORT, RESULT, Run, Stage, open_run
@@ -82,7 +84,6 @@ def test_settings_are_saved_and_the_run_opened_from_another_folder(
     run = open_run(tmp_path / "runs" / "a")
     assert run.data == tmp_path / "data" and run.settings.train.lr == 0.5
     assert run.settings.submit.url is None
-    assert "python" in read_json(run.path("versions.json"), "")
 
 
 def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
@@ -140,3 +141,31 @@ def test_a_damaged_stamp_counts_as_none(value: Any, tmp_path: Path) -> None:
     assert run.stamps() == {}
     run.do(stage)
     assert len(done) == 2 and run.stamps().keys() == {"copy"}
+
+
+def test_versions_are_those_that_made_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log_to(None)
+    write_json(tmp_path / "in.json", 1)
+    run, stage, done = make_run(tmp_path)
+    for number, name in (("2.9", "copy"), ("2.14", "other")):
+        monkeypatch.setattr(runs, "versions", lambda number=number: {"torch": number, "numpy": "2"})
+        run.do(replace(stage, name=name))
+    run.do(stage)
+    assert len(done) == 2
+    assert "copy: made by other versions (torch 2.9) and kept" in capsys.readouterr().err
+    run.save_settings()
+    made = read_json(tmp_path / "versions.json", "")
+    assert made == {"torch": "2.9 (copy); 2.14 (other)", "numpy": "2"}
+
+
+def test_the_code_is_a_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = set()
+    for text in ("a = 1", "a = 2", "a = 1"):
+        (tmp_path / "module.py").write_text(text)
+        monkeypatch.setattr(runs, "PACKAGE", tmp_path)
+        runs._code_version.cache_clear()
+        seen.add(runs.versions()["lookalike"])
+    runs._code_version.cache_clear()
+    assert len(seen) == 2
