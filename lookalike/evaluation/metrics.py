@@ -1,4 +1,4 @@
-"""Retrieval measures of every query, bootstrap intervals of their means, and a threshold.
+"""Retrieval measures of every query, intervals of their means, and a threshold.
 
 For a query with N relevant gallery pictures and a submitted list of L names, let rel(i) be 1 where
 the picture at rank i shows the query's identity, else 0, and P(i) = 1/i * sum(rel(1..i)):
@@ -18,9 +18,12 @@ lucky hit at rank 1 counts as perfect, so it stands here for comparison only.
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 SCORE_WEIGHTS = {1: 600, 5: 300, 10: 100}
-RESAMPLES = 1000  # bootstrap samples of an interval
+HIGHEST_SCORE = 1000.0
+NORMAL = 1.959964  # the 97.5 % quantile of the normal distribution
+TINY = 1e-9
 
 
 def measure_queries(
@@ -69,33 +72,55 @@ def measure_queries(
     return values
 
 
-def bootstrap_interval(values: np.ndarray, identities: Sequence[str], seed: int = 0) -> np.ndarray:
-    """Return 95 % intervals of the means of per-query values, by a bootstrap over identities.
+def clustered_interval(
+    values: np.ndarray, identities: Sequence[str], highest: ArrayLike = 1.0
+) -> np.ndarray:
+    """Return 95 % intervals of the means of per-query values, for other identities like these.
 
-    Queries of one identity are alike, so identities are resampled, not queries: the cluster
-    bootstrap (Field and Welsh, 2007) with percentile ends (Efron and Tibshirani, 1993). A sample
-    draws as many identities as there are, with replacement, and takes the mean of their queries.
+    Queries of one identity are alike: the information in a mean is that of an effective number of
+    independent yes-or-no results, m (1 - m) / variance, where the variance is that between
+    identities. The interval is Clopper's and Pearson's for that number, reduced for the few degrees
+    of freedom (Korn and Graubard, 1998, Survey Methodology 24, 193-201); it holds for values
+    between 0 and 1, too, whose variance is at most m (1 - m).
+
+    Near 0 and 1 the variance is estimated from few identities with another result, or from none. It
+    is drawn towards the largest one that is possible, that of identities that are all right or all
+    wrong, by the weight of two identities. So the interval is never of zero width.
 
     Args:
-        values: (Q, M): M measures of Q queries.
+        values: (Q, M): M measures of Q queries, from 0 to `highest`.
         identities: The identity of each query, Q of them.
-        seed: Seed of the resampling.
+        highest: The highest value of each measure.
 
     Returns:
         (2, M) float64: the lower and the upper end of each measure's interval.
 
     Example:
-        >>> values = np.array([[0.0], [0.0], [1.0], [1.0]])
-        >>> bootstrap_interval(values, ["ada", "ada", "bo", "bo"]).tolist()
-        [[0.0], [1.0]]
+        >>> values = np.array([[1.0], [1.0], [1.0], [0.0]])
+        >>> clustered_interval(values, ["ada", "bo", "cy", "di"]).round(2).tolist()
+        [[0.06], [1.0]]
     """
+    from scipy.special import betaincinv, stdtrit
+
     _, cluster = np.unique(np.asarray(identities), return_inverse=True)
     counts = np.bincount(cluster).astype(float)
-    sums = np.stack([np.bincount(cluster, column) for column in values.T], axis=1)
-    rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(len(counts), np.full(len(counts), 1 / len(counts)), RESAMPLES)
-    means = (drawn @ sums) / (drawn @ counts)[:, None]
-    return np.percentile(means, [2.5, 97.5], axis=0)
+    if len(counts) < 2:  # a single identity says nothing about others
+        return np.stack([np.zeros(values.shape[1]), np.broadcast_to(highest, values.shape[1:])])
+    shares = counts / counts.sum()
+    sums = np.stack([np.bincount(cluster, column) for column in (values / highest).T], axis=1)
+    means = np.clip(sums.sum(axis=0) / counts.sum(), 0, 1)
+    residuals = (sums / counts[:, None] - means) * shares[:, None]
+    variance = (residuals**2).sum(axis=0) * len(counts) / (len(counts) - 1)
+    largest = means * (1 - means) * (shares**2).sum()
+    informative = 4 * len(counts) * means * (1 - means)
+    variance = (informative * variance + 2 * largest) / (informative + 2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        number = np.where(largest > 0, means * (1 - means) / variance, 1 / (shares**2).sum())
+    number = np.minimum(number, len(values)) * (NORMAL / stdtrit(len(counts) - 1, 0.975)) ** 2
+    right, wrong = number * means, number * (1 - means)
+    low = np.where(right > 0, betaincinv(np.maximum(right, TINY), wrong + 1, 0.025), 0)
+    high = np.where(wrong > 0, betaincinv(right + 1, np.maximum(wrong, TINY), 0.975), 1)
+    return np.stack([low, high]) * highest
 
 
 def threshold_at(impostor_scores: np.ndarray, false_accept_rate: float) -> float:

@@ -16,7 +16,7 @@ from lookalike.core.errors import UserError
 from lookalike.core.log import report_each
 from lookalike.core.readers import read_json
 from lookalike.evaluation.matching import DefectKind, Matched, errors, match
-from lookalike.evaluation.metrics import bootstrap_interval, measure_queries
+from lookalike.evaluation.metrics import HIGHEST_SCORE, clustered_interval, measure_queries
 from lookalike.evaluation.submissions import TOP, RankedArrays, Submission, as_submission
 
 ERRORS_SHOWN = 20
@@ -221,7 +221,9 @@ def summarize(hits: QueryHits, ks: Iterable[int] = (TOP,)) -> dict[str, Any]:
         `ci95`, the 95 % interval of every mean, {name: [lower end, upper end]}.
     """
     values = measure_queries(hits.hits, hits.relevant, ks)
-    low, high = bootstrap_interval(np.stack(list(values.values()), axis=1), hits.identities)
+    highest = [HIGHEST_SCORE if name == "score" else 1.0 for name in values]
+    columns = np.stack(list(values.values()), axis=1)
+    low, high = clustered_interval(columns, hits.identities, highest)
     return {
         **{name: float(column.mean()) for name, column in values.items()},
         "queries": len(hits.queries),

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from lookalike.evaluation.metrics import bootstrap_interval, measure_queries
+from lookalike.evaluation.metrics import HIGHEST_SCORE, clustered_interval, measure_queries
 from lookalike.report.panels import RankedPart
 
 BINS = (1, 2, 4, 8, 16, 32, 64)  # lower bounds of the groups by number of relevant pictures
@@ -67,7 +67,8 @@ def score_groups(part: RankedPart, groups: Mapping[str, str]) -> pd.DataFrame:
         if not len(chosen) or not group:
             continue
         scores = values["score"][chosen]
-        low, high = bootstrap_interval(scores[:, None], [hits.identities[i] for i in chosen])[:, 0]
+        identities = [hits.identities[i] for i in chosen]
+        low, high = clustered_interval(scores[:, None], identities, HIGHEST_SCORE)[:, 0]
         first = values["recall@1"][chosen].mean()
         rows.append((group, len(chosen), scores.mean(), low, high, first))
     return pd.DataFrame(rows, columns=columns)

@@ -18,7 +18,7 @@ from lookalike.core.runs import Run
 from lookalike.core.settings import RetrieveSettings
 from lookalike.data.catalogue import load_catalogue, readable
 from lookalike.data.splits import Pictures
-from lookalike.evaluation.metrics import bootstrap_interval
+from lookalike.evaluation.metrics import HIGHEST_SCORE, clustered_interval
 from lookalike.features.extractor import embed, trained_extractor
 from lookalike.retrieval.labeled_tasks import (
     LabeledTask,
@@ -33,7 +33,6 @@ DRAWS = 8  # random subsets of each size
 SUBSETS = (0.25, 0.5, 0.75, 1)  # their sizes, as shares of the labeled identities
 FEWEST = 4  # labeled identities that a forecast needs
 CLUSTERED = 4000  # pictures at most that identities are counted by
-HIGHEST = 1000  # of all scores
 
 
 def run_forecast(run: Run) -> str:
@@ -168,7 +167,7 @@ def forecast_score(
     levels, means = subset_scores(tasks, settings, per_identity, seed)
     expected = extrapolate(levels, means, count)
     spread = half_width(tasks.score(settings), len(_identities(tasks.tasks[0])), count)
-    low, high = np.clip([expected - spread, expected + spread], 0, HIGHEST)
+    low, high = np.clip([expected - spread, expected + spread], 0, HIGHEST_SCORE)
     return expected, (float(low), float(high))
 
 
@@ -247,7 +246,7 @@ def extrapolate(levels: Sequence[int], means: Sequence[float], count: int) -> fl
     if count > levels[-1]:
         slope = np.polyfit(np.log(levels), means, 1)[0] if len(levels) > 1 else 0.0
         expected += float(slope * np.log(count / levels[-1]))
-    return float(np.clip(expected, 0, HIGHEST))
+    return float(np.clip(expected, 0, HIGHEST_SCORE))
 
 
 def half_width(scores: TaskScores, labeled: int, count: int) -> float:
@@ -261,5 +260,6 @@ def half_width(scores: TaskScores, labeled: int, count: int) -> float:
         labeled: How many those are.
         count: The number of identities of the test.
     """
-    low, high = bootstrap_interval(scores.values["score"][:, None], scores.identities)[:, 0]
+    values = scores.values["score"][:, None]
+    low, high = clustered_interval(values, scores.identities, HIGHEST_SCORE)[:, 0]
     return float((high - low) / 2 * np.sqrt(1 + labeled / count))

@@ -21,7 +21,6 @@ from lookalike.core.files import whole_file, write_json
 from lookalike.core.log import log
 from lookalike.core.runs import Run
 from lookalike.core.settings import EmbedSettings, RetrieveSettings
-from lookalike.evaluation.metrics import RESAMPLES
 from lookalike.faces.geometry import crop_kind
 from lookalike.features.extractor import FeatureExtractor, extractor_for, flips
 from lookalike.models.embedder import embedder_of
@@ -34,6 +33,7 @@ from lookalike.retrieval.labeled_tasks import (
 from lookalike.retrieval.postprocess import center
 
 SIGNIFICANCE = 0.05  # the p-value from which on a gain is not believed
+RESAMPLES = 1000  # bootstrap samples of a gain
 FALSE_ACCEPT_RATES = (1e-2, 1e-3, 1e-4)  # at each threshold that is tried, of impostor pairs
 
 MakeExtractor = Callable[[EmbedSettings], FeatureExtractor]

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import pytrec_eval
+import scipy.stats
 
-from lookalike.evaluation.metrics import bootstrap_interval, measure_queries, threshold_at
+from lookalike.evaluation.metrics import clustered_interval, measure_queries, threshold_at
 from lookalike.evaluation.scoring import Labels, find_hits
 from lookalike.evaluation.submissions import Submission
 
@@ -77,19 +78,57 @@ def test_intervals_hold_the_mean_and_shrink_with_the_number_of_identities() -> N
     widths = []
     for count in (10, 1000):
         values = rng.random((count * 3, 1))
-        low, high = bootstrap_interval(values, [f"p{i // 3}" for i in range(count * 3)])[:, 0]
+        low, high = clustered_interval(values, [f"p{i // 3}" for i in range(count * 3)])[:, 0]
         assert low < values.mean() < high
         widths.append(high - low)
     # The standard error of a mean of n: ten times narrower for a hundred times the identities.
     assert widths[1] < widths[0] / 5
 
 
-def test_a_bootstrap_over_queries_would_be_too_narrow() -> None:
+def test_intervals_over_queries_would_be_too_narrow() -> None:
     values = np.repeat(np.random.default_rng(0).random(20), 50)[:, None]
     identities = np.repeat([f"p{i}" for i in range(20)], 50).tolist()
-    low, high = bootstrap_interval(values, identities)[:, 0]
-    naive_low, naive_high = bootstrap_interval(values, [str(i) for i in range(1000)])[:, 0]
+    low, high = clustered_interval(values, identities)[:, 0]
+    naive_low, naive_high = clustered_interval(values, [str(i) for i in range(1000)])[:, 0]
     assert high - low > 3 * (naive_high - naive_low)
+
+
+def test_equal_identities_that_are_right_or_wrong_have_the_interval_of_clopper_and_pearson() -> (
+    None
+):
+    values = np.array([1.0] * 15 + [0.0] * 5)[:, None]
+    low, high = clustered_interval(values, [str(i) for i in range(20)])[:, 0]
+    number = 20 * (scipy.stats.norm.ppf(0.975) / scipy.stats.t.ppf(0.975, 19)) ** 2
+    # The variance is estimated with 19 degrees of freedom and drawn to that of yes-or-no results.
+    informative = 4 * 20 * 0.75 * 0.25
+    number /= (informative * 20 / 19 + 2) / (informative + 2)
+    right = 0.75 * number
+    assert low == pytest.approx(scipy.stats.beta.ppf(0.025, right, number - right + 1))
+    assert high == pytest.approx(scipy.stats.beta.ppf(0.975, right + 1, number - right))
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_an_interval_is_never_of_zero_width(value: float) -> None:
+    values = np.full((40, 1), 1000 * value)
+    low, high = clustered_interval(values, [str(i // 2) for i in range(40)], 1000)[:, 0]
+    assert min(abs(low - 1000 * value), abs(high - 1000 * value)) < 0.01
+    assert 150 < high - low < 250, "one in twenty wrong would not surprise"
+    low, high = clustered_interval(values, ["ada"] * 40, 1000)[:, 0]
+    assert (low, high) == (0, 1000), "a single identity says nothing about others"
+
+
+@pytest.mark.parametrize("mean", [0.3, 0.9, 0.98])
+@pytest.mark.parametrize("identities", [10, 20])
+def test_the_truth_is_inside_as_often_as_stated(mean: float, identities: int) -> None:
+    rng = np.random.default_rng(0)
+    inside = []
+    for _ in range(300):
+        ability = rng.beta(2 * mean, 2 * (1 - mean), identities)
+        values = rng.random((identities, 5)) < ability[:, None]
+        names = np.repeat(np.arange(identities), 5).astype(str).tolist()
+        low, high = clustered_interval(values.reshape(-1, 1) * 1.0, names)[:, 0]
+        inside.append(low <= mean <= high)
+    assert np.mean(inside) >= 0.93
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.01, 0.29, 0.5])
