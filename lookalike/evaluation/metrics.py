@@ -100,27 +100,59 @@ def clustered_interval(
         >>> clustered_interval(values, ["ada", "bo", "cy", "di"]).round(2).tolist()
         [[0.06], [1.0]]
     """
-    from scipy.special import betaincinv, stdtrit
+    means, numbers = effective_numbers(values / highest, identities)
+    return clopper_pearson(means, numbers) * highest
+
+
+def effective_numbers(
+    values: np.ndarray, identities: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the means of per-query values, and how many independent results they are worth.
+
+    Args:
+        values: (Q, M): M measures of Q queries, from 0 to 1.
+        identities: The identity of each query, Q of them.
+
+    Returns:
+        The (M,) means, and (M,) numbers as `clustered_interval` describes them; 0 for a single
+        identity, which says nothing about others.
+    """
+    from scipy.special import stdtrit
 
     _, cluster = np.unique(np.asarray(identities), return_inverse=True)
     counts = np.bincount(cluster).astype(float)
-    if len(counts) < 2:  # a single identity says nothing about others
-        return np.stack([np.zeros(values.shape[1]), np.broadcast_to(highest, values.shape[1:])])
+    means = np.clip(values.mean(axis=0), 0, 1)
+    if len(counts) < 2:
+        return means, np.zeros(len(means))
     shares = counts / counts.sum()
-    sums = np.stack([np.bincount(cluster, column) for column in (values / highest).T], axis=1)
-    means = np.clip(sums.sum(axis=0) / counts.sum(), 0, 1)
+    sums = np.stack([np.bincount(cluster, column) for column in values.T], axis=1)
     residuals = (sums / counts[:, None] - means) * shares[:, None]
     variance = (residuals**2).sum(axis=0) * len(counts) / (len(counts) - 1)
     largest = means * (1 - means) * (shares**2).sum()
     informative = 4 * len(counts) * means * (1 - means)
     variance = (informative * variance + 2 * largest) / (informative + 2)
     with np.errstate(divide="ignore", invalid="ignore"):
-        number = np.where(largest > 0, means * (1 - means) / variance, 1 / (shares**2).sum())
-    number = np.minimum(number, len(values)) * (NORMAL / stdtrit(len(counts) - 1, 0.975)) ** 2
-    right, wrong = number * means, number * (1 - means)
+        numbers = np.where(largest > 0, means * (1 - means) / variance, 1 / (shares**2).sum())
+    few_degrees = (NORMAL / stdtrit(len(counts) - 1, 0.975)) ** 2
+    return means, np.minimum(numbers, len(values)) * few_degrees
+
+
+def clopper_pearson(means: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Return 95 % intervals of shares that were observed in so many independent results.
+
+    Args:
+        means: (M,) observed shares, from 0 to 1.
+        numbers: (M,) numbers of results; they need not be whole.
+
+    Returns:
+        (2, M): the lower and the upper ends (Clopper and Pearson, 1934).
+    """
+    from scipy.special import betaincinv
+
+    right, wrong = numbers * means, numbers * (1 - means)
     low = np.where(right > 0, betaincinv(np.maximum(right, TINY), wrong + 1, 0.025), 0)
     high = np.where(wrong > 0, betaincinv(right + 1, np.maximum(wrong, TINY), 0.975), 1)
-    return np.stack([low, high]) * highest
+    return np.stack([low, high])
 
 
 def threshold_at(impostor_scores: np.ndarray, false_accept_rate: float) -> float:

@@ -1,14 +1,16 @@
 """Forecast the score of the test from labeled pictures (the stage forecast).
 
-    forecast_score(tasks, settings, count=120, sizes={"query": 600, "gallery": 900}, seed=0)
+    sizes = TaskSizes(identities=40, queries=120, gallery=600, relevant=600)
+    forecast_score(tasks, settings, sizes, seed=0)
 
-More identities are harder to tell apart. The score of random subsets of the labeled identities, of
-several sizes, is interpolated or extrapolated to the number of identities that the test is likely
-to show.
+A forecast simulates tests: it draws as many labeled identities as the test is likely to show,
+takes their pictures as queries and gallery, fills the gallery up with pictures of other identities,
+and ranks it by steps that learn from the rest. Where the labeled pictures are too few for a test of
+that size, smaller ones are simulated and their scores extrapolated.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.cluster.hierarchy import linkage
@@ -17,8 +19,11 @@ from lookalike.core.files import write_json
 from lookalike.core.runs import Run
 from lookalike.core.settings import RetrieveSettings
 from lookalike.data.catalogue import load_catalogue, readable
-from lookalike.data.splits import Pictures
-from lookalike.evaluation.metrics import HIGHEST_SCORE, clustered_interval
+from lookalike.evaluation.metrics import (
+    HIGHEST_SCORE,
+    clopper_pearson,
+    effective_numbers,
+)
 from lookalike.features.extractor import embed, trained_extractor
 from lookalike.retrieval.labeled_tasks import (
     LabeledTask,
@@ -27,12 +32,28 @@ from lookalike.retrieval.labeled_tasks import (
     load_tasks,
     score_task,
 )
-from lookalike.retrieval.postprocess import Embeddings, center
+from lookalike.retrieval.postprocess import Embeddings, center, needs_labeled
 
-DRAWS = 8  # random subsets of each size
-SUBSETS = (0.25, 0.5, 0.75, 1)  # their sizes, as shares of the labeled identities
+DRAWS = 16  # simulated tests of each size
+SMALLER = (0.25, 0.5, 0.75)  # sizes of further simulated tests, where the score is extrapolated
 FEWEST = 4  # labeled identities that a forecast needs
 CLUSTERED = 4000  # pictures at most that identities are counted by
+
+
+class TaskSizes(NamedTuple):
+    """The size of a test.
+
+    Attributes:
+        identities: How many its queries show.
+        queries: Its queries.
+        gallery: The pictures of its gallery.
+        relevant: Those that show an identity of the queries.
+    """
+
+    identities: int
+    queries: int
+    gallery: int
+    relevant: int
 
 
 def run_forecast(run: Run) -> str:
@@ -87,24 +108,30 @@ def forecast_test(
         settings: The steps of the ranking.
         queries: (Q, D) embeddings of the test's queries.
         gallery: The size of the test's gallery.
-        seed: Of the random subsets.
+        seed: Of the simulated tests.
 
     Returns:
         What forecast.json holds: `score`, `ci95`, `people` (both estimates of the number of
         identities) and `labelled_people` (the number of labeled ones).
     """
     (task,) = tasks.tasks
+    labeled = len(_identities(task))
     per_identity = len(task.gallery) / len(set(task.gallery.values()))
-    by_clusters = count_identities(tasks.stack(task.query), len(_identities(task)), queries)
-    counts = by_clusters, round(gallery / per_identity)
-    sizes = {"query": len(queries), "gallery": gallery}
-    parts = [forecast_score(tasks, settings, max(1, count), sizes, seed) for count in counts]
+    counts = (
+        count_identities(tasks.stack(task.query), labeled, queries),
+        min(len(queries), max(1, round(gallery / per_identity))),
+    )
+    parts = []
+    for count in counts:
+        relevant = max(1, min(gallery, round(count * per_identity)))
+        sizes = TaskSizes(count, len(queries), gallery, relevant)
+        parts.append(forecast_score(tasks, settings, sizes, seed))
     lows, highs = zip(*(interval for _, interval in parts), strict=True)
     return {
         "score": sum(expected for expected, _ in parts) / 2,
         "ci95": {"score": [min(lows), max(highs)]},
         "people": sorted(counts),
-        "labelled_people": len(_identities(task)),
+        "labelled_people": labeled,
     }
 
 
@@ -141,125 +168,159 @@ def _merge_heights(rows: np.ndarray) -> np.ndarray:
     return np.sort(linkage(centered, "average", "cosine")[:, 2])
 
 
-# ---- the score of so many identities ------------------------------------------------------------
+# ---- the score of a test of this size -----------------------------------------------------------
 
 
 def forecast_score(
-    tasks: LabeledTasks,
-    settings: RetrieveSettings,
-    count: int,
-    sizes: Mapping[str, int],
-    seed: int,
+    tasks: LabeledTasks, settings: RetrieveSettings, sizes: TaskSizes, seed: int
 ) -> tuple[float, tuple[float, float]]:
-    """Forecast the score of a test with `count` identities.
+    """Forecast the score of a test.
+
+    The interval is that of a mean in as many independent results as the labeled identities and
+    those of the test are worth together: 1/n = 1/labeled + 1/test. Where the score is extrapolated,
+    it spans the 95 % of the fitted line, too.
 
     Args:
         tasks: A single task, embedded.
         settings: The steps of the ranking.
-        count: The number of identities.
-        sizes: The number of their `query` and `gallery` pictures in all.
-        seed: Of the random subsets.
+        sizes: The size of the test.
+        seed: Of the simulated tests.
 
     Returns:
         The expected score, and the ends of its 95 % interval; all from 0 to 1000.
     """
-    per_identity = {side: size / count for side, size in sizes.items()}
-    levels, means = subset_scores(tasks, settings, per_identity, seed)
-    expected = extrapolate(levels, means, count)
-    spread = half_width(tasks.score(settings), len(_identities(tasks.tasks[0])), count)
-    low, high = np.clip([expected - spread, expected + spread], 0, HIGHEST_SCORE)
-    return expected, (float(low), float(high))
-
-
-def subset_scores(
-    tasks: LabeledTasks, settings: RetrieveSettings, per_identity: Mapping[str, float], seed: int
-) -> tuple[list[int], list[float]]:
-    """Score random subsets of the labeled identities.
-
-    Args:
-        tasks: A single task, embedded.
-        settings: The steps of the ranking.
-        per_identity: The `query` and `gallery` pictures per identity at most.
-        seed: Of the subsets.
-
-    Returns:
-        Numbers of identities, ascending, and the mean score of subsets of each.
-    """
     (task,) = tasks.tasks
-    identities = _identities(task)
     rng = np.random.default_rng([seed, 6])
-    levels = sorted({max(2, round(len(identities) * share)) for share in SUBSETS})
-    means = []
-    for level in levels:
-        scores = []
-        for _ in range(DRAWS):
-            chosen = set(rng.permutation(identities)[:level].tolist())
-            part = draw_subset(task, chosen, per_identity, rng)
-            scores.append(score_task(tasks.embeddings(part), part, settings).mean("score"))
-        means.append(float(np.mean(scores)))
-    return levels, means
+    share = largest_share(task, settings, sizes)
+    shares = [share] if share == 1 else [share, *(share * smaller for smaller in SMALLER)]
+    simulated = [simulate(tasks, settings, scaled(sizes, s), rng) for s in shares]
+    means = [np.array([scores.mean("score") for scores in level]) for level in simulated]
+    expected, least, most = extrapolate(shares, [m / HIGHEST_SCORE for m in means])
+    labeled = len(_identities(task))
+    number = number_of_identity(simulated[0]) / (1 / labeled + 1 / sizes.identities)
+    low, _ = clopper_pearson(np.array([least]), np.array([number]))[:, 0]
+    _, high = clopper_pearson(np.array([most]), np.array([number]))[:, 0]
+    return HIGHEST_SCORE * expected, (HIGHEST_SCORE * float(low), HIGHEST_SCORE * float(high))
 
 
-def draw_subset(
-    task: LabeledTask,
-    chosen: set[str],
-    per_identity: Mapping[str, float],
-    rng: np.random.Generator,
+def scaled(sizes: TaskSizes, share: float) -> TaskSizes:
+    """Return the sizes of a test that is smaller by a factor.
+
+    >>> scaled(TaskSizes(10, 40, 60, 50), 0.5)
+    TaskSizes(identities=5, queries=20, gallery=30, relevant=25)
+    """
+    least = (2, 2, 2, 2)
+    return TaskSizes(*(max(low, round(share * n)) for low, n in zip(least, sizes, strict=True)))
+
+
+def largest_share(task: LabeledTask, settings: RetrieveSettings, sizes: TaskSizes) -> float:
+    """Return how much of a test's size the labeled pictures suffice to simulate, at most 1.
+
+    Where steps learn from labeled pictures, half of the identities are left to learn from.
+    """
+    available = 0.5 if _learns_from_its_own(task, settings) else 1.0
+    identities = available * len(_identities(task))
+    gallery = available * len(task.gallery)
+    return min(1.0, identities / sizes.identities, gallery / sizes.gallery)
+
+
+def _learns_from_its_own(task: LabeledTask, settings: RetrieveSettings) -> bool:
+    """Return whether steps learn from the pictures of identities that are also searched for."""
+    return needs_labeled(settings) and bool({*task.seen.values()} & {*task.query.values()})
+
+
+def simulate(
+    tasks: LabeledTasks, settings: RetrieveSettings, sizes: TaskSizes, rng: np.random.Generator
+) -> list[TaskScores]:
+    """Return the scores of simulated tests."""
+    (task,) = tasks.tasks
+    drawn = (draw_test(task, settings, sizes, rng) for _ in range(DRAWS))
+    return [score_task(tasks.embeddings(part), part, settings) for part in drawn]
+
+
+def draw_test(
+    task: LabeledTask, settings: RetrieveSettings, sizes: TaskSizes, rng: np.random.Generator
 ) -> LabeledTask:
-    """Draw the task of the chosen identities, with at most so many pictures per identity.
+    """Draw a test of a size; what is left of `seen` is of identities that it does not show.
 
     Args:
         task: To draw from.
-        chosen: The identities.
-        per_identity: The mean number of `query` and `gallery` pictures per identity.
-        rng: Draws the pictures.
+        settings: The steps of the ranking.
+        sizes: The size of the test; it is smaller where the pictures do not suffice.
+        rng: Draws identities and pictures.
     """
-    parts: dict[str, Pictures] = {}
-    for side, wanted in per_identity.items():
-        pictures: Pictures = getattr(task, side)
-        paths = [path for path, identity in pictures.items() if identity in chosen]
-        available = len(paths) / len(chosen)
-        size = max(1, round(len(paths) * min(1.0, wanted / max(available, 1e-9))))
-        drawn = sorted(rng.permutation(paths)[:size].tolist())
-        parts[side] = {path: pictures[path] for path in drawn}
-    return task._replace(**parts)
+    order = rng.permutation(_identities(task)).tolist()
+    chosen = set(order[: sizes.identities])
+    kept = chosen
+    if _learns_from_its_own(task, settings):
+        kept = chosen | set(order[: len(order) // 2])
+    query = _draw([p for p, n in task.query.items() if n in chosen], sizes.queries, rng)
+    relevant = _draw([p for p, n in task.gallery.items() if n in chosen], sizes.relevant, rng)
+    others = [
+        path
+        for path, name in task.gallery.items()
+        if name not in chosen and (kept is chosen or name in kept)
+    ]
+    gallery = relevant | _draw(others, sizes.gallery - len(relevant), rng)
+    shown = {task.gallery[path] for path in gallery} | chosen
+    return LabeledTask(
+        {path: task.query[path] for path in sorted(query)},
+        {path: task.gallery[path] for path in sorted(gallery)},
+        {path: name for path, name in task.seen.items() if name not in shown},
+    )
 
 
-def extrapolate(levels: Sequence[int], means: Sequence[float], count: int) -> float:
-    """Return the score to expect of `count` identities.
+def _draw(paths: Sequence[str], count: int, rng: np.random.Generator) -> set[str]:
+    """Draw at most so many of the paths."""
+    return set(rng.permutation(sorted(paths))[: max(count, 0)].tolist())
 
-    It is interpolated on the scale of log(identities); beyond the largest subset it follows the
-    line fitted to all of them.
+
+def number_of_identity(draws: Sequence[TaskScores]) -> float:
+    """Return how many independent results an identity's queries are worth on average.
 
     Args:
-        levels: Numbers of identities, ascending.
-        means: The mean score of each.
-        count: The number of identities asked for.
+        draws: The scores of simulated tests, see `effective_numbers`.
+    """
+    identities = [name for draw in draws for name in draw.identities]
+    values = np.concatenate([draw.values["score"] for draw in draws]) / HIGHEST_SCORE
+    _, (number,) = effective_numbers(values[:, None], identities)
+    return float(number) / len(set(identities))
+
+
+def extrapolate(shares: Sequence[float], means: Sequence[np.ndarray]) -> tuple[float, float, float]:
+    """Return the mean score to expect of the whole test, and the ends of what the fit allows.
+
+    The scores of simulated tests lie on a line on the scales of log(size) and logit(score), which
+    no extrapolation leaves.
+
+    Args:
+        shares: The sizes of the simulated tests as shares of the whole; a single one is 1.
+        means: The scores of those of each size, from 0 to 1.
 
     Returns:
-        A score from 0 to 1000.
-
-    >>> round(extrapolate([10, 100], [900.0, 700.0], 1000), 6)
-    500.0
+        The expected mean, and its lower and upper end.
     """
-    expected = float(np.interp(np.log(count), np.log(levels), means))
-    if count > levels[-1]:
-        slope = np.polyfit(np.log(levels), means, 1)[0] if len(levels) > 1 else 0.0
-        expected += float(slope * np.log(count / levels[-1]))
-    return float(np.clip(expected, 0, HIGHEST_SCORE))
+    if len(shares) == 1:
+        mean = float(means[0].mean())
+        return mean, mean, mean
+    logits = [_logit(level.mean()) for level in means]
+    x = np.log(shares)
+    slope, intercept = np.polyfit(x, logits, 1)
+    spread = _slope_error(x, np.array(logits) - slope * x - intercept)
+    # Through the largest simulated tests, which are nearest to the whole one.
+    at_whole = logits[0] - slope * x[0]
+    ends = at_whole + 1.96 * spread * x[0] * np.array([0, 1, -1])
+    expected, low, high = 1 / (1 + np.exp(-ends))
+    return float(expected), float(low), float(high)
 
 
-def half_width(scores: TaskScores, labeled: int, count: int) -> float:
-    """Return half the width of the 95 % interval of a forecast.
+def _logit(mean: float) -> float:
+    """Return log(p / (1 - p)) of a score, away from the ends where it is infinite."""
+    mean = float(np.clip(mean, 0.002, 0.998))
+    return float(np.log(mean / (1 - mean)))
 
-    It adds two variances: that of a mean over the labeled identities, and that of a mean over as
-    many other identities as the test has.
 
-    Args:
-        scores: Of all labeled identities.
-        labeled: How many those are.
-        count: The number of identities of the test.
-    """
-    values = scores.values["score"][:, None]
-    low, high = clustered_interval(values, scores.identities, HIGHEST_SCORE)[:, 0]
-    return float((high - low) / 2 * np.sqrt(1 + labeled / count))
+def _slope_error(x: np.ndarray, residuals: np.ndarray) -> float:
+    """Return the standard error of a fitted slope."""
+    deviation = x - x.mean()
+    return float(np.sqrt((residuals**2).sum() / (len(x) - 2) / (deviation**2).sum()))
