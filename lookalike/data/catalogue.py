@@ -22,7 +22,15 @@ import pandas as pd
 from lookalike.core.errors import UserError
 from lookalike.core.files import files_below, whole_file
 from lookalike.core.log import report_each
-from lookalike.data.images import TRAITS, TRUNCATED, Checked, check_picture, map_images
+from lookalike.data.images import (
+    DAMAGED,
+    TRAITS,
+    TRUNCATED,
+    UNREADABLE,
+    Checked,
+    check_picture,
+    map_images,
+)
 from lookalike.data.layout import Layout, find_layout, named_as_picture, visible_folders
 
 COLUMNS = ["path", "identity", "domain", "part", "content", "problem"]
@@ -194,8 +202,10 @@ def _report_problems(catalogue: pd.DataFrame) -> None:
     broken = ~readable(catalogue)
     truncated = catalogue.problem == TRUNCATED
     query = catalogue.part == "query"
+    damaged = catalogue.problem.str.startswith(DAMAGED)
     report_each("truncated pictures: used as far as they go", catalogue.path[truncated])
     named = catalogue.path + " (" + catalogue.problem + ")"
+    report_each("damaged pictures: used as far as they go", named[damaged])
     report_each("files cannot be read as pictures: left out", named[broken & ~query])
     report_each("queries cannot be read: their ranking is a guess", named[broken & query])
 
@@ -212,13 +222,13 @@ def _report_traits(catalogue: pd.DataFrame) -> None:
 
 
 def readable(catalogue: pd.DataFrame) -> pd.Series:
-    """Return which rows can be embedded; truncated pictures can, as far as they go.
+    """Return which rows can be embedded; damaged pictures can, as far as they go.
 
     >>> rows = pd.DataFrame({"problem": ["", "truncated", "unreadable: not a picture"]})
     >>> readable(rows).tolist()
     [True, True, False]
     """
-    return catalogue.problem.isin(["", TRUNCATED])
+    return ~catalogue.problem.str.startswith(UNREADABLE)
 
 
 def rows_of(catalogue: pd.DataFrame, paths: Iterable[str]) -> pd.DataFrame:

@@ -17,7 +17,8 @@ import pandas as pd
 from PIL import Image
 
 from lookalike.core.errors import UserError
-from lookalike.data.images import content_hash, map_images, read_known_picture, to_rgb, upright
+from lookalike.core.readers import read_bytes
+from lookalike.data.images import content_hash, map_images, read_known_picture, upright_rgb
 
 Picture = str | PathLike[str] | Image.Image | np.ndarray
 ACCEPTED = (
@@ -111,7 +112,7 @@ def _hash(source: Path | np.ndarray) -> str:
         digest.update(source.data)
         return digest.hexdigest()
     try:
-        return content_hash(source.read_bytes())
+        return content_hash(read_bytes(source))
     except OSError as error:
         raise UserError(f"{source}: cannot be read ({error.strerror})") from error
 
@@ -122,7 +123,7 @@ def _load(picture: Picture) -> Path | np.ndarray:
         return Path(picture)
     if isinstance(picture, Image.Image):
         try:
-            return np.array(to_rgb(upright(picture)))
+            return np.array(upright_rgb(picture))
         except Exception as error:  # Pillow opens a file lazily, and may raise nearly anything
             name = getattr(picture, "filename", "") or repr(picture)
             raise UserError(f"{name}: cannot be decoded ({error})") from error

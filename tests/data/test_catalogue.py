@@ -66,11 +66,13 @@ def test_what_is_unusual_is_counted_and_named(
     Image.new("1", (8000, 7000)).save(folder / "h.png")
     alone = competition / "training" / "person_88" / "one.jpg"
     draw(alone, 88, 1)
+    Image.new("F", (9, 9), 0.5).save(folder / "f.tif")
     assert not read_catalogue(competition).problem.any()
     said = capsys.readouterr().err
-    for trait, name in zip(
-        TRAITS, ("c.jpg", "p.png", "t.png", None, "h.png", "r.jpg"), strict=True
-    ):
+    names = {"CMYK": "c.jpg", "palette": "p.png", "transparent": "t.png", "float": "f.tif"}
+    names |= {"huge": "h.png", "rotated": "r.jpg"}
+    for trait in TRAITS:
+        name = names.get(trait)
         line = f"1 pictures are {trait}: read as upright RGB: training/person_77/{name}"
         assert (line in said) is (name is not None)
     assert "1 identities have a single training picture: person_88" in said
