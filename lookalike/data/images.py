@@ -197,6 +197,20 @@ def read_picture(raw: bytes, min_side: int) -> Image.Image:
     Raises:
         OSError, ValueError, SyntaxError: The bytes hold no picture.
     """
+    try:
+        return _read_picture(raw, min_side)
+    except MemoryError:
+        raise
+    except Exception:
+        if not _tolerance:
+            raise
+        # Only a tolerant Pillow stumbles over what comes behind the pixels of a PNG.
+        with strict_decoding():
+            return _read_picture(raw, min_side)
+
+
+def _read_picture(raw: bytes, min_side: int) -> Image.Image:
+    """Decode a picture file as `read_picture` does, in Pillow's present tolerance."""
     image = _open(raw)
     whole = image.width * image.height
     image.draft("RGB", (2 * min_side, 2 * min_side))

@@ -343,6 +343,7 @@ SIDE_CHUNKS = {
         for name in (b"gAMA", b"pHYs", b"cHRM", b"sRGB")
     },
     "a short acTL": png((b"acTL", b"\0")),
+    "a chunk of no name behind the pixels": png()[:-8] + b" IEN" + png()[-4:],
 }
 
 
