@@ -3,6 +3,7 @@
 `readers` holds what reads them.
 """
 
+import csv
 import errno
 import hashlib
 import json
@@ -11,11 +12,14 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
 from lookalike.core.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @contextmanager
@@ -105,6 +109,21 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file, completely or not at all; the same value gives the same bytes."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_table(path: Path, table: "pd.DataFrame") -> None:
+    """Write a DataFrame as CSV without its index, completely or not at all.
+
+    Python's csv module did not quote a carriage return before 3.11.9: where there is one, every
+    text is quoted, so that `readers.read_table` gives back what was written.
+    """
+    texts = table.select_dtypes(include=["object", "str"])
+    has_return = any(
+        texts[name].astype(str).str.contains("\r", regex=False).any() for name in texts
+    )
+    quoting = csv.QUOTE_NONNUMERIC if has_return else csv.QUOTE_MINIMAL
+    with whole_file(path) as beside:
+        table.to_csv(beside, index=False, quoting=quoting)
 
 
 def file_hash(path: Path) -> str | None:

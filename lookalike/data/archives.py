@@ -22,6 +22,7 @@ import tarfile
 import time
 import zipfile
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass, field
 from glob import escape
 from pathlib import Path, PurePosixPath
@@ -35,6 +36,8 @@ from tqdm import tqdm
 from urllib3.exceptions import HTTPError
 
 from lookalike.core.errors import UserError
+from lookalike.core.files import FULL, disk_full
+from lookalike.data.layout import is_clutter
 
 TIMEOUT = (15.0, 60.0)  # seconds: to connect, and between two reads
 TRIES, BACK_OFF = 5, 1.0  # in all; seconds before the second, doubled before each further one
@@ -45,6 +48,7 @@ MAX_TAR_HEADER = 1 << 16  # tarfile holds the extra headers of a member in memor
 MAX_TAR_PADDING = 1 << 24  # zeros at the end; more is a hole where members were
 BY_HAND = "download it in a browser and use --source archive --source-path FILE"
 MAGICS = {b"PK\3\4": zipfile, b"PK\5\6": zipfile, b"\x1f\x8b": gzip, b"BZh": bz2, b"\xfd7zXZ": lzma}
+UTF8_FLAG, UNICODE_PATH = 0x800, 0x7075  # of a zip's members
 LINK = "a link, a device or a pipe"
 # What the standard library raises on damaged archives, besides OSErrors without a number.
 DAMAGE = (
@@ -220,7 +224,7 @@ def unpack(
 ) -> None:
     """Unpack a zip or tar (plain, gz, bz2 or xz, by its content) into a folder.
 
-    `__MACOSX/`, `.DS_Store` and `Thumbs.db` are left out.
+    What systems and editors leave beside pictures is left out, see `layout.is_clutter`.
 
     Args:
         archive: The archive; its suffix does not matter.
@@ -266,6 +270,9 @@ def _tidy(target: Path) -> None:
 def _explain(error: BaseException, work: "_Unpacking") -> str:
     """Say what failed, at which member, and what to do."""
     where = f" at member {work.member!r:.200}" if work.member else ""
+    if isinstance(error, OSError) and error.errno in FULL:
+        full = disk_full(work.root.parent / work.member, work.declared - work.written)
+        return f"cannot unpack {work.archive}{where}: {full}"
     if isinstance(error, OSError) and error.errno:
         place = f"{work.archive}{where} to {work.root.parent}"
         return f"cannot unpack {place} ({error.strerror}): check that both can be used"
@@ -280,7 +287,7 @@ def _opener(archive: Path) -> ModuleType:
     for magic, module in MAGICS.items():
         if head.startswith(magic):
             return module
-    if head[257:262] == b"ustar":
+    if head[257:262] == b"ustar" or _is_old_tar(head):
         return io
     what = f"begins with {head[:16]!r}: delete it and get the right file"
     if re.match(rb"(\xef\xbb\xbf)?\s*<(!doctype html|html|head)", head, re.IGNORECASE):
@@ -288,6 +295,14 @@ def _opener(archive: Path) -> ModuleType:
             f"is a web page (Google Drive gives one when a quota is exceeded): delete it, {BY_HAND}"
         )
     raise UserError(f"{archive} is no zip or tar archive, it {what}")
+
+
+def _is_old_tar(head: bytes) -> bool:
+    """Return whether a file begins with the header of a tar of 1979, which has no magic bytes."""
+    try:
+        return bool(tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape").name)
+    except tarfile.TarError:
+        return False
 
 
 @dataclass
@@ -337,7 +352,7 @@ class _Unpacking:
         if fault := _fault(name, kind, size):
             self.refuse(fault)
         parts = PurePosixPath(name).parts
-        if "__MACOSX" in parts or {".DS_Store", "Thumbs.db"} & set(parts[-1:]):
+        if is_clutter(PurePosixPath(name)):
             return None
         for depth in range(1, len(parts) + 1):
             name, is_folder = "/".join(parts[:depth]).casefold(), depth < len(parts)
@@ -425,9 +440,10 @@ def _fault(name: str, kind: str, size: int) -> str:
 def _unpack_zip(work: _Unpacking) -> None:
     with zipfile.ZipFile(work.archive) as zipped:
         infos, paths = zipped.infolist(), []
-        for info in infos:  # all of them, before anything is written
-            name = info.orig_filename  # with what comes after a NUL
-            paths.append(work.admit(name, _zip_kind(info), info.file_size, info.compress_size))
+        names = [_zip_name(info) for info in infos]
+        for info, name in zip(infos, names, strict=True):  # all, before anything is written
+            kind = _zip_kind(info, name)
+            paths.append(work.admit(name, kind, info.file_size, info.compress_size))
         work.bar.reset(work.declared)
         for info, path in zip(infos, paths, strict=True):
             if path:
@@ -435,7 +451,34 @@ def _unpack_zip(work: _Unpacking) -> None:
                     work.write(path, info.file_size, stream)
 
 
-def _zip_kind(info: zipfile.ZipInfo) -> str:
+def _zip_name(info: zipfile.ZipInfo) -> str:
+    """Return a member's name, with what comes after a NUL.
+
+    Without the UTF-8 flag zipfile takes a name for the code page of MS-DOS. Many programs write
+    UTF-8 without it (macOS, `zip -r`), or put the name into a field of its own.
+    """
+    if info.flag_bits & UTF8_FLAG:
+        return info.orig_filename
+    raw = info.orig_filename.encode("cp437")
+    for candidate in (_unicode_path(info.extra, raw), raw):
+        with suppress(UnicodeDecodeError):
+            if candidate is not None:
+                return candidate.decode("utf-8")
+    return info.orig_filename
+
+
+def _unicode_path(extra: bytes, raw: bytes) -> bytes | None:
+    """Return the Unicode Path field of Info-ZIP, if it was made for this name."""
+    while len(extra) >= 4:
+        kind, size = struct.unpack("<HH", extra[:4])
+        field, extra = extra[4 : 4 + size], extra[4 + size :]
+        if kind == UNICODE_PATH and len(field) > 5 and field[0] == 1:
+            made_for = struct.unpack("<I", field[1:5])[0]
+            return field[5:] if made_for == zlib.crc32(raw) else None
+    return None
+
+
+def _zip_kind(info: zipfile.ZipInfo, name: str) -> str:
     if info.flag_bits & 1:
         return "encrypted"
     if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
@@ -445,7 +488,7 @@ def _zip_kind(info: zipfile.ZipInfo) -> str:
         return "compressed in another way than zips usually are"
     if info.header_offset < 0:
         return "stored outside of the archive"
-    return "folder" if info.filename.endswith("/") else "file"
+    return "folder" if name.endswith("/") else "file"
 
 
 def _unpack_tar(work: _Unpacking, opener: ModuleType) -> None:

@@ -13,15 +13,17 @@ A data set is only read, never written. What is wrong with it is counted and nam
 """
 
 import logging
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+import re2
 
 from lookalike.core.errors import UserError
-from lookalike.core.files import files_below, whole_file
+from lookalike.core.files import files_below, write_table
 from lookalike.core.log import report_each
+from lookalike.core.readers import read_table
 from lookalike.data.images import (
     DAMAGED,
     TRAITS,
@@ -31,15 +33,17 @@ from lookalike.data.images import (
     check_picture,
     map_images,
 )
-from lookalike.data.layout import Layout, find_layout, named_as_picture, visible_folders
+from lookalike.data.layout import Layout, find_layout, is_clutter, visible_folders
 
 COLUMNS = ["path", "identity", "domain", "part", "content", "problem"]
 LABELED = ("training", "validation")  # the parts with a folder per identity
 TEST = ("query", "gallery")
+_QUIET = re2.Options()
+_QUIET.log_errors = False
 
 
 def list_pictures(root: Path) -> pd.DataFrame:
-    """List the files of a data set without opening them, except doubtful ones among the queries.
+    """List the files of a data set without opening them.
 
     Args:
         root: Folder of the data set, or one up to three levels above it.
@@ -66,12 +70,11 @@ def _list_part(root: Path, layout: Layout, part: str) -> list[tuple[str, str, st
     folder: Path | None = getattr(layout, part)
     if folder is None:
         return []
-    files = _usable_names(files_below(folder))
+    files = _without_clutter(folder, _usable_names(files_below(folder)))
     if part in LABELED:
         files = _in_class_folders(folder, files)
         identities = [file.relative_to(folder).parts[0] for file in files]
     else:
-        files = _without_clutter(files) if part == "query" else files
         identities = [""] * len(files)
     paths = [file.relative_to(root).as_posix() for file in files]
     return [(path, identity, part) for path, identity in zip(paths, identities, strict=True)]
@@ -92,12 +95,19 @@ def _usable_names(files: list[Path]) -> list[Path]:
     return [file for file in files if usable(file)]
 
 
-def _without_clutter(queries: list[Path]) -> list[Path]:
-    """Leave out what is no picture; a damaged picture stays, since its query has to be answered."""
-    doubtful = (file for file in queries if not named_as_picture(file))
-    clutter = {file for file in doubtful if check_picture(file).problem}
-    report_each("files among the queries are no pictures: left out", map(str, sorted(clutter)))
-    return [file for file in queries if file not in clutter]
+def _without_clutter(folder: Path, files: list[Path]) -> list[Path]:
+    """Leave out what systems and editors leave beside pictures.
+
+    Whatever else lies among the queries is one: a leaderboard may count it, and refuses a
+    submission that lacks a query.
+    """
+    clutter = {file for file in files if is_clutter(file.relative_to(folder))}
+    report_each(
+        f"files of the system or an editor in {folder}: left out",
+        sorted(str(file.relative_to(folder)) for file in clutter),
+        logging.INFO,
+    )
+    return [file for file in files if file not in clutter]
 
 
 def _in_class_folders(folder: Path, files: list[Path]) -> list[Path]:
@@ -147,6 +157,7 @@ def read_catalogue(root: Path, domain_pattern: str | None = None) -> pd.DataFram
     _refuse_repeats(catalogue)
     _report_problems(catalogue)
     _report_traits(catalogue)
+    _report_copies(catalogue)
     return catalogue[COLUMNS]
 
 
@@ -165,13 +176,18 @@ def _domains(catalogue: pd.DataFrame, pattern: str | None) -> pd.Series:
     return domains
 
 
-def _compiled(pattern: str) -> re.Pattern[str]:
-    """Compile --domain-pattern, or explain what is wrong with it."""
+def _compiled(pattern: str) -> Any:
+    """Compile --domain-pattern, or explain what is wrong with it.
+
+    RE2 takes a time that is linear in the text, whatever the pattern; Python's own engine can take
+    centuries for a short one.
+    """
     try:
-        compiled = re.compile(pattern)
-    except re.error as error:
+        compiled = re2.compile(pattern, _QUIET)
+    except (re2.error, TypeError) as error:
         raise UserError(
-            f"--domain-pattern {pattern!r} is no regular expression: {error}"
+            f"--domain-pattern {pattern!r} is no regular expression of RE2, which has no "
+            f"look-around and no back-references: {error}"
         ) from error
     if "domain" not in compiled.groupindex:
         raise UserError(f"--domain-pattern {pattern!r} has no group (?P<domain>...)")
@@ -221,6 +237,19 @@ def _report_traits(catalogue: pd.DataFrame) -> None:
     report_each("identities have a single training picture", sorted(alone), logging.INFO)
 
 
+def _report_copies(catalogue: pd.DataFrame) -> None:
+    """Log the pictures that are there twice where that makes a score or a label doubtful."""
+    rows = catalogue[readable(catalogue)]
+    rows = rows[rows.content.duplicated(keep=False)]
+    labeled = rows[rows.part.isin(LABELED)]
+    identities = labeled.groupby("content").identity.transform("nunique")
+    report_each("copies of a picture under two identities", labeled.path[identities > 1])
+    for one, other in (("query", "gallery"), ("training", "query"), ("training", "gallery")):
+        both = {*rows.content[rows.part == one]} & {*rows.content[rows.part == other]}
+        paths = rows.path[rows.content.isin(both) & rows.part.isin([one, other])]
+        report_each(f"copies of a picture in both {one} and {other}", paths)
+
+
 def readable(catalogue: pd.DataFrame) -> pd.Series:
     """Return which rows can be embedded; damaged pictures can, as far as they go.
 
@@ -253,8 +282,7 @@ def rows_of(catalogue: pd.DataFrame, paths: Iterable[str]) -> pd.DataFrame:
 
 def write_catalogue(path: Path, catalogue: pd.DataFrame) -> None:
     """Write a catalogue as CSV, whole or not at all."""
-    with whole_file(path) as beside:
-        catalogue.to_csv(beside, index=False)
+    write_table(path, catalogue)
 
 
 def load_catalogue(path: Path) -> pd.DataFrame:
@@ -267,11 +295,10 @@ def load_catalogue(path: Path) -> pd.DataFrame:
         The rows, with the columns of `read_catalogue`.
 
     Raises:
-        UserError: The file is missing.
+        UserError: The file is missing or damaged.
     """
-    if not path.is_file():
-        raise UserError(f"{path} is missing: make it with --stage split")
-    return pd.read_csv(path, dtype=str, keep_default_na=False)
+    table: pd.DataFrame = read_table(path, "--stage split", dict.fromkeys(COLUMNS, str))
+    return table
 
 
 def load_full_catalogue(folder: Path) -> pd.DataFrame:

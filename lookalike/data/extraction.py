@@ -19,7 +19,7 @@ from typing import Any
 
 from lookalike.core.checks import check_bounds, check_extract
 from lookalike.core.errors import UserError
-from lookalike.core.files import listing, only_process, write_json
+from lookalike.core.files import file_state, listing, only_process, write_json
 from lookalike.core.log import exit_code, log, log_to
 from lookalike.core.options import parse
 from lookalike.core.runs import Run
@@ -167,12 +167,11 @@ def _source_path(settings: ExtractSettings) -> str:
 
 
 def _state_of_file(source: str) -> dict[str, Any]:
-    """Return what tells one version of a local file from another: its size and time."""
+    """Return what tells one version of a local file from another."""
     path = archives.local_path(source)
     if path is None or not path.is_file():
         return {"source_path": source}
-    state = path.stat()
-    return {"source_path": str(path.resolve()), "size": state.st_size, "mtime": state.st_mtime_ns}
+    return {"source_path": str(path.resolve()), "state": file_state(path)}
 
 
 def lay_out(target: Path, settings: ExtractSettings, seed: int) -> Path | None:
@@ -204,7 +203,7 @@ def lay_out(target: Path, settings: ExtractSettings, seed: int) -> Path | None:
         pictures = imdb.choose_pictures(root, settings)
         classes = imdb.by_identity(pictures)
         copies = lay_out_classes(root, classes, target, settings, seed, flat=True)
-        imdb.write_table(target, pictures, root, copies)
+        imdb.write_metadata(target, pictures, root, copies)
     return None
 
 

@@ -27,7 +27,7 @@ from PIL import Image
 from tabulate import tabulate
 
 from lookalike.core.errors import UserError
-from lookalike.core.files import whole_file
+from lookalike.core.files import write_table
 from lookalike.core.log import log, report_each
 from lookalike.core.settings import ExtractSettings
 from lookalike.data.images import map_images, strict_decoding
@@ -374,7 +374,7 @@ def by_identity(pictures: pd.DataFrame) -> dict[str, list[Path]]:
     return {str(identity): list(map(Path, paths)) for identity, paths in groups}
 
 
-def write_table(
+def write_metadata(
     target: Path, pictures: pd.DataFrame, root: Path, copies: Mapping[Path, Path]
 ) -> None:
     """Write metadata.csv: the rows of the pictures that were copied, with the copies' paths.
@@ -390,5 +390,4 @@ def write_table(
         for copy, picture in copies.items()
     }
     used = pictures.assign(path=pictures.path.map(paths)).dropna(subset="path")
-    with whole_file(target / "metadata.csv") as beside:
-        used.sort_values("path").to_csv(beside, index=False)
+    write_table(target / "metadata.csv", used.sort_values("path"))

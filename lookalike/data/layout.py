@@ -4,8 +4,8 @@ A competition is a folder with `test/query/`, `test/gallery/` and, where there a
 `training/<identity>/` and `validation/<identity>/`.
 """
 
-import json
-from pathlib import Path
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 from PIL import Image
@@ -13,11 +13,27 @@ from PIL import Image
 from lookalike.core.errors import UserError
 from lookalike.core.files import files_below
 from lookalike.core.log import report_each
+from lookalike.core.readers import saved_record
 
 DATA = Path("data")  # the folder of data sets
 Classes = dict[str, list[Path]]  # identity -> pictures, as paths inside its folder
 # What is opened as a picture. Pillow knows more, and starts another program for some (EPS).
 PICTURE_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
+
+
+# What systems and editors leave beside pictures; no other file is left out unseen.
+CLUTTER = ("Thumbs.db", ".DS_Store", "desktop.ini", "Icon\r", "._*", ".#*", "#*#", "*~", "*.swp")
+CLUTTER_FOLDERS = {"__MACOSX", "@eaDir"}
+
+
+def is_clutter(path: PurePath) -> bool:
+    """Return whether a path is that of a file which systems or editors leave beside pictures.
+
+    >>> is_clutter(PurePath("query/._ada.jpg")), is_clutter(PurePath("query/ada.heic"))
+    (True, False)
+    """
+    in_folder = not CLUTTER_FOLDERS.isdisjoint(path.parts)
+    return in_folder or any(fnmatchcase(path.name, pattern) for pattern in CLUTTER)
 
 
 class Layout(NamedTuple):
@@ -69,8 +85,16 @@ def _first_folder(parent: Path, *names: str) -> Path | None:
 
 
 def visible_folders(folder: Path) -> list[Path]:
-    """Return the folders in a folder, sorted, without hidden ones."""
-    return sorted(f for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
+    """Return the folders in a folder, sorted, without hidden ones.
+
+    Raises:
+        UserError: The folder cannot be read.
+    """
+    try:
+        inside = list(folder.iterdir())
+    except OSError as error:
+        raise UserError(f"{folder}: the folder cannot be read ({error.strerror})") from error
+    return sorted(f for f in inside if f.is_dir() and not f.name.startswith("."))
 
 
 def read_origin(data: Path) -> dict[str, Any] | None:
@@ -79,11 +103,8 @@ def read_origin(data: Path) -> dict[str, Any] | None:
     Returns:
         The table, or None where there is none, as in a folder that was not made by this package.
     """
-    try:
-        origin = json.loads((data / "layout.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return origin if isinstance(origin, dict) and "source" in origin else None
+    origin = saved_record(data / "layout.json")
+    return origin if isinstance(origin.get("source"), str) else None
 
 
 def class_folders(root: Path, at_least: int = 1) -> Classes:
@@ -106,7 +127,7 @@ def class_folders(root: Path, at_least: int = 1) -> Classes:
     classes: Classes = {}
     others = []
     for folder in visible_folders(root):
-        files = files_below(folder)
+        files = [file for file in files_below(folder) if not is_clutter(file.relative_to(root))]
         classes[folder.name] = [f.relative_to(folder) for f in files if named_as_picture(f)]
         others += [str(f) for f in files if not named_as_picture(f)]
     report_each("files are no pictures and are left out", others)

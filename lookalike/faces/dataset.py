@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageOps
 from tabulate import tabulate
 
 from lookalike.core.cache import FeatureCache, keys_of
-from lookalike.core.files import whole_file
+from lookalike.core.files import whole_file, write_table
 from lookalike.core.log import log
 from lookalike.core.runs import Run
 from lookalike.data.catalogue import load_full_catalogue, readable
@@ -117,8 +117,7 @@ def run_crop(run: Run) -> str:
     detector = load_detector(settings.detector, run.cache)
     found = detect(pictures, run.data, run.cache, detector)
     table = face_table(pictures, found)
-    with whole_file(run.path("faces.csv")) as beside:
-        table.to_csv(beside, index=False)
+    write_table(run.path("faces.csv"), table)
     with whole_file(run.path("crops.jpg")) as beside:
         crop = Crop(kind, settings.crop_margin)
         contact_sheet(pictures, found, run.data, crop).save(beside, "JPEG", quality=88)

@@ -21,10 +21,10 @@ from PIL import Image, ImageDraw, ImageOps
 from lookalike.core.errors import UserError
 from lookalike.core.files import files_below, whole_file, write_json
 from lookalike.core.log import report_each
-from lookalike.core.readers import saved_record
+from lookalike.core.readers import read_bytes, saved_record
 from lookalike.data.catalogue import outside_pictures, readable
 from lookalike.data.images import FORMATS, read_picture
-from lookalike.data.layout import named_as_picture
+from lookalike.data.layout import is_clutter, named_as_picture
 from lookalike.faces.detection import SEARCH_SIDES
 from lookalike.faces.geometry import Face
 from lookalike.viz.drawing import fitting_font
@@ -55,7 +55,7 @@ def read_photo(path: Path) -> Photo:
     Raises:
         ReadError: It cannot be read.
     """
-    raw = path.read_bytes()
+    raw = read_bytes(path)
     image = read_picture(raw, SEARCH_SIDES[-1])
     stored = Image.open(io.BytesIO(raw), formats=FORMATS).size  # not necessarily upright
     width, height = sorted(stored, reverse=image.width > image.height)
@@ -65,6 +65,9 @@ def read_photo(path: Path) -> Photo:
 def find_photos(paths: Iterable[Path]) -> list[Path]:
     """Return the pictures among files and folders, in order, without repeats.
 
+    Files of a folder that are not named as pictures are reported; one that is named itself is taken
+    as it is.
+
     Raises:
         UserError: One of the paths does not exist, or there is no picture.
     """
@@ -73,7 +76,10 @@ def find_photos(paths: Iterable[Path]) -> list[Path]:
         if not path.exists():
             raise UserError(f"{path}: no such picture or folder")
         if path.is_dir():
-            found += filter(named_as_picture, files_below(path))
+            inside = [f for f in files_below(path) if not is_clutter(f.relative_to(path))]
+            found += filter(named_as_picture, inside)
+            others = [str(file) for file in inside if not named_as_picture(file)]
+            report_each("files are not named as pictures of a known format: left out", others)
         else:
             found.append(path)
     if not found:

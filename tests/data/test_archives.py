@@ -8,11 +8,13 @@ import lzma
 import os
 import shutil
 import stat
+import struct
 import sys
 import tarfile
 import threading
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -227,6 +229,57 @@ def test_bad_names(tmp_path: Path, pack: Callable[..., bytes], name: str, words:
     assert words in message.lower() and repr(name)[:150] in message
 
 
+def zip_with_raw_name(raw: bytes, extra: bytes = b"") -> bytes:
+    """A zip whose only member has this name, without the flag that says that it is UTF-8."""
+    info = zipfile.ZipInfo("x" * len(raw))
+    info.extra = extra
+    content = zip_of((info, b"content"))
+    return content.replace(b"x" * len(raw), raw)
+
+
+def unicode_path(name: str, made_for: bytes) -> bytes:
+    """Info-ZIP's Unicode Path field."""
+    field = b"\x01" + struct.pack("<I", zlib.crc32(made_for)) + name.encode()
+    return struct.pack("<HH", 0x7075, len(field)) + field
+
+
+@pytest.mark.parametrize(
+    ("raw", "extra", "name"),
+    [
+        ("Beyoncé.jpg".encode(), b"", "Beyoncé.jpg"),
+        ("Beyonce\u0301.jpg".encode(), b"", "Beyonce\u0301.jpg"),
+        ("名.jpg".encode(), b"", "名.jpg"),
+        (b"Beyonc\x82.jpg", b"", "Beyoncé.jpg"),
+        (b"Beyonc?.jpg", unicode_path("Beyoncé.jpg", b"Beyonc?.jpg"), "Beyoncé.jpg"),
+        (b"other.jpg", unicode_path("Beyoncé.jpg", b"Beyonc?.jpg"), "other.jpg"),
+        (b"cut.jpg", struct.pack("<HH", 0x7075, 3) + b"\x01ab", "cut.jpg"),
+    ],
+)
+def test_names_of_a_zip_without_the_utf_8_flag(
+    raw: bytes, extra: bytes, name: str, tmp_path: Path
+) -> None:
+    (tmp_path / "a.zip").write_bytes(zip_with_raw_name(raw, extra))
+    archives.unpack(tmp_path / "a.zip", tmp_path / "out")
+    assert tree(tmp_path / "out") == {name: b"content"}
+
+
+@pytest.mark.parametrize("name", ["../out.jpg", "/out.jpg", "a\\out.jpg"])
+def test_a_unicode_path_is_checked_as_any_name(name: str, tmp_path: Path) -> None:
+    assert "nothing was unpacked" in refused(
+        tmp_path, zip_with_raw_name(b"good.jpg", unicode_path(name, b"good.jpg"))
+    )
+
+
+def test_a_tar_of_1979_is_read(tmp_path: Path) -> None:
+    content = bytearray(tar_of(("folder/é.jpg", b"content")))
+    content[257:265] = bytes(8)  # no magic bytes, no version
+    content[148:156] = b" " * 8
+    content[148:156] = b"%06o\0 " % sum(content[:512])
+    (tmp_path / "old.tar").write_bytes(content)
+    archives.unpack(tmp_path / "old.tar", tmp_path / "out")
+    assert tree(tmp_path / "out") == {"folder/é.jpg": b"content"}
+
+
 def test_nul_in_a_name(tmp_path: Path) -> None:
     content = zip_of(("aXb.jpg", b"")).replace(b"aXb.jpg", b"a\0b.jpg")
     assert r"'a\x00b.jpg' has a NUL" in refused(tmp_path, content)
@@ -345,7 +398,7 @@ def test_disk_full_on_the_way(
 
     monkeypatch.setattr(archives._Unpacking, "make_folder", full)
     message = refused(tmp_path, pack(("x", b"1")))
-    assert "cannot unpack" in message and "'x'" in message and "No space left" in message
+    assert "cannot unpack" in message and "'x'" in message and "the disk is full" in message
 
 
 @pytest.mark.parametrize(

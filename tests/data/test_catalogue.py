@@ -1,7 +1,9 @@
 """The catalogue lists every picture, and counts and names what is wrong with a data set."""
 
 import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -12,11 +14,13 @@ from lookalike.core.files import listing
 from lookalike.core.log import log_to
 from lookalike.data.catalogue import (
     COLUMNS,
+    bare_names,
     list_pictures,
     load_catalogue,
     load_full_catalogue,
     outside_pictures,
     read_catalogue,
+    readable,
     rows_of,
     write_catalogue,
 )
@@ -91,6 +95,80 @@ def test_clutter_is_no_query_and_links_are_followed(competition: Path, tmp_path:
     assert "test/gallery/new.jpg" in catalogue.index
     assert "test/query/Thumbs.db" not in catalogue.index
     assert catalogue.problem["test/query/gone.jpg"].startswith("unreadable")
+
+
+def test_only_known_clutter_is_no_query(
+    competition: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log_to(None)
+    folder = competition / "test" / "query"
+    clutter = ("Thumbs.db", "desktop.ini", "Icon\r", "a.jpg~", "#a.jpg#", "a.jpg.swp")
+    kept = ("a.heic", "b.jxl", "c.tga", "d.psd", "e.dng", "f.jpg_large", "empty", "notes.txt")
+    for name in (*clutter, *kept):
+        (folder / name).write_bytes(b"" if name == "empty" else b"what Pillow does not know")
+    (folder / "@eaDir").mkdir()
+    draw(folder / "@eaDir" / "thumbnail.jpg", 1, 1)
+    os.mkfifo(folder / "pipe.jpg")
+    (folder / "device.jpg").symlink_to("/dev/zero")
+    rows = read_catalogue(competition)
+    queries = rows[(rows.part == "query") & ~readable(rows)]
+    expected = {*kept, "pipe.jpg", "device.jpg"}
+    assert set(bare_names(queries.path)) == expected
+    said = capsys.readouterr().err
+    assert f"{len(expected)} queries cannot be read: their ranking is a guess" in said
+    assert "test/query/pipe.jpg (unreadable: not a regular file)" in said
+    assert f"{len(clutter) + 1} files of the system or an editor" in said and "Icon\\r" in said
+
+
+def test_copies_are_counted_and_named(
+    competition: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log_to(None)
+    people, test = competition / "training", competition / "test"
+    copies = (
+        (people / "person_00" / "photo_0.jpg", people / "person_01" / "same.jpg"),
+        (next((test / "query").iterdir()), test / "gallery" / "same.jpg"),
+        (people / "person_02" / "photo_0.jpg", test / "query" / "same.jpg"),
+        (people / "person_03" / "photo_0.jpg", test / "gallery" / "again.jpg"),
+    )
+    for source, target in copies:
+        shutil.copy(source, target)
+    read_catalogue(competition)
+    said = capsys.readouterr().err
+    assert "2 copies of a picture under two identities: training/person_00/photo_0.jpg, " in said
+    for one, other in (("query", "gallery"), ("training", "query"), ("training", "gallery")):
+        assert f"2 copies of a picture in both {one} and {other}: " in said
+
+
+@pytest.mark.parametrize("name", ["a\rb.jpg", "a\nb.jpg", 'a"b,c.jpg', "a\r\nb.jpg", " NA .jpg"])
+def test_every_name_comes_back_from_the_file(name: str, competition: Path, tmp_path: Path) -> None:
+    draw(competition / "training" / f"p{name}" / name, 1, 1)
+    rows = read_catalogue(competition)
+    write_catalogue(tmp_path / "training.csv", rows)
+    pd.testing.assert_frame_equal(load_catalogue(tmp_path / "training.csv"), rows)
+    assert f"training/p{name}/{name}" in set(rows.path)
+
+
+def test_a_pattern_takes_no_longer_for_being_hostile(competition: Path) -> None:
+    draw(competition / "training" / ("a" * 200) / f"{'a' * 200}.jpg", 1, 1)
+    rows = read_catalogue(competition, r"(?P<domain>(a+)+)\$")
+    assert not rows.domain[rows.part == "training"].any()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "said"),
+    [
+        ("(", "is no regular expression of RE2"),
+        ("(?<=a)(?P<domain>b)", "no look-around"),
+        ("7", r"no group \(\?P<domain>"),
+        (7, "is no regular expression"),
+    ],
+)
+def test_a_pattern_that_cannot_be_used_is_a_sentence(
+    pattern: Any, said: str, competition: Path
+) -> None:
+    with pytest.raises(UserError, match=said):
+        read_catalogue(competition, pattern)
 
 
 def test_a_name_that_no_file_can_hold_is_left_out(
