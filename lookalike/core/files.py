@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from filelock import FileLock, Timeout
 
@@ -121,7 +121,7 @@ def write_table(path: Path, table: "pd.DataFrame") -> None:
     has_return = any(
         texts[name].astype(str).str.contains("\r", regex=False).any() for name in texts
     )
-    quoting = csv.QUOTE_NONNUMERIC if has_return else csv.QUOTE_MINIMAL
+    quoting: Literal[0, 2] = csv.QUOTE_NONNUMERIC if has_return else csv.QUOTE_MINIMAL
     with whole_file(path) as beside:
         table.to_csv(beside, index=False, quoting=quoting)
 

@@ -58,12 +58,12 @@ def read_text(path: Path) -> str:
 
 
 class _UniqueKeys(dict[str, Any]):
-    """A JSON object in which no key stands twice."""
+    """A JSON object in which no key appears twice."""
 
     def __init__(self, pairs: Iterable[tuple[str, Any]]) -> None:
         for key, value in pairs:
             if key in self:
-                raise ValueError(f"the key {key[:100]!r} stands twice")
+                raise ValueError(f"the key {key[:100]!r} appears twice")
             self[key] = value
 
 
@@ -87,7 +87,7 @@ def parse_json(text: str, source: str, form: Any = Any) -> Any:
     lookalike.core.errors.UserError: x.json: Expected `int`, got `str` - at `$[...][1]`
     >>> parse_json('{"a": 1, "a": 2}', "x.json")
     Traceback (most recent call last):
-    lookalike.core.errors.UserError: x.json: the key 'a' stands twice
+    lookalike.core.errors.UserError: x.json: the key 'a' appears twice
     """
     try:
         value = json.loads(text, object_pairs_hook=_UniqueKeys)
@@ -100,7 +100,9 @@ def parse_json(text: str, source: str, form: Any = Any) -> Any:
         raise UserError(
             f"{source}: holds half a character (\\u{ord(error.object[error.start]):x})"
         ) from error
-    except ValueError as error:  # of json and, as its subclass, of msgspec
+    except json.JSONDecodeError as error:
+        raise UserError(f"{source}: not valid JSON ({error})") from error
+    except ValueError as error:  # of msgspec and of _UniqueKeys
         raise UserError(f"{source}: {error}") from error
 
 

@@ -97,8 +97,8 @@ def print_score(command: EvaluateCommand) -> None:
         UserError: An option or a file cannot be used, or the submission has defects.
     """
     check_bounds(command)
-    labels = read_labels(command.labels or command.submission.with_name("labels.json"))
     submission = read_submission(command.submission)
+    labels = read_labels(command.labels or command.submission.with_name("labels.json"))
     found = find_hits(submission, labels, command.k, command.leave_one_out)
     warn_incomplete(found, command.k)
     block = summarize(found, (command.k,))

@@ -98,7 +98,7 @@ def clustered_interval(
     Example:
         >>> values = np.array([[1.0], [1.0], [1.0], [0.0]])
         >>> clustered_interval(values, ["ada", "bo", "cy", "di"]).round(2).tolist()
-        [[0.06], [1.0]]
+        [[0.02], [1.0]]
     """
     means, numbers = effective_numbers(values / highest, identities)
     return clopper_pearson(means, numbers) * highest

@@ -6,6 +6,7 @@ A query without a relevant picture in the gallery is left out; a query that the 
 scores 0. `metrics` defines the measures, `matching` the rules that a submission has to follow.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -113,6 +114,11 @@ def _parse_labels(content: Any, source: str) -> Labels:
         if not isinstance(table, Mapping) or not all(isinstance(v, str) for v in table.values()):
             form = '{"query": {name: identity}, "gallery": {name: identity}}'
             raise UserError(f"{source}: labels must have the form {form}, identities as text")
+        bare = Counter(name.replace("\\", "/").rpartition("/")[2] for name in table)
+        if bare and (most := bare.most_common(1)[0])[1] > 1:
+            raise UserError(
+                f"{source}: {part} has {most[0]!r} in {most[1]} folders: one name counts"
+            )
     return Labels(dict(parts["query"]), dict(parts["gallery"]))
 
 

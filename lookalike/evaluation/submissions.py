@@ -7,7 +7,7 @@
 """
 
 import csv
-import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,11 +16,13 @@ import numpy as np
 
 from lookalike.core.errors import UserError
 from lookalike.core.files import whole_file, write_json
+from lookalike.core.readers import parse_json, read_text
 
 Submission = dict[str, list[str]]  # query -> gallery names, best first
 TOP = 10  # gallery names that a leaderboard takes for a query
 QUERY_KEYS = ("filename", "query")
 NAMES_KEYS = ("gallery_images", "samples", "neighbors")
+BESIDE_IMAGES = {"groupname"}  # what a request to a leaderboard holds besides `images`
 
 
 class RankedArrays(Protocol):
@@ -55,11 +57,7 @@ def read_submission(path: str | Path) -> Submission:
         UserError: There is no such file, it has none of these forms, or a query appears twice.
     """
     path = Path(path)
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from error
-    return parse_submission(text, str(path), path.suffix.lower() == ".csv")
+    return parse_submission(read_text(path), str(path), path.suffix.lower() == ".csv")
 
 
 def parse_submission(text: str, source: str, as_csv: bool = False) -> Submission:
@@ -74,7 +72,8 @@ def parse_submission(text: str, source: str, as_csv: bool = False) -> Submission
         {query: [gallery names, best first]}.
 
     Raises:
-        UserError: It has none of the forms, or a query appears twice.
+        UserError: It has none of the forms, a query or another key appears twice, or it is not
+            clear which of two keys counts.
 
     Example:
         >>> parse_submission("id,images\nq.jpg,a.jpg b.jpg", "s.csv", as_csv=True)
@@ -122,7 +121,8 @@ def as_submission(source: str | Path | Mapping[str, Sequence[str]] | RankedArray
 
 def _pairs_of_csv(source: str, text: str) -> list[tuple[str, list[str]]]:
     try:
-        head, *rows = csv.reader(text.splitlines())
+        # Lines end in any way; blank ones say nothing.
+        head, *rows = [row for row in csv.reader(re.split(r"[\r\n]+", text)) if row]
     except (ValueError, csv.Error) as error:
         raise UserError(f"{source}: no CSV ({error})") from error
     if head != ["id", "images"]:
@@ -134,32 +134,32 @@ def _pairs_of_csv(source: str, text: str) -> list[tuple[str, list[str]]]:
 
 
 def _pairs_of_json(source: str, text: str) -> list[tuple[str, Any]]:
-    try:
-        # A JSON object may repeat a key, and Python would silently keep the last: keep pairs.
-        content = json.loads(text, object_pairs_hook=_Object)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{source}: not valid JSON ({error})") from error
-    if isinstance(content, _Object):
-        images = dict(content).get("images")
-        return list(images) if isinstance(images, _Object) else list(content)
+    content = parse_json(text, source)
+    if isinstance(content, dict):
+        if not isinstance(content.get("images"), dict):
+            return list(content.items())
+        if others := content.keys() - {"images", *BESIDE_IMAGES}:
+            raise UserError(f"{source}: {min(others)!r} stands beside images: which one counts?")
+        return list(content["images"].items())
     if isinstance(content, list):
         return [_pair_of_entry(source, i, entry) for i, entry in enumerate(content)]
     raise UserError(f"{source}: must hold {{query: [gallery names]}} or a list of such entries")
 
 
-class _Object(list[tuple[str, Any]]):
-    """A JSON object as the list of its pairs."""
-
-
 def _pair_of_entry(source: str, i: int, entry: Any) -> tuple[str, Any]:
-    table = dict(entry) if isinstance(entry, _Object) else {}
-    query = next((table[key] for key in QUERY_KEYS if key in table), None)
-    names = next((table[key] for key in NAMES_KEYS if key in table), None)
-    if not isinstance(query, str) or names is None:
-        raise UserError(
-            f"{source}: entry {i} must have one of {', '.join(QUERY_KEYS)} and one of "
-            f"{', '.join(NAMES_KEYS)}"
-        )
+    table = entry if isinstance(entry, dict) else {}
+    values = []
+    for keys in (QUERY_KEYS, NAMES_KEYS):
+        found = [key for key in keys if key in table]
+        if not found:
+            names = f"{', '.join(QUERY_KEYS)} and one of {', '.join(NAMES_KEYS)}"
+            raise UserError(f"{source}: entry {i} must have one of {names}")
+        if len(found) > 1:
+            raise UserError(f"{source}: entry {i} has {' and '.join(found)}: which one counts?")
+        values.append(table[found[0]])
+    query, names = values
+    if not isinstance(query, str):
+        raise UserError(f"{source}: entry {i} has no text as its {QUERY_KEYS[0]}")
     return query, names
 
 
@@ -184,7 +184,8 @@ def write_submission(
         The path of the file.
 
     Raises:
-        UserError: The format is unknown, or CSV cannot hold a name since there is a space in it.
+        UserError: The format is unknown, or CSV cannot hold a name: a gallery name with a space, a
+            name with a line break or of nothing but spaces.
 
     Example:
         >>> path = write_submission({"q.jpg": ["a.jpg", "b.jpg"]}, "/tmp/submission.csv")
@@ -218,7 +219,7 @@ def write_run_submission(submission: Submission, folder: Path, format: str) -> P
         The path of the file in the chosen format.
 
     Raises:
-        UserError: CSV cannot hold a name since there is a space in it.
+        UserError: CSV cannot hold a name, see `write_submission`.
     """
     path, table = folder / "submission.json", folder / "submission.csv"
     if format == "csv":
@@ -232,9 +233,13 @@ def write_run_submission(submission: Submission, folder: Path, format: str) -> P
 
 
 def _write_csv(path: Path, submission: Submission) -> None:
-    spaced = [name for names in submission.values() for name in names if " " in name]
-    if spaced:
-        raise UserError(f"{spaced[0]!r}: the CSV form separates names by spaces; use another form")
+    names = (name for names in submission.values() for name in names)
+    for name in (*submission, *names):
+        if not name.strip() or re.search(r"[\r\n]", name):
+            raise UserError(f"{name!r}: the CSV form cannot hold this name; use another form")
+    spaced = (name for names in submission.values() for name in names if name.split() != [name])
+    if (with_space := next(spaced, None)) is not None:
+        raise UserError(f"{with_space!r}: the CSV form separates names by spaces; use another form")
     with whole_file(path) as beside, beside.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(["id", "images"])

@@ -33,7 +33,7 @@ def test_reading_json_says_what_makes_the_file(tmp_path: Path) -> None:
         ('{"a":' * 100_000, Any, "nested too deeply"),
         ('{"a": "\\ud800"}', Any, "half a character"),
         ('{"\\udfff": 1}', Any, "half a character"),
-        ('{"a": {"b": 1, "b": 2}}', Any, "the key 'b' stands twice"),
+        ('{"a": {"b": 1, "b": 2}}', Any, "the key 'b' appears twice"),
         ("[1]", dict[str, Any], "Expected `object`, got `array`"),
         ('{"a": {"score": "high"}}', dict[str, dict[str, float]], "Expected `float`, got `str`"),
         ("1" * 5000, Any, "limit"),

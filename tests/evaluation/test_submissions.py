@@ -4,16 +4,20 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lookalike.core.errors import UserError
 from lookalike.evaluation.matching import match
 from lookalike.evaluation.submissions import (
     Submission,
     as_submission,
+    parse_submission,
     read_submission,
     write_run_submission,
     write_submission,
@@ -58,7 +62,7 @@ def test_the_csv_form_is_the_same_submission(tmp_path: Path) -> None:
         ("s.csv", "query,names\n1,2\n", "columns id,images"),
         ("s.csv", "", "no CSV"),
         ("s.csv", "id,images\nq1.jpg,a,b\n", "row 2: 3 columns"),
-        ("s.json", "[" * 100_000, "not valid JSON"),
+        ("s.json", "[" * 100_000, "nested too deeply"),
         ("s.csv", "id,images\nq1.jpg,a\nq1.jpg,b\n", "'q1.jpg' appears twice"),
     ],
 )
@@ -112,6 +116,57 @@ def test_the_formats_are_the_promised_ones(tmp_path: Path) -> None:
     assert entries[0] == {"filename": "q1.jpg", "gallery_images": ["a.jpg", "b.jpg"]}
     rows = list(csv.reader(write_submission(SUBMISSION, tmp_path / "s.csv", "csv").open()))
     assert rows == [["id", "images"], ["q1.jpg", "a.jpg b.jpg"], ["q2.jpg", "c.jpg a.jpg"]]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"images": {"q": ["a"]}, "images": {"q": ["b"]}}', "the key 'images' appears twice"),
+        ('[{"filename": "q", "filename": "r", "samples": []}]', "the key 'filename' appears twice"),
+        ('[{"query": "q", "samples": ["a"], "samples": []}]', "the key 'samples' appears twice"),
+        (
+            '[{"filename": "q", "query": "r", "samples": []}]',
+            "filename and query: which one counts",
+        ),
+        (
+            '[{"query": "q", "gallery_images": [], "neighbors": []}]',
+            "gallery_images and neighbors: which one counts",
+        ),
+        ('{"images": {"q": ["a"]}, "r": ["b"]}', "'r' stands beside images: which one counts"),
+        ('[{"query": 7, "samples": []}]', "entry 0 has no text"),
+        ("[" * 100_000, "nested too deeply"),
+    ],
+)
+def test_what_could_be_meant_in_two_ways_is_refused(text: str, said: str) -> None:
+    with pytest.raises(UserError, match=f"s.json: .*{said}"):
+        parse_submission(text, "s.json")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r\r\n", "\n\n", "\r"])
+def test_lines_of_a_table_end_in_any_way(end: str, tmp_path: Path) -> None:
+    path = tmp_path / "s.csv"
+    lines = ["id,images", "q1.jpg,a.jpg b.jpg", "q2.jpg,c.jpg a.jpg", ""]
+    path.write_bytes(b"\xef\xbb\xbf" + end.join(lines).encode())
+    assert read_submission(path) == SUBMISSION
+
+
+names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
+
+
+@given(st.dictionaries(names, st.lists(names, max_size=3), max_size=3))
+@settings(deadline=None, derandomize=True, database=None)
+def test_any_submission_comes_back_or_is_refused(submission: Submission) -> None:
+    with TemporaryDirectory() as folder:
+        for format in ("mapping", "list", "csv"):
+            path = Path(folder) / ("s.csv" if format == "csv" else "s.json")
+            try:
+                write_submission(submission, path, format)
+            except UserError:
+                assert format == "csv" and not path.exists()
+                continue
+            # {"images": {...}} would be what a leaderboard is sent.
+            assert "images" in submission or read_submission(path) == submission
+            path.unlink()
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 import requests
 
 from lookalike import pipeline
-from lookalike.data.catalogue import write_catalogue
+from lookalike.data.catalogue import COLUMNS, write_catalogue
 from lookalike.evaluation.submissions import Submission
 from lookalike.leaderboard import client, submit
 from lookalike.leaderboard.client import Outcome
@@ -34,7 +34,8 @@ def run(tmp_path: Path) -> Path:
     folder = tmp_path / "runs" / "x"
     parts = [("query", LABELS.query), ("gallery", LABELS.gallery)]
     rows = [(f"test/{part}/{name}", part) for part, names in parts for name in names]
-    write_catalogue(folder / "test.csv", pd.DataFrame(rows, columns=["path", "part"]))
+    catalogue = pd.DataFrame(rows, columns=["path", "part"]).reindex(columns=COLUMNS, fill_value="")
+    write_catalogue(folder / "test.csv", catalogue)
     (folder / "submission.json").write_text(json.dumps(BEST))
     (folder / "config.json").write_text('{"seed": 1, "run": "runs/x"}')
     (folder / "metrics.json").write_text('{"forecast": {"score": 990.5, "ci95": [950, 1000]}}')
