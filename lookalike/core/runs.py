@@ -18,6 +18,7 @@ from lookalike.core.config import load_settings
 from lookalike.core.errors import UserError
 from lookalike.core.files import file_hash, write_json
 from lookalike.core.log import log
+from lookalike.core.readers import read_json
 from lookalike.core.settings import RENAMED, STAGES, Settings, recipe
 
 BEFORE_REPORT = STAGES[: STAGES.index("report")]
@@ -233,6 +234,16 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def read_versions(path: Path) -> dict[str, str]:
+    """Read a versions.json.
+
+    Raises:
+        UserError: The file is missing or damaged.
+    """
+    table: dict[str, str] = read_json(path, "main.py", dict[str, str])
+    return table
 
 
 def open_run(folder: Path) -> Run:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lookalike.core.errors import UserError
+from lookalike.training.history import write_history
 from lookalike.training.trainer import (
     Epoch,
     Metrics,
@@ -17,7 +18,6 @@ from lookalike.training.trainer import (
     Trainer,
     TrainingMethod,
     fingerprint,
-    write_history,
 )
 
 
