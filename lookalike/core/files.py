@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
@@ -85,15 +85,29 @@ def reserve(path: Path, size: int) -> None:
         UserError: The disk has no room for it.
     """
     with path.open("ab") as stream:
-        try:
-            if hasattr(os, "posix_fallocate") and size:
-                os.posix_fallocate(stream.fileno(), 0, size)
-            else:
-                stream.truncate(size)
-        except OSError as error:
-            if error.errno in FULL:
-                raise UserError(disk_full(path, size)) from error
-            raise
+        reserve_open(stream, path, size)
+
+
+def reserve_open(stream: IO[bytes], path: Path, size: int) -> None:
+    """Reserve the blocks of an open file, as `reserve` does.
+
+    Args:
+        stream: The file, opened for writing.
+        path: What to call it in errors.
+        size: Bytes.
+
+    Raises:
+        UserError: The disk has no room for it.
+    """
+    try:
+        if hasattr(os, "posix_fallocate") and size:
+            os.posix_fallocate(stream.fileno(), 0, size)
+        else:
+            stream.truncate(size)
+    except OSError as error:
+        if error.errno in FULL:
+            raise UserError(disk_full(path, size)) from error
+        raise
 
 
 def write_text(path: Path, text: str) -> None:

@@ -125,6 +125,9 @@ def test_lfw_has_lines_of_three_and_of_four(tmp_path: Path) -> None:
             f"pairs.txt:3: .* {A_FEW}",
         ),
         (LFW.replace("\t12", "\tx"), "pairs.txt:3: 'x' is not the number of a picture"),
+        (LFW.replace("\t12", "\t²"), "pairs.txt:3: '²' is not the number of a picture"),
+        (LFW.replace("\t12", "\t" + "9" * 5000), "pairs.txt:3: '9+' is not the number of"),
+        ("² ²\n" + LFW[4:], "pairs.txt:1: '² ²' is not the folds"),
         (
             LFW.replace("Bo_R\t1\t2", "Bo_R\t1\t1"),
             "pairs.txt:4: pairs Bo_R/.* with itself",

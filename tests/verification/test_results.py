@@ -9,10 +9,12 @@ from PIL import Image
 
 from lookalike.core.errors import UserError
 from lookalike.core.readers import read_json
+from lookalike.verification.metrics import FoldMeasures
 from lookalike.verification.protocols import read_pairs, read_pictures
 from lookalike.verification.results import (
     ScoredPairs,
     mark_answers,
+    read_measures,
     result_row,
     results_table,
     worst_errors,
@@ -37,7 +39,7 @@ def test_a_run_folder_holds_every_score_and_the_measures(
 ) -> None:
     folder = tmp_path / "run"
     measures = write_results(folder, scored)
-    assert measures == read_json(folder / "metrics.json", "")
+    assert measures == read_measures(folder)
     assert measures["accuracy"] == pytest.approx(1 - 2 / 32)
     pairs = pd.read_csv(folder / "pairs.csv")
     assert pairs.score.tolist() == pytest.approx(scored.scores.tolist())
@@ -49,7 +51,10 @@ def test_a_run_folder_holds_every_score_and_the_measures(
 
 def test_answers_are_right_on_their_side_of_the_threshold() -> None:
     table = pd.DataFrame({"fold": [1, 1, 2, 2], "same": [True, False, True, False]})
-    by_fold = [{"fold": 1, "threshold": 0.5}, {"fold": 2, "threshold": 0.7}]
+    by_fold: list[FoldMeasures] = [
+        {"fold": 1, "accuracy": 0.5, "threshold": 0.5},
+        {"fold": 2, "accuracy": 0.0, "threshold": 0.7},
+    ]
     answers = mark_answers(table, np.array([0.5, 0.6, 0.6, np.nan]), by_fold)
     assert answers.right.tolist() == [True, False, False, False], "without a score it is wrong"
     np.testing.assert_allclose(answers.beyond, [0.0, 0.1, -0.1, np.nan], atol=1e-12)
