@@ -27,11 +27,13 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from lookalike.core.files import whole_file, write_json
+from lookalike.core.files import share, whole_file, write_json
 from lookalike.core.log import log
+from lookalike.core.numeric import blocks
 
 KEY = np.dtype("S16")
 ROWS_PER_SHARD = 1024
+ROWS_AT_ONCE = 256  # that are looked at: feature maps are wide
 FANOUT = 8  # shards of like size that become one
 FIRST_BYTES = np.array([bytes([byte]) for byte in range(256)], KEY)
 
@@ -43,6 +45,11 @@ def keys_of(contents: Iterable[str]) -> np.ndarray:
     255
     """
     return np.frombuffer(bytes.fromhex("".join(contents)), KEY)
+
+
+def lock_of(folder: Path) -> Path:
+    """Return the lock file that is held while a folder of rows is in use; it is never deleted."""
+    return folder.with_name(f".{folder.name}.lock")
 
 
 class FeatureCache:
@@ -68,11 +75,13 @@ class FeatureCache:
         digest = hashlib.blake2b(json.dumps(about, sort_keys=True).encode(), digest_size=8)
         self.folder = root / f"{name.replace('/', '_').replace(':', '_')}-{digest.hexdigest()}"
         self.dim = dim
+        self._in_use = share(lock_of(self.folder))  # as long as this object lives
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / "about.json").exists():
             write_json(self.folder / "about.json", dict(about))
         os.utime(self.folder / "about.json")
         self._sizes: dict[str, int] = {}
+        self._reported: set[str] = set()  # shards with rows that are not finite
         self._new_keys: list[np.ndarray] = []
         self._new_rows: list[np.ndarray] = []
         self.refresh()
@@ -162,7 +171,18 @@ class FeatureCache:
         positions = np.searchsorted(known, keys)
         positions[positions == len(known)] = 0
         indices = np.flatnonzero(known[positions] == keys)
+        indices = indices[self._are_finite(shard, rows, positions[indices])]
         return indices, rows, positions[indices]
+
+    def _are_finite(self, shard: str, rows: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """Return which rows of a shard hold only finite numbers: the others count as missing."""
+        parts = (rows[positions[block]] for block in blocks(len(positions), ROWS_AT_ONCE))
+        good = np.concatenate([np.zeros(0, bool), *(np.isfinite(p).all(axis=1) for p in parts)])
+        if not good.all() and shard not in self._reported:
+            self._reported.add(shard)
+            path, count = self._path(shard, "rows"), np.count_nonzero(~good)
+            log.warning("warning: %s: %d rows are not finite: computed again", path, count)
+        return good
 
     def _crowd(self) -> list[str]:
         """Return shards of like size, where there are eight or more."""

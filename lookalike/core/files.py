@@ -17,6 +17,11 @@ from filelock import FileLock, Timeout
 
 from lookalike.core.errors import UserError
 
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
@@ -196,3 +201,28 @@ def only_process(lock: Path, what: str) -> Iterator[None]:
             yield
     except Timeout as error:
         raise UserError(f"another process works on {what}: wait for it, or stop it") from error
+
+
+def share(lock: Path) -> IO[bytes]:
+    """Hold a lock file together with other processes, until the returned file is closed.
+
+    The system releases it when the process ends. While a process is within `unshared`, this waits.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    stream = lock.open("ab")
+    if fcntl is not None:
+        fcntl.flock(stream, fcntl.LOCK_SH)
+    return stream
+
+
+@contextmanager
+def unshared(lock: Path) -> Iterator[bool]:
+    """Yield whether no process holds a lock file by `share`; until the end, none can."""
+    with lock.open("ab") as stream:
+        free = True
+        if fcntl is not None:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                free = False
+        yield free

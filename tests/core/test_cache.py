@@ -140,3 +140,19 @@ def test_runs_write_at_once_and_lose_nothing(tmp_path: Path) -> None:
 
 def test_keys_have_sixteen_bytes() -> None:
     assert keys(7).dtype == KEY and keys(7).nbytes == 16
+
+
+def test_rows_that_are_not_finite_are_missing_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = open_cache(tmp_path)
+    store.add(keys(1, 2, 3), np.where(np.eye(3, 4, 1) > 0, np.nan, rows(1, 2, 3)))
+    store.add(keys(4), rows(4))
+    store.flush()
+    assert store.missing(keys(1, 2, 3, 4)).tolist() == [0, 1, 2]
+    assert "3 rows are not finite: computed again" in caplog.text
+    store.add(keys(1, 2, 3), rows(1, 2, 3))
+    store.flush()
+    again = open_cache(tmp_path)
+    assert again.missing(keys(1, 2, 3, 4)).size == 0
+    assert np.array_equal(again.rows(keys(1, 2, 3, 4)), rows(1, 2, 3, 4))
