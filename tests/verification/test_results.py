@@ -21,7 +21,7 @@ from lookalike.verification.results import (
     write_results,
 )
 from lookalike.verification.settings import PairSettings
-from tests.conftest import draw_cfp
+from tests.conftest import draw_cfp, files_up_to
 
 
 @pytest.fixture
@@ -97,3 +97,35 @@ def test_runs_are_compared_in_a_table(scored: ScoredPairs, tmp_path: Path) -> No
     assert table.count("0.9375 ± 0.0722") == 2
     with pytest.raises(UserError, match=r"metrics\.json is missing: make it with lookalike verify"):
         results_table([tmp_path / "two"])
+
+
+@pytest.mark.parametrize(("size", "name"), [(10, "pairs.csv"), (20_000, "roc.png")])
+def test_results_that_do_not_fit_on_the_disk_are_a_sentence(
+    size: int, name: str, scored: ScoredPairs, tmp_path: Path
+) -> None:
+    with files_up_to(size), pytest.raises(UserError, match=f"{name}: the disk is full"):
+        write_results(tmp_path / "run", scored)
+    assert not list((tmp_path / "run").glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[]", "Expected `object`, got `array`"),
+        ('{"test": {}}', "not a run of lookalike verify"),
+        ('{"by_fold": []}', "missing required field"),
+        ("{", "make it anew with lookalike verify"),
+    ],
+)
+def test_damaged_measures_are_an_error_in_words(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "metrics.json").write_text(text)
+    with pytest.raises(UserError, match=said):
+        results_table([tmp_path])
+
+
+def test_a_changed_measure_is_noticed(scored: ScoredPairs, tmp_path: Path) -> None:
+    write_results(tmp_path, scored)
+    path = tmp_path / "metrics.json"
+    path.write_text(path.read_text().replace('"accuracy": 0.9', '"accuracy": 0.8', 1))
+    with pytest.raises(UserError, match=r"metrics\.json: was changed"):
+        results_table([tmp_path])
