@@ -5,7 +5,21 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-VALUES: list[Any] = [None, True, -1, 0, 1e308, float("nan"), "", "é", "0.5", [], [[]], {}, {"a": {"b": 1}}]
+VALUES: list[Any] = [
+    None,
+    True,
+    -1,
+    0,
+    1e308,
+    float("nan"),
+    "",
+    "é",
+    "0.5",
+    [],
+    [[]],
+    {},
+    {"a": {"b": 1}},
+]
 
 
 def damages(content: bytes, count: int, seed: int) -> Iterator[bytes]:

@@ -12,6 +12,7 @@ pairs.txt. `csv` is a file of your own with the columns a, b and same, and optio
 import csv
 import io
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -30,6 +31,7 @@ from lookalike.data.splits import Pictures
 from lookalike.verification.settings import PairSettings
 
 FOLDS = 10  # to which pairs without a fold are assigned, as CFP and LFW have
+COLUMNS = ("a", "b", "same", "fold")  # that a CSV file of pairs may have; others are ignored
 ANSWERS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
@@ -293,8 +295,13 @@ def read_csv(settings: PairSettings) -> Pairs:
         lines = [(f"{settings.pairs}:{table.line_num}", line) for line in table]
     except csv.Error as error:
         raise UserError(f"{settings.pairs}:{table.line_num + 1}: not CSV ({error})") from error
-    if missing := sorted({"a", "b", "same"} - set(table.fieldnames or [])):
+    columns = Counter(table.fieldnames or [])
+    if missing := sorted({"a", "b", "same"} - set(columns)):
         raise UserError(f"{settings.pairs}:1: has no column {missing[0]}")
+    if repeated := [name for name in COLUMNS if columns[name] > 1]:
+        raise UserError(f"{settings.pairs}:1: has the column {repeated[0]} twice")
+    if longer := [where for where, line in lines if None in line]:
+        raise UserError(f"{longer[0]}: has more fields than there are columns")
     turns: dict[bool, Iterator[int]] = {True: count(), False: count()}
     rows = [_parse_csv_pair(line, where, turns) for where, line in lines]
     if not rows:
