@@ -18,6 +18,7 @@ import hashlib
 import json
 import os
 import uuid
+import weakref
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from math import log as logarithm
@@ -75,7 +76,8 @@ class FeatureCache:
         digest = hashlib.blake2b(json.dumps(about, sort_keys=True).encode(), digest_size=8)
         self.folder = root / f"{name.replace('/', '_').replace(':', '_')}-{digest.hexdigest()}"
         self.dim = dim
-        self._in_use = share(lock_of(self.folder))  # as long as this object lives
+        # As long as this object lives, `lookalike cache prune` leaves the folder alone.
+        weakref.finalize(self, share(lock_of(self.folder)).close)
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / "about.json").exists():
             write_json(self.folder / "about.json", dict(about))
