@@ -13,13 +13,14 @@ A shard is written once, under a name of its own, and never changed: any number 
 write at once, and a run that is killed loses only the rows of its unwritten shard. Eight shards of
 like size become one, so that millions of rows lie in a few large files; nothing but the rows that
 are asked for is read into memory. A row counts only if its checksum (CRC-32 of key and row) is
-right: a damaged one is missing, and is computed again.
+right and its numbers are finite: any other is missing, and is computed again.
 """
 
 import hashlib
 import json
 import os
 import uuid
+import weakref
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -31,7 +32,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from lookalike.core.errors import UserError
-from lookalike.core.files import whole_file, write_json
+from lookalike.core.files import share, whole_file, write_json
 from lookalike.core.log import log
 
 KEY = np.dtype("S16")
@@ -83,6 +84,11 @@ def _checksums(keys: np.ndarray, words: np.ndarray) -> np.ndarray:
     return np.fromiter(sums, WORD, len(words))
 
 
+def lock_of(folder: Path) -> Path:
+    """Return the lock file that is held while a folder of rows is in use; it is never deleted."""
+    return folder.with_name(f".{folder.name}.lock")
+
+
 class FeatureCache:
     """Rows of `dim` float32 numbers by 16-byte key.
 
@@ -107,6 +113,8 @@ class FeatureCache:
         digest = hashlib.blake2b(json.dumps(about, sort_keys=True).encode(), digest_size=8)
         self.folder = root / f"{name.replace('/', '_').replace(':', '_')}-{digest.hexdigest()}"
         self.dim = dim
+        # As long as this object lives, `lookalike cache prune` leaves the folder alone.
+        weakref.finalize(self, share(lock_of(self.folder)).close)
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / "about.json").exists():
             write_json(self.folder / "about.json", dict(about))
@@ -166,8 +174,9 @@ class FeatureCache:
             good = np.zeros(len(keys), bool)
             for indices, words, positions in self._find(keys):
                 block = words[positions]
-                whole = intact(keys[indices], block)
-                out[indices[whole]] = block[whole, :-1].view("<f4")
+                rows = block[:, :-1].view("<f4")
+                whole = intact(keys[indices], block) & np.isfinite(rows).all(axis=1)
+                out[indices[whole]] = rows[whole]
                 good[indices[whole]] = True
             if good.all():
                 break

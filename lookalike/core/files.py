@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 from filelock import FileLock, Timeout
 
@@ -20,6 +20,11 @@ from lookalike.core.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 @contextmanager
@@ -89,15 +94,29 @@ def reserve(path: Path, size: int) -> None:
         UserError: The disk has no room for it.
     """
     with path.open("ab") as stream:
-        try:
-            if hasattr(os, "posix_fallocate") and size:
-                os.posix_fallocate(stream.fileno(), 0, size)
-            else:
-                stream.truncate(size)
-        except OSError as error:
-            if error.errno in FULL:
-                raise UserError(disk_full(path, size)) from error
-            raise
+        reserve_open(stream, path, size)
+
+
+def reserve_open(stream: IO[bytes], path: Path, size: int) -> None:
+    """Reserve the blocks of an open file, as `reserve` does.
+
+    Args:
+        stream: The file, opened for writing.
+        path: What to call it in errors.
+        size: Bytes.
+
+    Raises:
+        UserError: The disk has no room for it.
+    """
+    try:
+        if hasattr(os, "posix_fallocate") and size:
+            os.posix_fallocate(stream.fileno(), 0, size)
+        else:
+            stream.truncate(size)
+    except OSError as error:
+        if error.errno in FULL:
+            raise UserError(disk_full(path, size)) from error
+        raise
 
 
 def write_text(path: Path, text: str) -> None:
@@ -201,3 +220,28 @@ def only_process(lock: Path, what: str) -> Iterator[None]:
             yield
     except Timeout as error:
         raise UserError(f"another process works on {what}: wait for it, or stop it") from error
+
+
+def share(lock: Path) -> IO[bytes]:
+    """Hold a lock file together with other processes, until the returned file is closed.
+
+    The system releases it when the process ends. While a process is within `unshared`, this waits.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    stream = lock.open("ab")
+    if fcntl is not None:
+        fcntl.flock(stream, fcntl.LOCK_SH)
+    return stream
+
+
+@contextmanager
+def unshared(lock: Path) -> Iterator[bool]:
+    """Yield whether no process holds a lock file by `share`; until the end, none can."""
+    with lock.open("ab") as stream:
+        free = True
+        if fcntl is not None:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                free = False
+        yield free

@@ -10,13 +10,20 @@ import io
 import json
 import os
 import stat
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
 from lookalike.core.errors import UserError
+from lookalike.core.log import log
+
+T = TypeVar("T")
+# A number that is neither NaN nor infinite, and one that counts something.
+Finite = Annotated[float, msgspec.Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
 def read_bytes(path: Path, limit: int | None = None) -> bytes:
@@ -93,7 +100,6 @@ def parse_json(text: str, source: str, form: Any = Any) -> Any:
         value = json.loads(text, object_pairs_hook=_UniqueKeys)
         if "\\u" in text:  # an escape may stand for half a character, which no file can hold
             json.dumps(value, ensure_ascii=False).encode()
-        return msgspec.convert(value, form)
     except RecursionError as error:
         raise UserError(f"{source}: is nested too deeply") from error
     except UnicodeEncodeError as error:
@@ -102,7 +108,22 @@ def parse_json(text: str, source: str, form: Any = Any) -> Any:
         ) from error
     except json.JSONDecodeError as error:
         raise UserError(f"{source}: not valid JSON ({error})") from error
-    except ValueError as error:  # of msgspec and of _UniqueKeys
+    except ValueError as error:
+        raise UserError(f"{source}: {error}") from error
+    return as_form(value, source, form)
+
+
+def as_form(value: Any, source: str, form: Any) -> Any:
+    """Return a value as a type describes it; arguments as for `parse_json`.
+
+    Of a `TypedDict`, keys that it does not name are left out.
+
+    Raises:
+        UserError: The value has another form.
+    """
+    try:
+        return msgspec.convert(value, form)
+    except (ValueError, RecursionError) as error:  # a ValueError is what msgspec raises
         raise UserError(f"{source}: {error}") from error
 
 
@@ -122,6 +143,23 @@ def read_json(path: Path, made_by: str, form: Any = Any) -> Any:
         return parse_json(read_text(path), str(path), form)
     except UserError as error:
         raise UserError(f"{error}; make it anew with {made_by}") from error
+
+
+def read_if_good(read: Callable[[Path], T], path: Path, otherwise: str) -> T | None:
+    """Return what a file holds; None where there is none, or it is damaged, which the log says.
+
+    Args:
+        read: Reads the file, and raises UserError where it is damaged.
+        path: The file.
+        otherwise: What happens without it, e.g. "left out of the report".
+    """
+    if not path.exists():
+        return None
+    try:
+        return read(path)
+    except UserError as error:
+        log.warning("warning: %s: %s", otherwise, error)
+        return None
 
 
 def saved_record(path: Path) -> dict[str, Any]:
@@ -162,6 +200,8 @@ def read_table(path: Path, made_by: str, columns: Mapping[str, type]) -> Any:
             keep_default_na=False,
             na_values={name: [""] for name, kind in columns.items() if kind is not str},
         )
+        if not isinstance(table.index, pd.RangeIndex):  # pandas takes the first ones for an index
+            raise ValueError("has more fields in a line than columns")
         missing = [name for name in columns if name not in table]
         if missing:
             raise ValueError(f"has no column {', '.join(missing)}")

@@ -22,7 +22,7 @@ from lookalike.core.config import load_settings
 from lookalike.core.errors import UserError
 from lookalike.core.files import file_hash, write_json
 from lookalike.core.log import log
-from lookalike.core.readers import saved_record
+from lookalike.core.readers import read_json, saved_record
 from lookalike.core.settings import RENAMED, STAGES, Settings, recipe
 
 BEFORE_REPORT = STAGES[: STAGES.index("report")]
@@ -327,6 +327,16 @@ def _report_other_versions(stage: str, made_by: Mapping[str, str]) -> None:
     if changed:
         what = "%s: made by other versions (%s) and kept; --force makes it anew"
         log.warning(what, stage, ", ".join(changed))
+
+
+def read_versions(path: Path) -> dict[str, str]:
+    """Read a versions.json.
+
+    Raises:
+        UserError: The file is missing or damaged.
+    """
+    table: dict[str, str] = read_json(path, "main.py", dict[str, str])
+    return table
 
 
 def open_run(folder: Path) -> Run:

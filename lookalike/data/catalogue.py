@@ -257,7 +257,7 @@ def readable(catalogue: pd.DataFrame) -> pd.Series:
     >>> readable(rows).tolist()
     [True, True, False]
     """
-    return ~catalogue.problem.str.startswith(UNREADABLE)
+    return ~catalogue.problem.str.startswith(UNREADABLE.rstrip(": "))
 
 
 def rows_of(catalogue: pd.DataFrame, paths: Iterable[str]) -> pd.DataFrame:

@@ -9,6 +9,7 @@ from lookalike.core.log import log
 from lookalike.core.readers import read_json
 from lookalike.core.runs import Run
 from lookalike.data.layout import find_layout
+from lookalike.evaluation.results import Forecast
 from lookalike.evaluation.scoring import read_labels, score
 
 
@@ -58,7 +59,7 @@ def run_evaluate(run: Run) -> str:
         metrics["validation"] = validation
     scores = [f"{name} {block['score']:.1f}" for name, block in metrics.items()]
     if run.path("forecast.json").is_file():
-        metrics["forecast"] = read_json(run.path("forecast.json"), "--stage forecast")
+        metrics["forecast"] = read_json(run.path("forecast.json"), "--stage forecast", Forecast)
     write_json(run.path("metrics.json"), metrics)
     return "score: " + (", ".join(scores) or "nothing to score against")
 

@@ -16,8 +16,10 @@ from PIL import Image, ImageDraw, ImageOps
 from tabulate import tabulate
 
 from lookalike.core.cache import FeatureCache, keys_of
+from lookalike.core.errors import UserError
 from lookalike.core.files import whole_file, write_table
 from lookalike.core.log import log
+from lookalike.core.readers import read_table
 from lookalike.core.runs import Run
 from lookalike.data.catalogue import load_full_catalogue, readable
 from lookalike.data.images import map_images, read_known_picture
@@ -147,6 +149,21 @@ def face_table(pictures: pd.DataFrame, faces: dict[str, Face]) -> pd.DataFrame:
             **{name: boxes[:, i].round(4) for i, name in enumerate(BOX)},
         }
     )
+
+
+def read_faces(path: Path) -> pd.DataFrame:
+    """Read how the face of each picture was found, from faces.csv.
+
+    Returns:
+        The columns `path` and `found` of `face_table`.
+
+    Raises:
+        UserError: The file is missing or damaged.
+    """
+    table: pd.DataFrame = read_table(path, "--stage crop", {"path": str, "found": str})
+    if table.path.duplicated().any() or not table.found.isin(FOUND).all():
+        raise UserError(f"{path}: is damaged; make it anew with --stage crop")
+    return table[["path", "found"]]
 
 
 def found_rates(table: pd.DataFrame) -> str:

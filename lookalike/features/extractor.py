@@ -29,7 +29,7 @@ from tqdm import tqdm
 from lookalike.core.cache import FeatureCache, keys_of
 from lookalike.core.checks import check
 from lookalike.core.errors import UserError
-from lookalike.core.files import file_hash
+from lookalike.core.files import file_hash, reserve_open
 from lookalike.core.log import log
 from lookalike.core.numeric import blocks, one_thread, unit
 from lookalike.core.runs import Pace, Run
@@ -417,12 +417,17 @@ def large_array(folder: Path, rows: int, dim: int) -> np.ndarray:
     """Return an empty (rows, dim) float32 array.
 
     A large one is stored in a nameless file in the folder, which is deleted with the array.
+
+    Raises:
+        UserError: The disk has no room for it.
     """
-    if rows * dim * 4 <= IN_MEMORY:
+    size = rows * dim * 4
+    if size <= IN_MEMORY:
         return np.empty((rows, dim), np.float32)
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryFile(dir=folder) as stream:
-        return np.memmap(stream, np.float32, "w+", shape=(rows, dim)).view(np.ndarray)
+        reserve_open(stream, folder / "embeddings", size)
+        return np.memmap(stream, np.float32, "r+", shape=(rows, dim)).view(np.ndarray)
 
 
 class FeatureSource:

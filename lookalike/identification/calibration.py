@@ -8,14 +8,16 @@ name. Unknown are the people of the validation whom training never saw.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, TypedDict
 
 import numpy as np
 
-from lookalike.core.files import file_hash, write_json
+from lookalike.core.files import file_hash
 from lookalike.core.log import log
-from lookalike.core.readers import saved_record
+from lookalike.core.readers import Finite, as_form, read_if_good
 from lookalike.core.runs import Run
+from lookalike.core.sealed import read_sealed, write_sealed
 from lookalike.data.splits import Pictures, Split, unseen_split
 from lookalike.evaluation.metrics import threshold_at
 from lookalike.faces.dataset import detection_recipe
@@ -29,6 +31,24 @@ from lookalike.identification.references import (
 from lookalike.identification.settings import ReferenceSettings
 
 CALIBRATION = "identify.json"
+
+
+class Uncalibrated(TypedDict):
+    """The content of identify.json where there is no threshold; `threshold` is None."""
+
+    threshold: Finite | None
+    method: str
+    made_from: dict[str, Any]
+
+
+class Calibrated(Uncalibrated):
+    """The content of identify.json, see `calibrate_threshold`."""
+
+    false_accept: Finite
+    false_reject: Finite
+    misnamed: Finite
+    known: str
+    strangers: str
 
 
 def choose_impostors(split: Split, seed: int) -> set[str]:
@@ -143,14 +163,26 @@ def load_calibration(
     split, pictures = unseen_split(run), labeled_pictures(run)
     inputs = calibration_inputs(run, extractor, settings, false_accept)
     path = run.path(CALIBRATION)
-    stored = saved_record(path)
-    if stored.get("made_from") != inputs:
+    stored = read_if_good(read_calibration, path, "calibrated again")
+    if stored is None or stored["made_from"] != inputs:
         embeddings = dict(zip(pictures.path, embed(extractor, pictures), strict=True))
         result = calibrate_threshold(embeddings, split, settings, false_accept, run.seed)
         stored = {"method": settings.method, **result, "made_from": inputs}
-        write_json(path, stored)
+        write_sealed(path, stored)
     log_calibration(stored, run)
     return stored
+
+
+def read_calibration(path: Path) -> dict[str, Any]:
+    """Read an identify.json.
+
+    Raises:
+        UserError: The file is missing or damaged.
+    """
+    record: dict[str, Any] = read_sealed(path, "lookalike identify", dict[str, Any])
+    form = Uncalibrated if record.get("threshold") is None else Calibrated
+    record = as_form(record, str(path), form)
+    return record
 
 
 def log_calibration(calibration: Mapping[str, Any], run: Run) -> None:

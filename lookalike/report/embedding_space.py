@@ -21,6 +21,7 @@ from lookalike.core.settings import ReportSettings
 
 MAX_COMPARED = 200  # pictures of an identity that are compared with each other
 MIN_POINTS = 5
+ALIKE = 1e-6  # numbers of unit rows that differ by less are equal but for rounding
 PCA_WIDTH = 50  # dimensions to which PCA reduces before t-SNE, as its authors do
 
 
@@ -111,13 +112,16 @@ def project_to_plane(embeddings: np.ndarray, settings: ReportSettings, seed: int
         seed: Seed of the method.
 
     Returns:
-        (N, 2) positions from 0 to 1; (0, 2) where there are fewer than five rows.
+        (N, 2) positions from 0 to 1, all in the middle where the rows are alike; (0, 2) where there
+        are fewer than five rows.
 
     Raises:
         UserError: UMAP is chosen and not installed.
     """
     if len(embeddings) < MIN_POINTS:
         return np.zeros((0, 2))
+    if np.allclose(embeddings, embeddings[0], rtol=0, atol=ALIKE):
+        return np.full((len(embeddings), 2), 0.5)  # a method would spread the rounding
     method = _umap if settings.projection == "umap" else _tsne
     # With one thread the map is the same on a busy machine, and there much faster.
     with threadpool_limits(1):

@@ -12,15 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import pandas as pd
 from markupsafe import Markup
 
 from lookalike.core.files import write_text
-from lookalike.core.readers import read_json
+from lookalike.core.readers import read_if_good
 from lookalike.core.runs import Run
+from lookalike.evaluation.results import read_metrics
+from lookalike.faces.dataset import read_faces
 from lookalike.features.extractor import trained_extractor
 from lookalike.report.panels import THUMBNAIL, Thumbnails, load_parts, make_panels
 from lookalike.report.sections import (
+    LEFT_OUT,
     embedding_section,
     error_tables,
     run_summary,
@@ -49,10 +51,10 @@ def make_page(run: Run) -> tuple[str, int]:
     if labeled:
         extractor = trained_extractor(run)
         space = embedding_section(extractor, labeled[0], settings, run.seed, thumbnails)
-    faces = pd.read_csv(run.path("faces.csv")) if run.path("faces.csv").is_file() else None
+    faces = read_if_good(read_faces, run.path("faces.csv"), LEFT_OUT)
     text = render(
         name=run.folder.resolve().name,
-        cards=score_cards(read_json(run.path("metrics.json"), "--stage evaluate")),
+        cards=score_cards(read_metrics(run.path("metrics.json"))),
         run=run_summary(run),
         parts=panels,
         errors=[error_tables(part, faces) for part in labeled],

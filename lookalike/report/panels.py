@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps
 
-from lookalike.core.readers import read_json
+from lookalike.core.errors import UserError
 from lookalike.core.runs import Run
 from lookalike.data.catalogue import bare_names, load_catalogue, readable, rows_of
 from lookalike.data.images import map_images, read_known_picture
@@ -27,9 +27,9 @@ from lookalike.data.splits import unseen_split
 from lookalike.evaluation.metrics import measure_queries
 from lookalike.evaluation.scoring import Labels, QueryHits, find_hits, read_labels
 from lookalike.evaluation.submissions import TOP
+from lookalike.retrieval.ranking import RankedList, read_rankings
 
 THUMBNAIL, QUALITY = 80, 72  # pixels of a side; quality of WebP
-RankedList = list[tuple[str, float]]  # gallery keys with their scores, best first
 
 
 @dataclass(frozen=True)
@@ -71,14 +71,14 @@ def load_parts(run: Run) -> list[RankedPart]:
     """Load the test and, where the run has one, the validation.
 
     Raises:
-        UserError: A file of the run is missing or broken.
+        UserError: A file of the run is missing or broken, or names pictures that others lack.
     """
-    ranked = read_json(run.path("ranking.json"), "--stage retrieve")
+    path = run.path("ranking.json")
+    ranked = read_rankings(path)
     test = load_catalogue(run.path("test.csv"))
     by_part = [test[test.part == name] for name in ("query", "gallery")]
     query, gallery = (rows.set_index(bare_names(rows.path).to_numpy()) for rows in by_part)
-    path = run.path("labels.json")
-    labels = read_labels(path) if path.is_file() else None
+    labels = read_labels(known) if (known := run.path("labels.json")).is_file() else None
     parts = [RankedPart("test", ranked["test"], query, gallery, labels)]
     if ranked["validation"]:
         split = unseen_split(run).validation
@@ -88,7 +88,20 @@ def load_parts(run: Run) -> list[RankedPart]:
         query, gallery = (rows[name].set_index("path", drop=False) for name in rows)
         own = Labels(*split)
         parts.append(RankedPart("validation", ranked["validation"], query, gallery, own))
+    for part in parts:
+        _check_names(part, path)
     return parts
+
+
+def _check_names(part: RankedPart, path: Path) -> None:
+    """Raise UserError where a ranking names pictures that the catalogue does not have."""
+    names = {name for ranked in part.ranked.values() for name, _ in ranked}
+    for listed, rows in ((part.ranked.keys(), part.queries), (names, part.gallery)):
+        if unknown := sorted(set(listed) - set(rows.index)):
+            raise UserError(
+                f"{path}: names {unknown[0]}, which is no picture of the {part.name}; make it anew "
+                "with --stage retrieve"
+            )
 
 
 # ---- thumbnails ---------------------------------------------------------------------------------

@@ -7,7 +7,6 @@
 Where a section has no data, its function returns None, and the template leaves it out.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,11 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from lookalike.core.readers import read_json
-from lookalike.core.runs import BEFORE_REPORT, Run
+from lookalike.core.readers import read_if_good
+from lookalike.core.runs import BEFORE_REPORT, Run, read_versions
 from lookalike.core.settings import ReportSettings, Settings, benchmark_summary, recipe
 from lookalike.data.catalogue import readable
+from lookalike.evaluation.results import Metrics
 from lookalike.features.extractor import FeatureExtractor, embed
 from lookalike.report.embedding_space import (
     Spreads,
@@ -36,7 +36,8 @@ from lookalike.report.errors import (
     score_groups,
 )
 from lookalike.report.panels import RankedPart, Thumbnails
-from lookalike.sweep.tables import table_for_reading
+from lookalike.sweep.tables import read_summary, table_for_reading
+from lookalike.training.history import read_history
 from lookalike.viz import plots
 
 PAIRS_SHOWN, IDENTITIES_SHOWN, BOXES_SHOWN = 15, 16, 40
@@ -48,28 +49,29 @@ MEASURES = {
     "map@10": "mAP@10",
     "map@10_hits": "mAP@10 (hits)",
 }
+LEFT_OUT = "left out of the report"
 
 
 # ---- scores, errors, the run --------------------------------------------------------------------
 
 
-def score_cards(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return a card for each block of metrics.json with a score: test, validation, forecast."""
+def score_cards(metrics: Metrics) -> list[dict[str, Any]]:
+    """Return a card for each block of metrics.json: test, validation, forecast."""
+    blocks: dict[str, Any] = dict(metrics)
     return [
         {
             "name": name,
             "score": block["score"],
-            "interval": block.get("ci95", {}).get("score"),
+            "interval": block["ci95"]["score"],
             "queries": block.get("queries"),
             "left_out": block.get("left_out", 0),
             "measures": [
-                (title, block[key], block.get("ci95", {}).get(key))
+                (title, block[key], block["ci95"].get(key))
                 for key, title in MEASURES.items()
                 if key in block
             ],
         }
-        for name, block in metrics.items()
-        if isinstance(block, dict) and "score" in block
+        for name, block in blocks.items()
     ]
 
 
@@ -82,12 +84,11 @@ def run_summary(run: Run) -> dict[str, Any]:
     """
     default, settings = Settings().flat(), recipe(run.settings)
     chosen = {name: value for name, value in settings.items() if value != default[name]}
-    versions = run.path("versions.json")
     return {
         "stages": run.results(BEFORE_REPORT),
         "chosen": chosen | {"data": run.data, "seed": run.seed},
         "defaults": {k: v for k, v in settings.items() if k not in chosen and v is not None},
-        "versions": read_json(versions, "main.py") if versions.is_file() else {},
+        "versions": read_if_good(read_versions, run.path("versions.json"), LEFT_OUT) or {},
     }
 
 
@@ -118,8 +119,8 @@ def error_tables(part: RankedPart, faces: pd.DataFrame | None) -> dict[str, Any]
 
 def training_curves(path: Path) -> Markup | None:
     """Draw the learning curves of a history.csv; None where nothing was trained."""
-    history = pd.read_csv(path) if path.is_file() else pd.DataFrame()
-    if history.empty:
+    history = read_if_good(read_history, path, LEFT_OUT)
+    if history is None or history.empty:
         return None
     by_retrieval = "score" in history
     figure = (
@@ -130,10 +131,9 @@ def training_curves(path: Path) -> Markup | None:
 
 def sweep_section(settings: ReportSettings) -> dict[str, Any] | None:
     """Return the table and the plot of a sweep; None where there is none."""
-    path = benchmark_summary(settings)
-    if not path.is_file():
+    summary = read_if_good(read_summary, benchmark_summary(settings), LEFT_OUT)
+    if summary is None:
         return None
-    summary = pd.read_csv(path)
     drawable = summary[summary.score.notna() & summary.training_seconds.notna()]
     plot = Markup(plots.as_svg(plots.score_against_time(drawable))) if len(drawable) else None
     table = table_for_reading(summary)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.cluster.hierarchy import linkage
+from scipy.spatial.distance import squareform
 
 from lookalike.core.files import write_json
 from lookalike.core.runs import Run
@@ -37,6 +38,7 @@ from lookalike.retrieval.postprocess import Embeddings, center, needs_labeled
 DRAWS = 16  # simulated tests of each size
 SMALLER = (0.25, 0.5, 0.75)  # sizes of further simulated tests, where the score is extrapolated
 FEWEST = 4  # labeled identities that a forecast needs
+ALIKE = 1e-5  # numbers of embeddings that differ by less are the same
 CLUSTERED = 4000  # pictures at most that identities are counted by
 
 
@@ -163,9 +165,12 @@ def _merge_heights(rows: np.ndarray) -> np.ndarray:
     sample = np.random.default_rng(0).permutation(len(rows))[:CLUSTERED]
     if len(sample) < 2:
         return np.zeros(0)
+    if np.ptp(rows[sample], axis=0).max() < ALIKE:  # centered, they would be noise
+        return np.zeros(len(sample) - 1)
     none = np.zeros((0, rows.shape[1]), np.float32)
     centered = center(Embeddings(rows[sample], none, none, none)).queries
-    return np.sort(linkage(centered, "average", "cosine")[:, 2])
+    distances = np.clip(1 - centered @ centered.T, 0, None)
+    return np.sort(linkage(squareform(distances, checks=False), "average")[:, 2])
 
 
 # ---- the score of a test of this size -----------------------------------------------------------

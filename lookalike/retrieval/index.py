@@ -19,7 +19,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import isqrt
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import faiss
 import numpy as np
@@ -27,10 +27,11 @@ from numpy.typing import ArrayLike
 from tqdm import tqdm
 
 from lookalike.core.errors import UserError
-from lookalike.core.files import whole_file, write_json
+from lookalike.core.files import file_hash, whole_file
 from lookalike.core.log import log
 from lookalike.core.numeric import blocks
-from lookalike.core.readers import read_json
+from lookalike.core.readers import Count, as_form
+from lookalike.core.sealed import read_sealed, write_sealed
 from lookalike.evaluation.submissions import TOP
 
 WIDEST_ON_GPU = 2048  # FAISS takes no more neighbors there
@@ -268,6 +269,20 @@ def _growing(least: int, most: int) -> list[int]:
 # ---- storing ------------------------------------------------------------------------------------
 
 
+class StoredNames(TypedDict):
+    """What the .json file beside an index holds, besides all that the index was made from.
+
+    Attributes:
+        keys: The names of the rows.
+        bytes: The size of the index's file.
+        index_sha256: Its hash; earlier versions stored none.
+    """
+
+    keys: list[str]
+    bytes: Count
+    index_sha256: NotRequired[str]
+
+
 def save_index(
     index: faiss.Index,
     gallery_names: Sequence[str],
@@ -290,17 +305,18 @@ def save_index(
     >>> index.ntotal, names
     (2, ['a', 'b'])
     """
-    with whole_file(path) as beside:
-        faiss.write_index(index, str(beside))
-    size = path.stat().st_size
-    record = {**(made_from or {}), "bytes": size, "keys": list(gallery_names)}
-    write_json(path.with_suffix(".json"), record)
+    with whole_file(path) as beside, beside.open("wb") as stream:
+        # Through Python: FAISS itself does not notice an error while a file is closed.
+        faiss.write_index(index, faiss.PyCallbackIOWriter(stream.write))
+    state = {"bytes": path.stat().st_size, "index_sha256": file_hash(path)}
+    record = {**(made_from or {}), **state, "keys": list(gallery_names)}
+    write_sealed(path.with_suffix(".json"), record)
 
 
 def load_index(
     path: Path, made_from: Mapping[str, Any] | None = None
 ) -> tuple[faiss.Index, list[str]]:
-    """Open a stored index as a memory map.
+    """Open a stored index as a memory map; its bytes are read once before, to verify them.
 
     Args:
         path: Of the index, as `save_index` wrote it.
@@ -316,18 +332,24 @@ def load_index(
     Traceback (most recent call last):
     lookalike.core.errors.UserError: nowhere.json is missing: make it with --stage index
     """
-    record = read_json(path.with_suffix(".json"), "--stage index")
+    record = read_sealed(path.with_suffix(".json"), "--stage index", dict[str, Any])
     other = [name for name, state in (made_from or {}).items() if record.get(name) != state]
     if other:
         raise UserError(f"{path} was made from another {other[0]}: run --stage index retrieve")
+    stored: StoredNames = as_form(record, str(path.with_suffix(".json")), StoredNames)
+    # Before it is opened: FAISS trusts what it reads, and does not notice a missing end.
+    if not path.is_file():
+        raise UserError(f"{path} is missing: make it with --stage index")
+    size, digest = path.stat().st_size, stored.get("index_sha256")
+    if size != stored["bytes"] or digest not in (None, file_hash(path)):
+        raise UserError(f"{path} is damaged or not that of its names: --stage index makes it anew")
     try:
         index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
     except RuntimeError as error:
         raise UserError(f"{path} cannot be read: --stage index makes it anew") from error
-    # FAISS does not notice that the end of a memory map is missing.
-    if index.ntotal != len(record["keys"]) or path.stat().st_size != record["bytes"]:
+    if index.ntotal != len(stored["keys"]):
         raise UserError(f"{path} does not fit its names: --stage index makes both anew")
-    return index, record["keys"]
+    return index, stored["keys"]
 
 
 # ---- searching ----------------------------------------------------------------------------------

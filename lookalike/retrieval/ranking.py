@@ -9,9 +9,11 @@ A stage embeds the pictures, opens the stored index and ranks by the same steps 
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, get_args, get_type_hints
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, TypedDict, get_args, get_type_hints
 
 import faiss
+import msgspec
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
@@ -21,6 +23,7 @@ from lookalike.core.errors import UserError
 from lookalike.core.files import file_hash, write_json, write_text
 from lookalike.core.log import log
 from lookalike.core.numeric import unit
+from lookalike.core.readers import Finite, read_json
 from lookalike.core.runs import Run
 from lookalike.core.settings import RetrieveSettings
 from lookalike.data.catalogue import bare_names, load_catalogue, readable, rows_of
@@ -263,6 +266,26 @@ def run_retrieve(run: Run) -> str:
     if ranking.gallery.shape[1] < TOP:
         log.warning("warning: the gallery has fewer than %d pictures", TOP)
     return f"{len(ranking.queries)} queries × {ranking.gallery.shape[1]} -> {path}"
+
+
+RankedList = Annotated[list[tuple[str, Finite]], msgspec.Meta(min_length=1)]  # names and scores
+
+
+class StoredRankings(TypedDict):
+    """The content of ranking.json: {query: its ranked list} of both parts."""
+
+    test: dict[str, RankedList]
+    validation: dict[str, RankedList]
+
+
+def read_rankings(path: Path) -> StoredRankings:
+    """Read a ranking.json.
+
+    Raises:
+        UserError: The file is missing or damaged.
+    """
+    rankings: StoredRankings = read_json(path, "--stage retrieve", StoredRankings)
+    return rankings
 
 
 class StoredGallery(NamedTuple):

@@ -22,17 +22,19 @@ from importlib import import_module
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
 
 from tqdm import tqdm
 
 from lookalike.core.checks import option
 from lookalike.core.errors import UserError
-from lookalike.core.files import file_hash, listing, only_process, write_json
+from lookalike.core.files import file_hash, listing, only_process
 from lookalike.core.log import exit_code, log, log_to
 from lookalike.core.options import parse, parse_settings
-from lookalike.core.readers import read_json
+from lookalike.core.readers import Count, Finite, as_form, read_if_good, read_json
+from lookalike.core.sealed import read_sealed, write_sealed
 from lookalike.core.settings import Settings
+from lookalike.evaluation.results import Block, read_metrics
 from lookalike.training.loggers import load_tracker, numbers_of, track
 
 COMMAND = "lookalike sweep"
@@ -110,6 +112,43 @@ class GridRow(NamedTuple):
         """Its factors and seed as options of the pipeline."""
         factors = [f"{option(name)}={value}" for name, value in asdict(self.factors).items()]
         return [*factors, f"--seed={self.seed}"]
+
+
+class RowResult(Block):
+    """What a row has measured, see `run_row`."""
+
+    part: Literal["test", "validation"]
+    head_seconds: Finite
+    training_pictures: Count
+    memory: NotRequired[Count]
+
+
+class RowRecord(TypedDict):
+    """The content of a row.json; the result is a RowResult, or {"failed": the reason}."""
+
+    made_from: dict[str, Any]
+    result: dict[str, Any]
+
+
+class Costs(TypedDict):
+    """The content of backbones/<name>.json, see `backbone_costs`."""
+
+    parameters: Finite | None
+    flops: Finite | None
+    pictures_per_second: Finite | None
+
+
+class TrainTimes(TypedDict):
+    """What a stages.json holds of the stage train, and is needed here."""
+
+    seconds: Finite
+    embedding_seconds: Finite
+
+
+class Stamps(TypedDict):
+    """What a stages.json holds, and is needed here."""
+
+    train: TrainTimes
 
 
 # ---- the grid -----------------------------------------------------------------------------------
@@ -230,27 +269,37 @@ def run_row(
     folder = settings.out / "rows" / row.name
     arguments = row_arguments(settings, row, words)
     made_from = {"arguments": arguments, "state": state}
-    if (folder / "row.json").is_file():
-        record: dict[str, Any] = read_json(folder / "row.json", COMMAND)
-        if record.get("made_from") == made_from and "failed" not in record["result"]:
-            return dict(record["result"])
+    record = read_if_good(read_row, folder / "row.json", "the row is run again")
+    if record and record["made_from"] == made_from and "failed" not in record["result"]:
+        return record["result"]
     # The process of a row may outlive a sweep that was killed: its folder must not be deleted.
     with only_process(folder / ".lock", str(folder)):
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
     command = [sys.executable, "-m", "lookalike", "run", "--stage", *ROW_STAGES, f"--run={folder}"]
     code, peak = run_measured([*command, *arguments], folder / "output.txt")
-    output = (folder / "output.txt").read_text(encoding="utf-8", errors="replace")
-    result = (
-        read_result(folder, row) | {"memory": peak}
-        if code == 0
-        else {"failed": failure_reason(output)}
-    )
-    write_json(folder / "row.json", {"made_from": made_from, "result": result})
+    if code == 0:
+        result = read_result(folder, row) | {"memory": peak}
+    else:
+        output = (folder / "output.txt").read_bytes().decode(errors="replace")
+        result = {"failed": failure_reason(output)}
+    write_sealed(folder / "row.json", {"made_from": made_from, "result": result})
     about = asdict(row.factors) | {"seed": row.seed, "failed": result.get("failed")}
     with track(settings.log_to, "retrieval-benchmark", row.name, about, folder) as tell:
         tell(numbers_of(result), 0)
     return result
+
+
+def read_row(path: Path) -> RowRecord:
+    """Read a row.json.
+
+    Raises:
+        UserError: The file is missing or damaged.
+    """
+    record: RowRecord = read_sealed(path, COMMAND, RowRecord)
+    if "failed" not in record["result"]:
+        as_form(record["result"], str(path), RowResult)
+    return record
 
 
 def run_measured(command: Sequence[str], output: Path) -> tuple[int, int]:
@@ -302,17 +351,17 @@ def read_result(folder: Path, row: GridRow) -> dict[str, Any]:
         both it is, `head_seconds`, the seconds of the training without those of the embedding, and
         `training_pictures`, how many pictures the training needs embedded.
     """
-    metrics = read_json(folder / "metrics.json", COMMAND)
-    part = "test" if "test" in metrics else "validation"
-    if part not in metrics:
+    metrics = read_metrics(folder / "metrics.json")
+    block = metrics.get("test") or metrics.get("validation")
+    if block is None:
         return {"failed": "neither the test nor a validation could be scored"}
-    stamp = read_json(folder / "stages.json", COMMAND)["train"]
-    split = read_json(folder / "split.json", COMMAND)
-    pictures = len(split["train"]) * max(1, row.factors.train_views) + len(split["holdout"])
-    seconds = stamp["seconds"] - stamp["embedding_seconds"]
+    stamps: Stamps = read_json(folder / "stages.json", COMMAND, Stamps)
+    split = import_module("lookalike.data.splits").load_split(folder / "split.json")  # pandas
+    pictures = len(split.train) * max(1, row.factors.train_views) + len(split.holdout)
+    seconds = stamps["train"]["seconds"] - stamps["train"]["embedding_seconds"]
     return {
-        "part": part,
-        **metrics[part],
+        "part": "test" if "test" in metrics else "validation",
+        **block,
         "head_seconds": seconds,
         "training_pictures": pictures,
     }
@@ -340,8 +389,7 @@ def backbone_costs(
     """
     stem = f"{name} {image_size}" if image_size else name
     path = folder / (re.sub(r"[^\w.-]+", "_", stem) + ".json")
-    if path.is_file():
-        stored: dict[str, float | None] = read_json(path, COMMAND)
+    if stored := read_if_good(read_costs, path, f"{name} is measured again"):
         return stored
     # In a process of its own: a row's memory, as the system counts it, starts from its parent's.
     with ProcessPoolExecutor(1, get_context("spawn")) as apart:
@@ -350,7 +398,17 @@ def backbone_costs(
         except UserError as error:
             log.warning("warning: %s", error)
             return {}
-    write_json(path, costs)
+    write_sealed(path, costs)
+    return costs
+
+
+def read_costs(path: Path) -> dict[str, float | None]:
+    """Read a stored result of `backbone_costs`.
+
+    Raises:
+        UserError: The file is missing or damaged.
+    """
+    costs: dict[str, float | None] = read_sealed(path, COMMAND, Costs)
     return costs
 
 

@@ -14,10 +14,25 @@ from scipy import stats
 from tabulate import tabulate
 
 from lookalike.core.files import whole_file, write_text
+from lookalike.core.readers import read_if_good, read_table
+from lookalike.training.history import read_history
 from lookalike.viz import plots
 
 FACTORS = ["backbone", "lr", "epochs", "batch_size", "normalization", "train_views"]
 MEASURES = ["score", "recall@1", "recall@5", "recall@10", "map", "map@10", "map@10_hits"]
+# The columns of summary.csv that are read again, with their types.
+SUMMARY: dict[str, type] = {
+    "backbone": str,
+    "lr": float,
+    "epochs": int,
+    "batch_size": int,
+    "normalization": str,
+    "train_views": int,
+    "seeds": int,
+    **dict.fromkeys(["score", "low", "high", "relative", "memory", "parameters", "flops"], float),
+    **dict.fromkeys(["recall@1", "recall@5", "recall@10", "map", "map@10_hits"], float),
+    **dict.fromkeys(["training_seconds", "pictures_per_second"], float),
+}
 BASELINE_REPORT = Path(__file__).with_name("baseline_report.csv")
 # What the baseline report says of its ablations, by the factor that was changed.
 BASELINE_FINDINGS = {
@@ -99,6 +114,16 @@ def summarize_rows(rows: pd.DataFrame) -> pd.DataFrame:
     summary = pd.DataFrame(lines)
     summary["relative"] = summary.score / max(float(summary.score.max()), 1e-9)
     return summary
+
+
+def read_summary(path: Path) -> pd.DataFrame:
+    """Read a summary.csv; unknown numbers are NaN.
+
+    Raises:
+        UserError: The file is missing or damaged.
+    """
+    table: pd.DataFrame = read_table(path, "lookalike sweep", SUMMARY)
+    return table[list(SUMMARY)]
 
 
 def ablations(rows: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
@@ -307,7 +332,7 @@ def read_histories(rows: pd.DataFrame, folder: Path) -> dict[str, pd.DataFrame]:
     found = {}
     for line in longest.itertuples():
         path = folder / "rows" / str(line.row) / "history.csv"
-        history = pd.read_csv(path) if path.is_file() else pd.DataFrame()
-        if len(history) and "holdout_loss" in history:
+        history = read_if_good(read_history, path, "left out of the plot")
+        if history is not None and len(history) and "holdout_loss" in history:
             found[f"{line.backbone}, {line.lr:g}"] = history
     return dict(list(found.items())[: len(plots.COLORS)])

@@ -32,6 +32,7 @@ from lookalike.features.extractor import FeatureExtractor, extractor_for
 from lookalike.features.loader import PLAIN, random_views
 from lookalike.models.embedder import Embedder, embedder_of
 from lookalike.training.finetune import trainer_of
+from lookalike.training.history import write_history
 from lookalike.training.inputs import Pixels, pixels_of
 from lookalike.training.losses import projector
 from lookalike.training.simclr import SimclrSettings
@@ -44,7 +45,6 @@ from lookalike.training.trainer import (
     TrainingMethod,
     best_device,
     fingerprint,
-    write_history,
 )
 
 CHECKPOINT = "training.pt"

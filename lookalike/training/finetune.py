@@ -39,6 +39,7 @@ from lookalike.training.distributed import (
     rank,
     rank_zero_first,
 )
+from lookalike.training.history import write_history
 from lookalike.training.inputs import Inputs, inputs_of, training_views, views_of_epoch
 from lookalike.training.loggers import LogMetrics, numbers_of, track
 from lookalike.training.losses import Objective, compares_pairs
@@ -61,7 +62,6 @@ from lookalike.training.trainer import (
     TrainingMethod,
     best_device,
     fingerprint,
-    write_history,
 )
 from lookalike.training.validation import Embed, RetrievalValidator
 from lookalike.viz import plots

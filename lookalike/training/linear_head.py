@@ -25,6 +25,7 @@ from lookalike.features.extractor import FeatureExtractor, embed_features, extra
 from lookalike.features.loader import PLAIN, View
 from lookalike.models.checkpoints import save_model
 from lookalike.models.embedder import embedder_of
+from lookalike.training.history import write_history
 from lookalike.training.inputs import training_views
 from lookalike.training.trainer import (
     Epoch,
@@ -32,7 +33,6 @@ from lookalike.training.trainer import (
     StoppingRule,
     Trainer,
     TrainingMethod,
-    write_history,
 )
 
 DROPOUT = 0.2

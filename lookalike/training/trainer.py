@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
@@ -352,20 +351,3 @@ def fingerprint(files: Iterable[Path], **parts: Any) -> str:
 def best_device() -> torch.device:
     """Return the GPU where there is one, otherwise the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def write_history(
-    path: Path, history: Sequence[Epoch], columns: Sequence[str] | None = None
-) -> pd.DataFrame:
-    """Write a row for each epoch as CSV, and return the table.
-
-    Args:
-        path: The file.
-        history: The epochs.
-        columns: Those that are written. Default: all.
-    """
-    rows = [epoch.row() for epoch in history]
-    table = pd.DataFrame(rows, columns=list(columns) if columns else None)
-    with whole_file(path) as beside:
-        table.to_csv(beside, index=False)
-    return table

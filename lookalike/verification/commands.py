@@ -21,12 +21,13 @@ from lookalike.core.config import from_table, with_current_names
 from lookalike.core.errors import UserError
 from lookalike.core.files import write_json
 from lookalike.core.log import report_each
-from lookalike.core.readers import read_json
+from lookalike.core.readers import parse_json, read_json, read_text
 from lookalike.core.runs import versions
+from lookalike.core.sealed import read_sealed
 from lookalike.data.catalogue import readable
 from lookalike.features.extractor import FeatureExtractor, make_extractor
 from lookalike.models.embedder import Embedder, embedder_of
-from lookalike.verification.metrics import probability
+from lookalike.verification.metrics import Calibration, probability
 from lookalike.verification.protocols import Pairs, read_pairs, read_pictures, score_readable
 from lookalike.verification.results import ScoredPairs, results_table, write_results
 from lookalike.verification.scoring import (
@@ -46,7 +47,13 @@ from lookalike.verification.settings import (
     check_train,
 )
 from lookalike.verification.siamese import make_inputs
-from lookalike.verification.training import FoldSetup, fold_folder, run_fold, saved_fold
+from lookalike.verification.training import (
+    FoldSetup,
+    SavedFold,
+    fold_folder,
+    run_fold,
+    saved_fold,
+)
 
 # Settings that a fold's network does not depend on.
 NO_INPUTS = ("run", "cache", "folds", "data", "pairs")
@@ -80,13 +87,16 @@ def read_command(folder: Path, cache: Path) -> ScoreCommand | TrainCommand:
         UserError: There is no such run, or its config.json cannot be used.
     """
     path = folder / "config.json"
-    table = read_json(path, MADE_BY)
+    table = read_json(path, MADE_BY, dict[str, Any])
     kinds = {"score": ScoreCommand, "train": TrainCommand}
-    if not isinstance(table, dict) or table.get("command") not in kinds:
+    if not isinstance(command := table.get("command"), str) or command not in kinds:
         raise UserError(f"{folder}: not a run of {MADE_BY}")
     settings = with_current_names(table, path) | {"run": str(folder), "cache": str(cache)}
     try:
-        return from_table(kinds[table["command"]], settings)
+        made_by: ScoreCommand | TrainCommand = from_table(kinds[command], settings)
+        if isinstance(made_by, TrainCommand) and not made_by.folds:
+            raise UserError("names no folds")
+        return made_by
     except (UserError, TypeError) as error:  # of another type, or missing
         raise UserError(f"{path} is damaged ({error}): make it anew with {MADE_BY}") from error
 
@@ -108,9 +118,7 @@ def load_inputs(
     """
     check_bounds(command)
     check_scales(command.embed.scales)
-    config = command.run / "config.json"
-    if config.is_file() and "command" not in read_json(config, MADE_BY):
-        raise UserError(f"{command.run}: is a run of main.py; name another folder with --run")
+    check_own_folder(command.run)
     pairs = read_pairs(command.pairs)
     rows = read_pictures(command.pairs, pairs)
     embedder = embedder_of(command.embed, command.cache)
@@ -118,6 +126,19 @@ def load_inputs(
         command.embed, embedder, command.pairs.data, command.cache, len(rows)
     )
     return pairs, rows, extractor
+
+
+def check_own_folder(run: Path) -> None:
+    """Raise UserError where a run folder holds a run of another program, or what cannot be told."""
+    config = run / "config.json"
+    if not config.is_file():
+        return
+    try:
+        settings = parse_json(read_text(config), str(config), dict[str, Any])
+    except UserError as error:
+        raise UserError(f"{error}; delete it, or name another folder with --run") from error
+    if "command" not in settings:
+        raise UserError(f"{run}: is a run of main.py; name another folder with --run")
 
 
 def write_run(command: ScoreCommand | TrainCommand, scored: ScoredPairs) -> None:
@@ -162,13 +183,14 @@ def train_protocol(command: TrainCommand) -> None:
     table, good = pairs.table, rows[readable(rows)].reset_index(drop=True)
     folds = choose_folds(command.folds, table)
     inputs = fold_inputs(command, pairs, good, extractor.embedder)
-    results: dict[int, dict[str, Any]] = {}
+    results: dict[int, SavedFold] = {}
     setup = None
     for fold in tqdm(folds, "folds", unit=" folds"):
-        results[fold] = saved_fold(command.run, fold, inputs)
-        if not results[fold]:
+        saved = saved_fold(command.run, fold, inputs)
+        if saved is None or len(saved["scores"]) != (table.fold == fold).sum():
             setup = setup or make_setup(command, pairs, good, extractor)
-            results[fold] = run_fold(setup, fold, command.run, inputs)
+            saved = run_fold(setup, fold, command.run, inputs)
+        results[fold] = saved
     tested = table[table.fold.isin(folds)]
     scores = np.full(len(table), np.nan)
     for fold, result in results.items():
@@ -223,7 +245,7 @@ def compare_pair(command: PairCommand) -> None:
             --false-accept.
     """
     origin = read_command(command.run, command.cache)
-    calibration = read_json(command.run / "calibration.json", MADE_BY)
+    calibration: Calibration = read_sealed(command.run / "calibration.json", MADE_BY, Calibration)
     threshold = calibration["thresholds"].get(str(command.false_accept))
     if threshold is None:
         available = ", ".join(calibration["thresholds"])
@@ -261,7 +283,7 @@ def pair_similarity(
     return network_similarity(extractor, photos, fold, origin.siamese)
 
 
-def describe_answer(answer: Mapping[str, Any], calibration: Mapping[str, Any]) -> str:
+def describe_answer(answer: Mapping[str, Any], calibration: Calibration) -> str:
     """Return the text that is printed for a pair."""
     decision = "same person" if answer["same"] else "not the same person"
     rate = f"{100 * answer['false_accept']:.4g} % false accepts"

@@ -9,7 +9,7 @@ answered wrong, so that no verifier gains by leaving pairs out.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TypedDict, cast
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,45 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from lookalike.core.errors import UserError
+from lookalike.core.readers import Count, Finite
 from lookalike.evaluation.metrics import threshold_at
+
+
+class FoldMeasures(TypedDict):
+    """A fold's row in metrics.json."""
+
+    fold: int
+    accuracy: Finite
+    threshold: Finite
+
+
+# In this notation because names with @ cannot be written as attributes of a class.
+PairMeasures = TypedDict(
+    "PairMeasures",
+    {
+        "accuracy": Finite,
+        "accuracy_sd": Finite,
+        "auc": Finite,
+        "eer": Finite,
+        "tar@far=0.01": Finite,
+        "tar@far=0.001": Finite,
+        "pairs": Count,
+        "same": Count,
+        "unanswered": Count,
+        "by_fold": list[FoldMeasures],
+    },
+)
+
+
+class Calibration(TypedDict):
+    """The content of calibration.json, see `fit_calibration`."""
+
+    slope: Finite
+    intercept: Finite
+    thresholds: dict[str, Finite]
+    pairs: Count
+    same: Count
+
 
 FALSE_ACCEPTS = (0.1, 0.01, 0.001)  # rates for which a calibration holds thresholds
 
@@ -145,7 +183,7 @@ def measure_pairs(
     same: np.ndarray,
     folds: np.ndarray,
     thresholds: Mapping[int, float] | None = None,
-) -> dict[str, Any]:
+) -> PairMeasures:
     """Compute all measures of a verifier, the content of its metrics.json.
 
     Args:
@@ -161,8 +199,10 @@ def measure_pairs(
         per fold.
 
     Raises:
-        UserError: No pair has a score, or a single fold has no threshold.
+        UserError: No pair has a score, all pairs are of one kind, or a single fold has no
+            threshold.
     """
+    _check_both_kinds(same, "measuring")
     unanswered = int(np.isnan(scores).sum())
     scores = fill_missing_scores(scores, same)
     by_fold = evaluate_folds(scores, same, folds, thresholds)
@@ -172,18 +212,19 @@ def measure_pairs(
         "accuracy_sd": spread,
         "auc": float(roc_auc_score(same, scores)),
         "eer": equal_error_rate(scores, same),
-        **{f"tar@far={far}": true_accepts_at(scores, same, far) for far in (0.01, 0.001)},
+        "tar@far=0.01": true_accepts_at(scores, same, 0.01),
+        "tar@far=0.001": true_accepts_at(scores, same, 0.001),
         "pairs": len(scores),
         "same": int(same.sum()),
         "unanswered": unanswered,
-        "by_fold": by_fold.to_dict("records"),
+        "by_fold": cast(list[FoldMeasures], by_fold.to_dict("records")),
     }
 
 
 # ---- calibration --------------------------------------------------------------------------------
 
 
-def fit_calibration(scores: np.ndarray, same: np.ndarray) -> dict[str, Any]:
+def fit_calibration(scores: np.ndarray, same: np.ndarray) -> Calibration:
     """Fit what turns a score into a probability and a decision.
 
     The probability is 1 / (1 + exp(-(slope · score + intercept))), fitted by logistic regression
@@ -203,8 +244,7 @@ def fit_calibration(scores: np.ndarray, same: np.ndarray) -> dict[str, Any]:
     """
     valid = ~np.isnan(scores)
     scores, same = scores[valid].astype(float), same[valid]
-    if same.all() or not same.any():
-        raise UserError("calibration needs pairs that are the same, and pairs that are not")
+    _check_both_kinds(same, "calibration")
     # Of deviation 1, so that any unit of the score is fitted as well.
     unit = float(scores.std()) or 1.0
     model = LogisticRegression(C=1e6).fit(scores[:, None] / unit, same)
@@ -217,15 +257,22 @@ def fit_calibration(scores: np.ndarray, same: np.ndarray) -> dict[str, Any]:
     }
 
 
-def log_odds(calibration: Mapping[str, Any], scores: np.ndarray) -> np.ndarray:
+def _check_both_kinds(same: np.ndarray, what: str) -> None:
+    """Raise UserError unless some pairs are the same, and some are not."""
+    if same.all() or not same.any():
+        raise UserError(f"{what} needs pairs that are the same, and pairs that are not")
+
+
+def log_odds(calibration: Calibration, scores: np.ndarray) -> np.ndarray:
     """Convert scores to natural logarithms of the odds that a pair is the same; NaN stays NaN."""
     return calibration["slope"] * scores.astype(float) + calibration["intercept"]
 
 
-def probability(calibration: Mapping[str, Any], score: float) -> float:
+def probability(calibration: Calibration, score: float) -> float:
     """Return the probability, from 0 to 1, that a pair with this score is the same.
 
-    >>> probability({"slope": 2.0, "intercept": -1.0}, 0.5)
+    >>> counts = {"thresholds": {}, "pairs": 2, "same": 1}
+    >>> probability({"slope": 2.0, "intercept": -1.0, **counts}, 0.5)
     0.5
     """
     odds = log_odds(calibration, np.array([score]))[0]

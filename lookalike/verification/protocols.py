@@ -12,6 +12,7 @@ pairs.txt. `csv` is a file of your own with the columns a, b and same, and optio
 import csv
 import io
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -24,11 +25,13 @@ from scipy.sparse.csgraph import connected_components
 
 from lookalike.core.errors import UserError
 from lookalike.core.log import log, report_each
+from lookalike.core.readers import read_text
 from lookalike.data.catalogue import outside_pictures, readable
 from lookalike.data.splits import Pictures
 from lookalike.verification.settings import PairSettings
 
 FOLDS = 10  # to which pairs without a fold are assigned, as CFP and LFW have
+COLUMNS = ("a", "b", "same", "fold")  # that a CSV file of pairs may have; others are ignored
 ANSWERS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
@@ -100,20 +103,6 @@ def _check_folds(table: pd.DataFrame) -> None:
     report_each(f"folds lack pairs (same + not same; others have {most})", named)
 
 
-def read_text(path: Path) -> str:
-    """Return the content of a text file.
-
-    Raises:
-        UserError: It cannot be read, or is not UTF-8 text.
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not a text file ({error})") from error
-
-
 def numbered_lines(path: Path) -> Iterator[tuple[str, str]]:
     """Yield ("file:number", text) for each line of a text file that is not empty.
 
@@ -123,6 +112,15 @@ def numbered_lines(path: Path) -> Iterator[tuple[str, str]]:
     for number, line in enumerate(read_text(path).splitlines(), 1):
         if line.strip():
             yield f"{path}:{number}", line.strip()
+
+
+def is_number(text: str) -> bool:
+    """Return whether a text is a whole number of at most nine digits.
+
+    >>> [is_number(text) for text in ("07", "²", "-1", "9" * 5000)]
+    [True, False, False, False]
+    """
+    return text.isdecimal() and len(text) <= 9
 
 
 def normalize_path(path: str, where: str) -> str:
@@ -158,7 +156,7 @@ def read_cfp(settings: PairSettings) -> Pairs:
     """
     lists = {side: read_pair_list(settings.data, side) for side in sorted(set(settings.kind))}
     root = settings.data / "Protocol" / "Split" / settings.kind
-    splits = sorted(p for p in root.glob("*") if p.is_dir() and p.name.isdigit())
+    splits = sorted(p for p in root.glob("*") if p.is_dir() and is_number(p.name))
     if not splits:
         raise UserError(f"{root}: holds no splits 01, 02, …")
     first, second = (lists[side] for side in settings.kind)
@@ -188,7 +186,7 @@ def read_pair_list(root: Path, side: str) -> dict[int, str]:
     pictures: dict[int, str] = {}
     for where, line in numbered_lines(root / "Protocol" / f"Pair_list_{side}.txt"):
         number, _, path = line.partition(" ")
-        short = normalize_path(f"Protocol/{path.strip()}", where) if number.isdigit() else ""
+        short = normalize_path(f"Protocol/{path.strip()}", where) if is_number(number) else ""
         if len(Path(short).parts) < 3:
             raise UserError(f"{where}: {line!r} is not like '1 ../Data/Images/001/frontal/01.jpg'")
         if int(number) in pictures:
@@ -212,7 +210,7 @@ def parse_cfp_pair(
         UserError: The line is not two numbers, or a list lacks one of them.
     """
     numbers = [word.strip() for word in line.split(",")]
-    if len(numbers) != 2 or not all(number.isdigit() for number in numbers):
+    if len(numbers) != 2 or not all(map(is_number, numbers)):
         raise UserError(f"{where}: {line!r} is not two numbers like '12,7'")
     for number, pictures in zip(numbers, (first, second), strict=True):
         if int(number) not in pictures:
@@ -235,7 +233,7 @@ def read_lfw(settings: PairSettings) -> Pairs:
     path = settings.pairs or settings.data / "pairs.txt"
     (where, header), *lines = list(numbered_lines(path)) or [(f"{path}:1", "")]
     sizes = header.split()
-    if len(sizes) != 2 or not all(word.isdigit() and int(word) for word in sizes):
+    if len(sizes) != 2 or not all(is_number(word) and int(word) for word in sizes):
         raise UserError(f"{where}: {header!r} is not the folds and pairs of View 2, like '10 300'")
     folds, each = map(int, sizes)
     if len(lines) != 2 * folds * each:
@@ -272,7 +270,7 @@ def parse_lfw_pair(line: str, where: str, same: bool) -> tuple[tuple[str, str], 
         raise UserError(f"{where}: {line!r} is not {form}, as expected here")
     found = []
     for name, number in (words[:2], words[2:]):
-        if not number.isdigit():
+        if not is_number(number):
             raise UserError(f"{where}: {number!r} is not the number of a picture")
         found.append((name, normalize_path(f"{name}/{name}_{int(number):04}.jpg", where)))
     return found[0], found[1]
@@ -297,8 +295,13 @@ def read_csv(settings: PairSettings) -> Pairs:
         lines = [(f"{settings.pairs}:{table.line_num}", line) for line in table]
     except csv.Error as error:
         raise UserError(f"{settings.pairs}:{table.line_num + 1}: not CSV ({error})") from error
-    if missing := sorted({"a", "b", "same"} - set(table.fieldnames or [])):
+    columns = Counter(table.fieldnames or [])
+    if missing := sorted({"a", "b", "same"} - set(columns)):
         raise UserError(f"{settings.pairs}:1: has no column {missing[0]}")
+    if repeated := [name for name in COLUMNS if columns[name] > 1]:
+        raise UserError(f"{settings.pairs}:1: has the column {repeated[0]} twice")
+    if longer := [where for where, line in lines if None in line]:
+        raise UserError(f"{longer[0]}: has more fields than there are columns")
     turns: dict[bool, Iterator[int]] = {True: count(), False: count()}
     rows = [_parse_csv_pair(line, where, turns) for where, line in lines]
     if not rows:
@@ -312,7 +315,7 @@ def _parse_csv_pair(line: dict[str, str], where: str, turns: dict[bool, Iterator
     if same is None:
         raise UserError(f"{where}: same is {line['same']!r}; it can be 1 or 0")
     fold = line["fold"] if "fold" in line else str(1 + next(turns[same]) % FOLDS)
-    if not fold.strip().isdigit():
+    if not is_number(fold.strip()):
         raise UserError(f"{where}: fold is {fold!r}, which is not a number")
     a, b = (normalize_path(line[name].strip(), where) for name in "ab")
     return Pair(int(fold), a, b, same, where)

@@ -17,11 +17,18 @@ from sklearn.metrics import roc_curve
 from tabulate import tabulate
 
 from lookalike.core.errors import UserError
-from lookalike.core.files import whole_file, write_json
+from lookalike.core.files import whole_file
 from lookalike.core.log import log
 from lookalike.core.readers import read_json
+from lookalike.core.sealed import read_sealed, write_sealed
 from lookalike.data.images import read_known_picture
-from lookalike.verification.metrics import fill_missing_scores, fit_calibration, measure_pairs
+from lookalike.verification.metrics import (
+    FoldMeasures,
+    PairMeasures,
+    fill_missing_scores,
+    fit_calibration,
+    measure_pairs,
+)
 from lookalike.verification.settings import MADE_BY
 from lookalike.viz.drawing import fitting_font
 from lookalike.viz.plots import roc, save_png
@@ -48,7 +55,7 @@ class ScoredPairs(NamedTuple):
     thresholds: Mapping[int, float] | None = None
 
 
-def write_results(folder: Path, scored: ScoredPairs) -> dict[str, Any]:
+def write_results(folder: Path, scored: ScoredPairs) -> PairMeasures:
     """Write pairs.csv, metrics.json, calibration.json, roc.png and errors.jpg.
 
     Returns:
@@ -62,12 +69,12 @@ def write_results(folder: Path, scored: ScoredPairs) -> dict[str, Any]:
     answers = mark_answers(table, scores, measures["by_fold"])
     with whole_file(folder / "pairs.csv") as beside:
         answers.to_csv(beside, index=False)
-    write_json(folder / "calibration.json", fit_calibration(scores, same))
+    write_sealed(folder / "calibration.json", {**fit_calibration(scores, same)})
     curve = roc_curve(same, fill_missing_scores(scores, same), drop_intermediate=False)[:2]
     save_png(roc({folder.name: curve}), folder / "roc.png")
     with whole_file(folder / "errors.jpg") as beside:
         errors_sheet(answers, scored.root, scored.rows).save(beside, "JPEG", quality=90)
-    write_json(folder / "metrics.json", measures)
+    write_sealed(folder / "metrics.json", {**measures})
     if measures["unanswered"]:
         log.warning(
             "warning: %d of %d pairs have a picture that cannot be read: answered wrong",
@@ -78,7 +85,7 @@ def write_results(folder: Path, scored: ScoredPairs) -> dict[str, Any]:
 
 
 def mark_answers(
-    table: pd.DataFrame, scores: np.ndarray, by_fold: Sequence[Mapping[str, Any]]
+    table: pd.DataFrame, scores: np.ndarray, by_fold: Sequence[FoldMeasures]
 ) -> pd.DataFrame:
     """Add the score of each pair, its distance from the threshold, and whether it is correct.
 
@@ -170,24 +177,33 @@ def error_entry(
 HEADERS = ["run", "pairs", "folds", "accuracy", "AUC", "EER", "TAR at FAR 1e-2", "TAR at FAR 1e-3"]
 
 
-def result_row(name: str, measures: Mapping[str, Any]) -> list[str]:
+def result_row(name: str, measures: PairMeasures) -> list[str]:
     """Return the row of a run, in the order of HEADERS."""
-    columns = ("auc", "eer", "tar@far=0.01", "tar@far=0.001")
     accuracy = f"{measures['accuracy']:.4f} ± {measures['accuracy_sd']:.4f}"
     counts = [f"{measures['pairs']:,}", str(len(measures["by_fold"]))]
-    return [name, *counts, accuracy, *(f"{measures[key]:.4f}" for key in columns)]
+    rates = measures["auc"], measures["eer"], measures["tar@far=0.01"], measures["tar@far=0.001"]
+    return [name, *counts, accuracy, *(f"{rate:.4f}" for rate in rates)]
 
 
 def results_table(runs: Sequence[Path]) -> str:
     """Return the measures of finished runs, one row each, as a Markdown table.
 
     Raises:
-        UserError: One of the folders has no metrics.json, or is not a run of lookalike verify.
+        UserError: One of the folders has no metrics.json, or a damaged one, or is not a run of
+            lookalike verify.
     """
-    rows = []
-    for run in runs:
-        measures = read_json(run / "metrics.json", MADE_BY)
-        if not isinstance(measures, dict) or "by_fold" not in measures:
-            raise UserError(f"{run}: not a run of {MADE_BY}")
-        rows.append(result_row(run.name, measures))
+    rows = [result_row(run.name, read_measures(run)) for run in runs]
     return tabulate(rows, HEADERS, tablefmt="github", disable_numparse=True)
+
+
+def read_measures(run: Path) -> PairMeasures:
+    """Read the measures of a finished run.
+
+    Raises:
+        UserError: It has no metrics.json, or a damaged one, or is a run of something else.
+    """
+    path = run / "metrics.json"
+    if "by_fold" not in read_json(path, MADE_BY, dict[str, Any]):
+        raise UserError(f"{run}: not a run of {MADE_BY}")
+    measures: PairMeasures = read_sealed(path, MADE_BY, PairMeasures)
+    return measures

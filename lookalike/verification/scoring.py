@@ -15,13 +15,13 @@ import numpy as np
 import pandas as pd
 
 from lookalike.core.errors import UserError
-from lookalike.core.readers import read_json
 from lookalike.data.catalogue import outside_pictures, readable
 from lookalike.faces.detection import MISSED
 from lookalike.features.extractor import FeatureExtractor, embed, embed_features
 from lookalike.verification.metrics import log_odds
-from lookalike.verification.settings import MADE_BY, SiameseSettings
+from lookalike.verification.settings import SiameseSettings
 from lookalike.verification.siamese import load_network, make_inputs, score_pairs
+from lookalike.verification.training import read_fold
 
 
 def feature_vectors(extractor: FeatureExtractor, rows: pd.DataFrame, distance: str) -> np.ndarray:
@@ -91,7 +91,7 @@ def network_similarity(
     Raises:
         UserError: The folder holds no network, or one with other settings.
     """
-    calibration = read_json(folder / "fold.json", MADE_BY)["calibration"]
+    calibration = read_fold(folder / "fold.json")["calibration"]
     extractor = single_view(extractor)
     network = load_network(folder / "model.safetensors", extractor.embedder, settings)
     inputs = make_inputs(extractor, photos, replace(settings, augment=False), seed=0)

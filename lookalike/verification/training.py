@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -23,16 +23,17 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from lookalike.core.errors import UserError
-from lookalike.core.files import write_json
 from lookalike.core.log import log
 from lookalike.core.numeric import one_thread, seeded
-from lookalike.core.readers import read_json
+from lookalike.core.readers import Finite, read_if_good
+from lookalike.core.sealed import read_sealed, write_sealed
 from lookalike.core.settings import RENAMED
 from lookalike.data.splits import Pictures
 from lookalike.models.checkpoints import save_model
 from lookalike.models.embedder import Embedder
 from lookalike.training.trainer import Epoch, Metrics, StoppingRule, Trainer, TrainingMethod
 from lookalike.verification.metrics import (
+    Calibration,
     best_threshold,
     fill_missing_scores,
     fit_calibration,
@@ -254,7 +255,7 @@ class TrainedFold(NamedTuple):
 
     network: Siamese
     history: list[Epoch]
-    calibration: dict[str, Any]
+    calibration: Calibration
     threshold: float
     scores: np.ndarray
 
@@ -325,12 +326,40 @@ def train_fold(setup: FoldSetup, fold: int) -> TrainedFold:
 # ---- a fold's files -----------------------------------------------------------------------------
 
 
+class SavedFold(TypedDict):
+    """The content of fold.json.
+
+    Attributes:
+        made_from: All that the fold's network depends on.
+        history: COLUMNS of each epoch.
+        calibration: See `TrainedFold`, as the others.
+        threshold: In log-odds.
+        scores: None where a picture cannot be read.
+    """
+
+    made_from: dict[str, Any]
+    history: list[dict[str, Finite]]
+    calibration: Calibration
+    threshold: Finite
+    scores: list[Finite | None]
+
+
+def read_fold(path: Path) -> SavedFold:
+    """Read a fold.json.
+
+    Raises:
+        UserError: The file is missing or damaged.
+    """
+    saved: SavedFold = read_sealed(path, "lookalike verify train", SavedFold)
+    return saved
+
+
 def fold_folder(run: Path, fold: int) -> Path:
     """Return the folder of a fold's files."""
     return run / f"fold{fold:02}"
 
 
-def saved_fold(run: Path, fold: int, made_from: Mapping[str, Any]) -> dict[str, Any]:
+def saved_fold(run: Path, fold: int, made_from: Mapping[str, Any]) -> SavedFold | None:
     """Return what `run_fold` saved of a fold.
 
     Args:
@@ -339,20 +368,19 @@ def saved_fold(run: Path, fold: int, made_from: Mapping[str, Any]) -> dict[str, 
         made_from: All that the fold's network depends on.
 
     Returns:
-        The content of fold.json; empty where there is none, or it was made from something else.
+        The content of fold.json; None where there is none, it is damaged (which is said), or it was
+        made from something else.
     """
     path = fold_folder(run, fold) / "fold.json"
-    if not path.is_file():
-        return {}
-    saved: dict[str, Any] = read_json(path, "lookalike verify train")
+    saved = read_if_good(read_fold, path, f"fold {fold} is trained again")
+    if saved is None:
+        return None
     # Earlier versions have other names for some settings.
-    before = {RENAMED.get(name, name): value for name, value in saved.get("made_from", {}).items()}
-    return saved if before == made_from else {}
+    before = {RENAMED.get(name, name): value for name, value in saved["made_from"].items()}
+    return saved if before == made_from else None
 
 
-def run_fold(
-    setup: FoldSetup, fold: int, run: Path, made_from: Mapping[str, Any]
-) -> dict[str, Any]:
+def run_fold(setup: FoldSetup, fold: int, run: Path, made_from: Mapping[str, Any]) -> SavedFold:
     """Train and test one fold, and save its model.safetensors, and fold.json, which comes last.
 
     Args:
@@ -367,12 +395,12 @@ def run_fold(
     trained, folder = train_fold(setup, fold), fold_folder(run, fold)
     save_model(folder / "model.safetensors", setup.embedder, {"network": trained.network})
     rows = [epoch.row() for epoch in trained.history]
-    saved = {
+    saved: SavedFold = {
         "made_from": dict(made_from),
         "history": [{name: row[name] for name in COLUMNS} for row in rows],
         "calibration": trained.calibration,
         "threshold": trained.threshold,
         "scores": [None if np.isnan(value) else value for value in trained.scores.tolist()],
     }
-    write_json(folder / "fold.json", saved)
+    write_sealed(folder / "fold.json", {**saved})
     return saved

@@ -217,3 +217,21 @@ def test_a_full_disk_leaves_no_shard(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
     assert [path.name for path in store.folder.iterdir()] == ["about.json"]
+
+
+def test_rows_that_are_not_finite_are_missing_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = open_cache(tmp_path)
+    store.add(keys(1, 2, 3), np.where(np.eye(3, 4, 1) > 0, np.nan, rows(1, 2, 3)))
+    store.add(keys(4), rows(4))
+    store.flush()
+    assert store.rows(keys(1, 2, 3, 4))[1].tolist() == [0, 1, 2]
+
+    def fill(missing: np.ndarray) -> None:
+        store.add(keys(1, 2, 3), rows(1, 2, 3))
+        store.flush()
+
+    assert np.array_equal(store.fetch(keys(1, 2, 3, 4), fill), rows(1, 2, 3, 4))
+    assert "3 rows are damaged, and are computed again" in caplog.text
+    assert len(intact_rows(open_cache(tmp_path), keys(1, 2, 3, 4))) == 4

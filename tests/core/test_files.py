@@ -18,6 +18,8 @@ from lookalike.core.files import (
     listing,
     only_process,
     reserve,
+    share,
+    unshared,
     whole_file,
     write_json,
     write_text,
@@ -144,3 +146,16 @@ def test_linked_folders_are_followed_once_and_hidden_files_left_out(tmp_path: Pa
     (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere")
     found = [path.relative_to(tmp_path).as_posix() for path in files_below(tmp_path)]
     assert found == ["gone.jpg", "real/a.jpg"]
+
+
+def test_a_shared_lock_is_held_until_it_is_closed(tmp_path: Path) -> None:
+    lock = tmp_path / "more" / "x.lock"
+    one, two = share(lock), share(lock)
+    with unshared(lock) as free:
+        assert not free
+    one.close()
+    with unshared(lock) as free:
+        assert not free
+    two.close()
+    with unshared(lock) as free:
+        assert free

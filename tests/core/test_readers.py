@@ -77,6 +77,7 @@ def test_a_limit_is_checked_before_anything_is_read(tmp_path: Path) -> None:
     [
         (b"path\na.jpg\n", "has no column size"),
         (b"path,size\na.jpg,1\nb.jpg,2,3\n", "Expected 2 fields"),
+        (b"path,size\na.jpg,1,2\n", "more fields in a line than columns"),
         (b"path,size\na.jpg,big\n", "could not convert string to float"),
         (b"path,size\na\0.jpg,1\n", "zero byte"),
         (b"path,size\n\xff.jpg,1\n", "is not UTF-8 at byte 10"),

@@ -49,7 +49,7 @@ def test_test_and_validation_are_scored_where_the_labels_are_known(run: Run) -> 
 
 def test_without_labels_only_the_validation_is_scored_and_the_forecast_is_added(run: Run) -> None:
     write_json(run.path("labels.json"), LABELS._asdict())
-    write_json(run.path("forecast.json"), {"score": 900.0})
+    write_json(run.path("forecast.json"), {"score": 900.0, "ci95": {"score": [800, 950]}})
     assert run_evaluate(run) == "score: validation 1000.0"
     assert list(metrics_of(run)) == ["validation", "forecast"]
     assert not run.path("labels.json").exists(), "labels of an earlier run"

@@ -117,3 +117,15 @@ def test_a_detector_is_what_the_cache_knows_faces_by(faces: Path, tmp_path: Path
     for detector in detectors:
         detect(rows, faces, tmp_path / "cache", detector)
     assert len(list((tmp_path / "cache").glob("faces-*"))) == 2
+
+
+def test_damaged_points_in_the_cache_are_found_again(faces: Path, tmp_path: Path) -> None:
+    rows = read_catalogue(faces)
+    found = detect(rows, faces, tmp_path / "cache", RedDetector())
+    (stored,) = (tmp_path / "cache").glob("faces-*/*.rows.npy")
+    values = np.load(stored, mmap_mode="r+")
+    values[:, 5] = 0x7FC00000  # not a number
+    values.flush()
+    again = detect(rows, faces, tmp_path / "cache", RedDetector())
+    for content, face in found.items():
+        assert np.array_equal(face.points, again[content].points)

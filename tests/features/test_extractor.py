@@ -24,12 +24,14 @@ from lookalike.features.extractor import (
     embed,
     embed_faces,
     embed_features,
+    large_array,
     load_extractor,
     make_extractor,
     open_cache,
 )
 from lookalike.features.loader import PLAIN, View
 from lookalike.models.embedder import load_embedder
+from tests.conftest import files_up_to
 
 TINY = ("test_efficientnet", "none")
 KINDS: tuple[Literal["none", "aligned"], ...] = ("none", "aligned")
@@ -304,3 +306,10 @@ def test_a_wrong_option_is_an_error_that_says_what_is_right(
 ) -> None:
     with pytest.raises(UserError, match=message):
         load_extractor(TINY[0], **{"weights": "none", **options})
+
+
+def test_a_large_array_that_does_not_fit_on_the_disk_is_a_sentence(tmp_path: Path) -> None:
+    """A sparse file would end the process where it is written to."""
+    with files_up_to(10_000_000), pytest.raises(UserError, match=r"the disk is full \(it needs 20"):
+        large_array(tmp_path, 5_000, 1_000)
+    assert not list(tmp_path.iterdir())

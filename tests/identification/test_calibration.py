@@ -1,17 +1,21 @@
 """The threshold accepts no more impostors than allowed; its error rates are those of the scores."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from lookalike.core.errors import UserError
+from lookalike.core.sealed import write_sealed
 from lookalike.data.splits import RetrievalTask, Split
 from lookalike.evaluation.metrics import threshold_at
 from lookalike.identification.calibration import (
     calibrate_threshold,
     choose_impostors,
     error_rates,
+    read_calibration,
 )
 from lookalike.identification.references import Match
 from lookalike.identification.settings import ReferenceSettings
@@ -82,3 +86,40 @@ def test_without_known_or_unknown_identities_there_is_no_threshold(
     split = split_of(*parts)
     rows = {path: at(0)[0] for path in split.train}
     assert calibrate_threshold(rows, split, by("knn"), 0.01, 0) == {"threshold": None}
+
+
+STORED: dict[str, Any] = {
+    "method": "knn",
+    "threshold": 0.4,
+    **dict.fromkeys(["false_accept", "false_reject", "misnamed"], 0.1),
+    **dict.fromkeys(["known", "strangers"], "2 pictures of 2 people"),
+    "made_from": {"seed": 0},
+}
+
+
+def test_a_stored_calibration_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "identify.json"
+    none: dict[str, Any] = {"method": "knn", "threshold": None, "made_from": {}}
+    for record in (STORED, none):
+        write_sealed(path, record)
+        assert read_calibration(path) == record
+        path.write_text(json.dumps(record))
+        assert read_calibration(path) == record, "as earlier versions wrote it"
+
+
+@pytest.mark.parametrize(
+    "damage", [{"threshold": "0.4"}, {"known": 2}, {"made_from": []}, {"misnamed": float("nan")}]
+)
+def test_a_calibration_of_another_form_is_refused(damage: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "identify.json"
+    path.write_text(json.dumps(STORED | damage))
+    with pytest.raises(UserError, match=r"identify\.json: Expected"):
+        read_calibration(path)
+
+
+def test_a_changed_threshold_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "identify.json"
+    write_sealed(path, STORED)
+    path.write_text(path.read_text().replace("0.4", "0.3"))
+    with pytest.raises(UserError, match="was changed"):
+        read_calibration(path)

@@ -82,3 +82,15 @@ def test_a_missing_umap_is_an_error_in_words(
     monkeypatch.setitem(sys.modules, "umap", None)
     with pytest.raises(UserError, match="pip install umap-learn"):
         project_to_plane(clusters, ReportSettings(projection="umap"), seed=0)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("perplexity", [1.01, 30, 10_000])
+@pytest.mark.parametrize("count", [5, 6, 60])
+def test_any_number_of_pictures_has_a_map_at_any_perplexity(count: int, perplexity: float) -> None:
+    rows = unit(np.random.default_rng(0).normal(size=(count, 64)))
+    settings = ReportSettings(perplexity=perplexity, iterations=250)
+    positions = project_to_plane(rows, settings, seed=0)
+    assert positions.min() == 0 and positions.max() == 1
+    alike = project_to_plane(np.repeat(rows[:1], count, axis=0), settings, seed=0)
+    assert (alike == 0.5).all(), "pictures that are alike lie on each other"

@@ -85,6 +85,35 @@ def test_a_run_without_a_ranking_is_an_error_in_words(own_copy: Path) -> None:
         make_page(run)
 
 
+@pytest.mark.parametrize("change", ["query", "gallery"])
+def test_a_ranking_of_other_pictures_is_an_error_in_words(change: str, own_copy: Path) -> None:
+    path = own_copy / "ranking.json"
+    ranking = read_json(path, "")
+    query = next(iter(ranking["test"]))
+    if change == "query":
+        ranking["test"]["strange.jpg"] = ranking["test"].pop(query)
+    else:
+        ranking["test"][query][3][0] = "strange.jpg"
+    path.write_text(json.dumps(ranking))
+    run = pipeline.prepare(["--stage", "report", "--run", str(own_copy)])
+    said = r"ranking\.json: names strange\.jpg, which is no picture of the test"
+    with pytest.raises(UserError, match=said):
+        make_page(run)
+
+
+def test_what_only_decorates_the_page_is_left_out_and_named_where_it_is_damaged(
+    own_copy: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (own_copy / "faces.csv").write_text("path,found\ntest/query/1.jpg,by luck\n")
+    (own_copy / "versions.json").write_text('{"python": 3}')
+    (own_copy / "history.csv").write_text("epoch\n")
+    text, _ = make_page(pipeline.prepare(["--stage", "report", "--run", str(own_copy)]))
+    assert "<h2>Training" not in text
+    for name in ("faces.csv", "versions.json", "history.csv"):
+        assert f"{own_copy / name}:" in caplog.text
+    assert caplog.text.count("left out of the report") == 3
+
+
 # ---- in a browser -------------------------------------------------------------------------------
 
 

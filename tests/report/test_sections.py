@@ -1,5 +1,6 @@
 """The sections of the report: what is shown, how much of it, and what is left out."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pandas as pd
 import pytest
 
 from lookalike.core.settings import ReportSettings
+from lookalike.evaluation.results import Measures, read_metrics
 from lookalike.report.embedding_space import measure_spreads
 from lookalike.report.panels import Thumbnails
 from lookalike.report.sections import (
@@ -22,11 +24,15 @@ from lookalike.report.sections import (
 from tests.report.ranked import make_part
 
 
-def test_every_block_with_a_score_has_a_card() -> None:
-    block = {"score": 612.5, "map": 0.5, "ci95": {"score": [500.0, 700.0]}}
-    [card] = score_cards({"forecast": block, "timing": {"split": 1.0}, "note": "none"})
-    assert (card["name"], card["score"], card["interval"]) == ("forecast", 612.5, [500.0, 700.0])
-    assert card["measures"] == [("mAP", 0.5, None)] and card["left_out"] == 0
+def test_every_block_with_a_score_has_a_card(tmp_path: Path) -> None:
+    block = dict.fromkeys(Measures.__annotations__, 0.5) | {"ci95": {"score": [500.0, 700.0]}}
+    path = tmp_path / "metrics.json"
+    forecast = {"score": 612.5, "ci95": block["ci95"]}
+    path.write_text(json.dumps({"test": block, "forecast": forecast, "timing": {"split": 1.0}}))
+    test, card = score_cards(read_metrics(path))
+    assert (card["name"], card["score"], card["interval"]) == ("forecast", 612.5, (500.0, 700.0))
+    assert ("mAP", 0.5, None) in test["measures"] and len(test["measures"]) == 6
+    assert card["measures"] == [] and card["left_out"] == 0
 
 
 def test_a_sweep_is_shown_where_there_is_one(tmp_path: Path) -> None:
@@ -56,11 +62,43 @@ def test_errors_by_detection_need_detected_faces() -> None:
     assert tables["faces"] and groups == ["at once", "padded"]
 
 
-def test_without_a_history_there_are_no_curves(tmp_path: Path) -> None:
+def test_without_a_history_there_are_no_curves(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "history.csv"
     assert training_curves(path) is None
-    path.write_text("epoch,train_loss\n")
-    assert training_curves(path) is None
+    path.write_text("epoch,train_loss,holdout_loss,holdout_accuracy\n")
+    assert training_curves(path) is None and not caplog.records
+
+
+HISTORIES = {
+    "holdout": "epoch,train_loss,holdout_loss,holdout_accuracy\n1,0.5,0.6,0.7\n2,0.4,0.5,0.8\n",
+    "retrieval": "epoch,train_loss,score,spread,lr,minutes\n0,,300,1,0,0\n1,0.5,310,1,0.1,1\n",
+}
+
+
+@pytest.mark.parametrize("history", HISTORIES.values(), ids=HISTORIES.keys())
+def test_a_damaged_history_is_left_out_and_named(
+    history: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "history.csv"
+    path.write_text(history)
+    assert "<svg" in str(training_curves(path)) and not caplog.records
+    rows = history.splitlines()
+    damages = [history.replace("0.5", "x"), history.replace("0.5", ""), history[:-4], ""]
+    damages += [history.replace("train_loss", "loss"), f"{rows[0]}\n0,,300,1,0,0\n", "\0"]
+    for number, damaged in enumerate(damages, 1):
+        path.write_text(damaged)
+        assert training_curves(path) is None
+        assert caplog.text.count("left out of the report") == number
+
+
+def test_a_damaged_summary_of_a_sweep_is_left_out_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "summary.csv").write_text("backbone,score\nsface,high\n")
+    assert sweep_section(ReportSettings(benchmark=tmp_path)) is None
+    assert "left out of the report" in caplog.text and "make it anew with lookalike" in caplog.text
 
 
 def test_labeled_rows_are_readable_and_have_an_identity() -> None:

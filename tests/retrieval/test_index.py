@@ -28,7 +28,7 @@ from lookalike.retrieval.index import (
     search,
     with_scores,
 )
-from tests.conftest import ROOT
+from tests.conftest import ROOT, files_up_to
 
 KINDS = ("ivf", "hnsw")
 COUNT = 12_000
@@ -170,6 +170,48 @@ def test_a_cut_off_file_is_refused(
         path.write_bytes(whole[:size])
         with pytest.raises(UserError, match="--stage index makes"):
             load_index(path, {"--index": kind})
+
+
+@pytest.mark.parametrize("position", [60, 3000, -1])
+@pytest.mark.parametrize("name", ["g.faiss", "g.json"])
+def test_a_turned_bit_is_noticed(name: str, position: int, tmp_path: Path) -> None:
+    """The size stays the same: without a checksum, another ranking would come out."""
+    rows = unit(np.random.default_rng(0).normal(size=(500, 8)))
+    save_index(build_index(rows), NAMES[:500], tmp_path / "g.faiss", {"--index": "exact"})
+    content = bytearray((tmp_path / name).read_bytes())
+    content[position] ^= 1
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=rf"g\.{name[2:]}.*--stage index"):
+        load_index(tmp_path / "g.faiss")
+
+
+def test_swapped_names_are_noticed(tmp_path: Path) -> None:
+    save_index(build_index(np.eye(2, dtype=np.float32)), ["a", "b"], tmp_path / "g.faiss")
+    record = json.loads((tmp_path / "g.json").read_text())
+    (tmp_path / "g.json").write_text(json.dumps(record | {"keys": ["b", "a"]}))
+    with pytest.raises(UserError, match=r"g\.json: was changed.*make it anew with --stage index"):
+        load_index(tmp_path / "g.faiss")
+
+
+def test_an_index_of_an_earlier_version_is_verified_by_its_size(tmp_path: Path) -> None:
+    path, names = tmp_path / "g.faiss", ["a", "b"]
+    faiss.write_index(build_index(np.eye(2, dtype=np.float32)), str(path))
+    record = {"model": "1", "bytes": path.stat().st_size, "keys": names}
+    path.with_suffix(".json").write_text(json.dumps(record))
+    assert load_index(path, {"model": "1"})[1] == names
+    path.with_suffix(".json").write_text(json.dumps(record | {"bytes": 7}))
+    with pytest.raises(UserError, match="is damaged"):
+        load_index(path)
+
+
+def test_an_index_that_does_not_fit_on_the_disk_is_a_sentence(tmp_path: Path) -> None:
+    index = build_index(np.zeros((4000, 256), np.float32))  # 4 MB
+    with (
+        files_up_to(1_000_000),
+        pytest.raises(UserError, match=r"g\.faiss: the disk is full"),
+    ):
+        save_index(index, ["a"] * 4000, tmp_path / "g.faiss")
+    assert not list(tmp_path.iterdir())
 
 
 # ---- rankings ----------------------------------------------------------------------------------

@@ -14,6 +14,8 @@ import pytest
 from lookalike.core.errors import UserError
 from lookalike.core.files import only_process
 from lookalike.core.readers import read_json
+from lookalike.core.sealed import write_sealed
+from lookalike.evaluation.results import Measures
 from lookalike.sweep import grid
 from lookalike.sweep.grid import (
     Factors,
@@ -26,6 +28,8 @@ from lookalike.sweep.grid import (
 )
 from tests.conftest import FAST, ROOT, Program
 
+BLOCK: dict[str, Any] = dict.fromkeys(Measures.__annotations__, 1.0)
+BLOCK |= {"ci95": {"score": (0.5, 1.5)}}
 SETTINGS = SweepSettings(
     Path("tiny"), backbones="a,b", lrs="1e-1,1e-3", epochs="3", batch_sizes="8,32"
 )
@@ -129,11 +133,51 @@ def test_a_row_of_other_data_or_options_is_run_again(
     settings = replace(SETTINGS, out=tmp_path)
     assert grid.run_row(settings, row, [], "one") == {"failed": "not today"}
     path = tmp_path / "rows" / row.name / "row.json"
-    path.write_text(json.dumps(read_json(path, "") | {"result": {"score": 1.0}}))
-    assert grid.run_row(settings, row, [], "one") == {"score": 1.0} and len(done) == 1
+    good = {**BLOCK, "part": "test", "head_seconds": 2.0, "training_pictures": 9}
+    write_sealed(path, read_json(path, "") | {"result": good})
+    assert grid.run_row(settings, row, [], "one")["score"] == 1.0 and len(done) == 1
     assert "failed" in grid.run_row(settings, row, [], "two")
     assert "failed" in grid.run_row(settings, row, ["--embed-dim=8"], "two") and len(done) == 3
     assert "--embed-dim=8" in done[-1] and "submit" not in done[-1]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"result": {"score": 1.0}},
+        {"result": ["failed"]},
+        {"made_from": "one"},
+        {"result": {"part": "test"}},
+    ],
+)
+def test_a_damaged_row_is_run_again_and_named(
+    damage: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    row, settings = GridRow(Factors("a", 0.001, 3, 32), 0), replace(SETTINGS, out=tmp_path)
+    monkeypatch.setattr(grid, "run_measured", lambda command, output: (output.touch() or 1, 0))
+    made_from = {"arguments": grid.row_arguments(settings, row, []), "state": "one"}
+    good = {**BLOCK, "part": "test", "head_seconds": 2.0, "training_pictures": 9}
+    path = tmp_path / "rows" / row.name / "row.json"
+    record = {"made_from": made_from, "result": good}
+    write_sealed(path, record)
+    assert grid.run_row(settings, row, [], "one")["score"] == 1.0
+    path.write_text(json.dumps(record | damage))
+    assert grid.run_row(settings, row, [], "one") == {"failed": "it printed nothing"}
+    assert "the row is run again" in caplog.text and "row.json" in caplog.text
+
+
+def test_damaged_costs_are_measured_again_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    costs = {"parameters": 4e6, "flops": None, "pictures_per_second": 50.0}
+    write_sealed(tmp_path / "nosuch.json", costs)
+    assert grid.backbone_costs("nosuch", tmp_path) == costs
+    (tmp_path / "nosuch.json").write_text(json.dumps(costs | {"parameters": "many"}))
+    assert grid.read_if_good(grid.read_costs, tmp_path / "nosuch.json", "measured again") is None
+    assert "measured again" in caplog.text
 
 
 def test_a_row_that_outlived_a_kill_is_left_alone(tmp_path: Path) -> None:
@@ -161,12 +205,19 @@ def test_the_reason_of_a_failure_is_its_last_error_else_its_last_line() -> None:
 
 def test_a_result_is_that_of_the_test_else_of_the_validation(tmp_path: Path) -> None:
     row = GridRow(replace(Factors("a", 0.001, 3, 32), train_views=4), 0)
+    empty: dict[str, Any] = {"query": {}, "gallery": {}}
     files: dict[str, Any] = {
-        "metrics": {"test": {"score": 1.0}, "validation": {"score": 2.0}},
+        "metrics": {"test": BLOCK, "validation": BLOCK | {"score": 2.0}},
         "stages": {"train": {"seconds": 5.0, "embedding_seconds": 3.0}},
-        "split": {"train": {"a": "x", "b": "x"}, "holdout": {"c": "x"}},
+        "split": {
+            "kind": "disjoint",
+            "closed_set": False,
+            "train": {"a": "x", "b": "x"},
+            "holdout": {"c": "x"},
+            "validation": empty,
+        },
     }
-    expected = {"part": "test", "score": 1.0, "head_seconds": 2.0, "training_pictures": 9}
+    expected = {"part": "test", **BLOCK, "head_seconds": 2.0, "training_pictures": 9}
     for part in ("test", "validation", None):
         for name, content in files.items():
             (tmp_path / f"{name}.json").write_text(json.dumps(content))

@@ -7,8 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from lookalike.core.errors import UserError
 from lookalike.sweep import tables
 from lookalike.sweep.grid import Factors
+from tests.conftest import files_up_to
 
 BASE = Factors("efficientnet_b0", 0.001, 3, 32)
 COSTS = {"efficientnet_b0": {"pictures_per_second": 50.0, "parameters": 4e6, "flops": 8e8}}
@@ -84,3 +86,17 @@ def test_plots_are_drawn_where_there_is_something_to_show(tmp_path: Path) -> Non
     write(THREE, tmp_path)
     drawn = {path.stem for path in tmp_path.glob("*.png")}
     assert drawn == {"score_against_time", "learning_rates", "ablations"}
+
+
+def test_a_sweep_whose_rows_have_all_failed_has_tables_that_are_read_again(tmp_path: Path) -> None:
+    failed = {**vars(BASE), "seed": 0, "row": "row", "failed": "no memory"}
+    text, _ = write([failed, failed | {"lr": 0.1}], tmp_path)
+    assert "no memory" in text and not list(tmp_path.glob("*.png"))
+    summary = tables.read_summary(tmp_path / "summary.csv")
+    assert summary.seeds.tolist() == [0, 0] and summary.score.isna().all()
+
+
+def test_tables_that_do_not_fit_on_the_disk_are_a_sentence(tmp_path: Path) -> None:
+    with files_up_to(100), pytest.raises(UserError, match=r"rows\.csv: the disk is full"):
+        write(THREE, tmp_path)
+    assert not list(tmp_path.iterdir())

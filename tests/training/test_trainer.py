@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
@@ -17,7 +16,6 @@ from lookalike.training.trainer import (
     Trainer,
     TrainingMethod,
     fingerprint,
-    write_history,
 )
 
 
@@ -208,13 +206,3 @@ def test_a_fingerprint_changes_with_files_and_settings(tmp_path: Path) -> None:
     assert one != fingerprint([file], lr=0.2, path=Path("x"))
     file.write_text("2")
     assert one != fingerprint([file], lr=0.1, path=Path("x"))
-
-
-def test_the_history_is_a_row_an_epoch(tmp_path: Path) -> None:
-    history = [Epoch(0, float("nan"), {"score": 1.0}), Epoch(1, 0.5, {"score": 2.0}, 0.1, 3.0)]
-    write_history(tmp_path / "x.csv", history)
-    table = pd.read_csv(tmp_path / "x.csv")
-    assert list(table) == ["epoch", "train_loss", "score", "lr", "minutes"]
-    assert table.iloc[1].tolist() == [1, 0.5, 2.0, 0.1, 3.0]
-    write_history(tmp_path / "x.csv", [], ["epoch", "score"])
-    assert (tmp_path / "x.csv").read_text() == "epoch,score\n"

@@ -151,3 +151,9 @@ def test_calibration_leaves_out_pairs_without_a_score() -> None:
     assert np.isnan(log_odds(calibration, scores)[3]) and probability(calibration, -1e9) == 0
     with pytest.raises(UserError, match="pairs that are not"):
         fit_calibration(np.array([0.9, np.nan]), np.array([True, False]))
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_pairs_of_one_kind_cannot_be_measured(same: bool) -> None:
+    with pytest.raises(UserError, match="measuring needs pairs that are the same, and pairs"):
+        measure_pairs(np.array([0.9, 0.1]), np.full(2, same), np.array([1, 2]))

@@ -9,17 +9,19 @@ from PIL import Image
 
 from lookalike.core.errors import UserError
 from lookalike.core.readers import read_json
+from lookalike.verification.metrics import FoldMeasures
 from lookalike.verification.protocols import read_pairs, read_pictures
 from lookalike.verification.results import (
     ScoredPairs,
     mark_answers,
+    read_measures,
     result_row,
     results_table,
     worst_errors,
     write_results,
 )
 from lookalike.verification.settings import PairSettings
-from tests.conftest import draw_cfp
+from tests.conftest import draw_cfp, files_up_to
 
 
 @pytest.fixture
@@ -37,7 +39,7 @@ def test_a_run_folder_holds_every_score_and_the_measures(
 ) -> None:
     folder = tmp_path / "run"
     measures = write_results(folder, scored)
-    assert measures == read_json(folder / "metrics.json", "")
+    assert measures == read_measures(folder)
     assert measures["accuracy"] == pytest.approx(1 - 2 / 32)
     pairs = pd.read_csv(folder / "pairs.csv")
     assert pairs.score.tolist() == pytest.approx(scored.scores.tolist())
@@ -49,7 +51,10 @@ def test_a_run_folder_holds_every_score_and_the_measures(
 
 def test_answers_are_right_on_their_side_of_the_threshold() -> None:
     table = pd.DataFrame({"fold": [1, 1, 2, 2], "same": [True, False, True, False]})
-    by_fold = [{"fold": 1, "threshold": 0.5}, {"fold": 2, "threshold": 0.7}]
+    by_fold: list[FoldMeasures] = [
+        {"fold": 1, "accuracy": 0.5, "threshold": 0.5},
+        {"fold": 2, "accuracy": 0.0, "threshold": 0.7},
+    ]
     answers = mark_answers(table, np.array([0.5, 0.6, 0.6, np.nan]), by_fold)
     assert answers.right.tolist() == [True, False, False, False], "without a score it is wrong"
     np.testing.assert_allclose(answers.beyond, [0.0, 0.1, -0.1, np.nan], atol=1e-12)
@@ -92,3 +97,35 @@ def test_runs_are_compared_in_a_table(scored: ScoredPairs, tmp_path: Path) -> No
     assert table.count("0.9375 ± 0.0722") == 2
     with pytest.raises(UserError, match=r"metrics\.json is missing: make it with lookalike verify"):
         results_table([tmp_path / "two"])
+
+
+@pytest.mark.parametrize(("size", "name"), [(10, "pairs.csv"), (20_000, "roc.png")])
+def test_results_that_do_not_fit_on_the_disk_are_a_sentence(
+    size: int, name: str, scored: ScoredPairs, tmp_path: Path
+) -> None:
+    with files_up_to(size), pytest.raises(UserError, match=f"{name}: the disk is full"):
+        write_results(tmp_path / "run", scored)
+    assert not list((tmp_path / "run").glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[]", "Expected `object`, got `array`"),
+        ('{"test": {}}', "not a run of lookalike verify"),
+        ('{"by_fold": []}', "missing required field"),
+        ("{", "make it anew with lookalike verify"),
+    ],
+)
+def test_damaged_measures_are_an_error_in_words(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "metrics.json").write_text(text)
+    with pytest.raises(UserError, match=said):
+        results_table([tmp_path])
+
+
+def test_a_changed_measure_is_noticed(scored: ScoredPairs, tmp_path: Path) -> None:
+    write_results(tmp_path, scored)
+    path = tmp_path / "metrics.json"
+    path.write_text(path.read_text().replace('"accuracy": 0.9', '"accuracy": 0.8', 1))
+    with pytest.raises(UserError, match=r"metrics\.json: was changed"):
+        results_table([tmp_path])

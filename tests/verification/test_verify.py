@@ -217,3 +217,37 @@ def test_a_run_of_another_program_is_refused(
     assert "not a run of lookalike verify" in capsys.readouterr().err
     assert verify.main(["score", "--data", str(tmp_path), "--run", str(tmp_path)]) == 1
     assert "is a run of main.py; name another folder" in capsys.readouterr().err
+
+
+def test_a_damaged_fold_is_trained_again_and_named(
+    cfp: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = ("train", "--data", str(cfp), "--run", "x", *FAST, *TRAIN, "--folds", "1")
+    assert run_verify(*train) == 0
+    path = Path("x/fold01/fold.json")
+    whole = path.read_text()
+    for damaged in ("[", whole.replace('"threshold": ', '"threshold": 1')):
+        path.write_text(damaged)
+        assert run_verify(*train) == 0
+        assert "fold 1 is trained again: x/fold01/fold.json" in capsys.readouterr().err
+        assert path.read_text() == whole
+
+
+def test_damaged_settings_of_a_run_are_not_overwritten(
+    cfp: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("x").mkdir()
+    Path("x/config.json").write_text("[1]")
+    assert run_verify("score", "--data", cfp, "--run", "x", *FAST) == 1
+    assert "delete it, or name another folder with --run" in capsys.readouterr().err
+
+
+def test_a_changed_calibration_decides_nothing(
+    cfp: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_verify("score", "--data", cfp, "--run", "x", *FAST) == 0
+    path = Path("x/calibration.json")
+    path.write_text(path.read_text().replace('"slope": ', '"slope": -'))
+    one = cfp / "Data/Images/001/frontal/01.jpg"
+    assert run_verify("pair", one, one, "--run", "x") == 1
+    assert "calibration.json: was changed" in capsys.readouterr().err
