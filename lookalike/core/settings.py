@@ -36,9 +36,12 @@ STAGES: tuple[StageName, ...] = get_args(StageName)
 
 SourceName = Literal["competition", "archive", "folder", "lfw", "imdb", "demo"]
 
-Natural = Annotated[int, Interval(ge=0)]
-Positive = Annotated[int, Interval(ge=1)]
-ImageSize = Annotated[int, Interval(ge=8)]
+# The upper ends are far above what is useful, and below what memory or a library would refuse.
+Natural = Annotated[int, Interval(ge=0, le=1_000_000)]
+Positive = Annotated[int, Interval(ge=1, le=1_000_000)]
+Seed = Annotated[int, Interval(ge=0, le=2**32 - 1)]  # what NumPy, PyTorch and scikit-learn take
+ImageSize = Annotated[int, Interval(ge=8, le=4096)]
+Width = Annotated[int, Interval(ge=1, le=65_536)]  # of a layer
 CosineThreshold = Annotated[float, Interval(gt=0, le=1)]
 
 # Names that options and settings had before, and have now. The old ones are read for one release.
@@ -66,7 +69,7 @@ class RunSettings:
     """Folder of the data set. Default: the one in data/; none there: the built-in demo."""
     run: Path | None = None
     """Run folder, for all results. Default: runs/<name of the data set>."""
-    seed: Natural = 0
+    seed: Seed = 0
     """Seed of every random choice: layout, split, training."""
     cache: Path = Path("cache")
     """Folder of the embedding cache, shared by all runs."""
@@ -111,7 +114,7 @@ class ExtractSettings:
     """Class folders, `imdb`: draw at most this many pictures of an identity for training, and for
     validation. Default: all."""
     # A test of one picture would have a query and no gallery.
-    test_per_person: Annotated[int, Interval(ge=2)] | None = None
+    test_per_person: Annotated[int, Interval(ge=2, le=1_000_000)] | None = None
     """Class folders, `imdb`: draw at most this many pictures of an identity for the test, query and
     gallery together. Default: all."""
 
@@ -177,7 +180,7 @@ class TrainSettings:
     of them, like arcface+0.1*triplet."""
     unfreeze: Natural | Literal["all"] = 0
     """Train so many of the backbone's last blocks too, or all."""
-    embed_dim: Positive | None = None
+    embed_dim: Width | None = None
     """Width of a trained linear projection, whose output is then the embedding."""
     epochs: Natural = 3
     """Passes over the training pictures."""
@@ -198,7 +201,7 @@ class TrainSettings:
     augmentation: Augmentation = "weak"
     """How --train-views changes a picture: a little, or as strongly as SimCLR: a crop of 30 % and
     more, other colors, gray, blur."""
-    projector: Positive | None = None
+    projector: Width | None = None
     """Width of a projection head, two layers, that only the loss sees: it is discarded, and the
     embedding is its input."""
     max_minutes: Annotated[float, Interval(gt=0, le=1_000_000)] | None = None
@@ -209,7 +212,7 @@ class TrainSettings:
     sampler: Literal["auto", "shuffled", "pk", "triplets", "pairs"] = "auto"
     """Which pictures make a batch: all in turn, P identities with K pictures each (pk), triplets or
     pairs; `auto` is pk where the objective compares pictures."""
-    samples_per_class: Annotated[int, Interval(ge=2)] = 4
+    samples_per_class: Annotated[int, Interval(ge=2, le=10_000)] = 4
     """K of P×K, drawn evenly from the domains where they are known."""
     miner: Literal["all", "semihard", "hard"] = "all"
     """Which triplets of a batch count: all within the margin, those whose negative is further away
@@ -236,7 +239,7 @@ class TrainSettings:
     """AdamW's weight decay, without norms and biases."""
     warmup: Annotated[float, Interval(ge=0, le=1)] = 0.1
     """Share of all steps in which the learning rate rises; after it, half a cosine down to 0."""
-    clip_grad_norm: Annotated[float, Interval(gt=0)] = 5.0
+    clip_grad_norm: Annotated[float, Interval(gt=0, le=1_000_000)] = 5.0
     """Largest norm of a step's gradient; a larger one is scaled down to it."""
     accumulate: Positive = 1
     """Batches whose gradients a step sums up."""
@@ -323,7 +326,7 @@ class ReportSettings:
     """Pictures on the map at most; of more, as many are drawn by --seed."""
     perplexity: Annotated[float, Interval(gt=1, le=10_000)] = 30.0
     """About how many neighbors of a picture t-SNE keeps near; UMAP's n_neighbors."""
-    iterations: Annotated[int, Interval(ge=250)] = 1000
+    iterations: Annotated[int, Interval(ge=250, le=1_000_000)] = 1000
     """Steps of t-SNE; epochs of UMAP."""
     benchmark: Path = Path("runs/benchmark")
     """Folder that lookalike sweep wrote to; the report shows its table where there is one."""

@@ -21,6 +21,8 @@ from lookalike.core.errors import UserError
 from lookalike.core.log import log
 
 HUB_TIMEOUT = 10  # seconds
+WRAPPERS = ("state_dict", "model_state_dict", "model")  # entries that hold the state dict
+PREFIXES = ("module.", "_orig_mod.", "backbone.")  # of DataParallel, torch.compile, trainers
 # Parts of a tensor that an ONNX file stores as integers in blocks.
 PACKED = ("quantized", "scales", "zero_point", "shape")
 
@@ -43,13 +45,14 @@ def load_state(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a safetensors, PyTorch or ONNX file, read without running its code.
 
     Args:
-        path: The file; a dict inside a `state_dict` or `model` entry is unwrapped.
+        path: The file; a dict inside an entry of WRAPPERS is unwrapped.
 
     Returns:
-        {name: tensor}, without the prefix `module.`.
+        {name: tensor}, dense and of a type that can be computed with, without the prefixes that
+        training programs add. Of two tensors that then have one name, the one with a prefix counts.
 
     Raises:
-        UserError: No such file, or it holds no state dict.
+        UserError: No such file, it holds no state dict, or tensors without content.
     """
     if not path.is_file():
         raise UserError(f"--weights {path}: no such file")
@@ -61,17 +64,47 @@ def load_state(path: Path) -> dict[str, Tensor]:
             state = onnx_tensors(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
     except Exception as error:  # both readers raise many kinds for a file that is something else
         reason = str(error).strip().splitlines()[:1]
         forms = "safetensors, a PyTorch state dict or ONNX"
         raise UserError(f"{path}: cannot be read as {forms}: {''.join(reason)}") from error
-    for wrapper in ("state_dict", "model"):
+    for wrapper in WRAPPERS:
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
     kinds = state.items() if isinstance(state, dict) else [(None, None)]
     if not all(isinstance(name, str) and isinstance(v, Tensor) for name, v in kinds):
         raise UserError(f"{path}: holds no state dict (a map from names to tensors)")
-    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    return {
+        name: _plain(t, f"{path}: {name}") for name, t in _without_prefixes(state, path).items()
+    }
+
+
+def _without_prefixes(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Remove the prefixes that training programs add, and say so."""
+    while prefix := next((p for p in PREFIXES if any(name.startswith(p) for name in state)), None):
+        inside = {
+            name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)
+        }
+        log.info("%s: %d of %d names without %r", path, len(inside), len(state), prefix)
+        others = {name: t for name, t in state.items() if not name.startswith(prefix)}
+        state = others | inside
+    return state
+
+
+def _plain(tensor: Tensor, what: str) -> Tensor:
+    """Return a tensor that is dense and that every operation takes, with the same values."""
+    if tensor.is_meta:
+        raise UserError(f"{what} has a shape and no content (a meta tensor): get the whole file")
+    if tensor.is_quantized:
+        tensor = tensor.dequantize()
+    if tensor.layout != torch.strided:
+        tensor = tensor.to_dense()
+    if tensor.is_complex():
+        raise UserError(f"{what} holds complex numbers, which no backbone has")
+    is_small = tensor.is_floating_point() and tensor.dtype.itemsize == 1
+    return tensor.float() if is_small else tensor  # of 8 bits: most operations lack them
 
 
 def onnx_tensors(path: Path) -> dict[str, Tensor]:

@@ -14,9 +14,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
+from annotated_types import Interval
 from numpy.random import Generator, default_rng
 from PIL import Image, ImageDraw, ImageFilter
 from tqdm import tqdm
@@ -27,7 +28,7 @@ from lookalike.core.errors import UserError
 from lookalike.core.files import whole_file
 from lookalike.core.log import exit_code, log, log_to
 from lookalike.core.options import parse
-from lookalike.core.settings import Natural, Positive
+from lookalike.core.settings import Seed
 
 Color = tuple[int, ...]  # red, green and blue from 0 to 255
 Palette = Mapping[str, Color]  # role of a shape -> its color
@@ -591,9 +592,9 @@ class DemoCommand:
 
     file: Positional[Path]
     """Picture file to write, for instance demo.jpg."""
-    seed: Positional[Natural] = 8
+    seed: Positional[Seed] = 8
     """Seed of the persons."""
-    rows: Positive = 6
+    rows: Annotated[int, Interval(ge=1, le=100)] = 6
     """Number of persons, one a row."""
 
 

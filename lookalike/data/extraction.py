@@ -23,7 +23,7 @@ from lookalike.core.files import file_state, listing, only_process, write_json
 from lookalike.core.log import exit_code, log, log_to
 from lookalike.core.options import parse
 from lookalike.core.runs import Run
-from lookalike.core.settings import ExtractSettings, Natural
+from lookalike.core.settings import ExtractSettings, Seed
 from lookalike.data import archives, demo, imdb
 from lookalike.data.layout import DATA, class_folders, find_layout, read_origin, visible_folders
 from lookalike.data.protocols import lay_out_classes
@@ -288,7 +288,7 @@ class ExtractCommand:
     extract: ExtractSettings = field(default_factory=ExtractSettings)
     data: Path | None = None
     """Folder to lay the data out in. Default: data/<name of the source>."""
-    seed: Natural = 0
+    seed: Seed = 0
     """Seed of the layout."""
     force: bool = False
     """Make the layout anew even if it is there."""

@@ -43,9 +43,9 @@ class Prune:
 
     cache: Path = Path("cache")
     """Folder of the cache."""
-    unused: Annotated[float, Interval(ge=0)] | None = None
+    unused: Annotated[float, Interval(ge=0, le=1_000_000)] | None = None
     """Delete the folders that were not used within this many days."""
-    keep: Annotated[float, Interval(ge=0)] | None = None
+    keep: Annotated[float, Interval(ge=0, le=1_000_000)] | None = None
     """Keep at most this many gigabytes, the most recently used ones."""
     dry_run: bool = False
     """Only show what would be deleted."""

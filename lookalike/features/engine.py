@@ -27,12 +27,16 @@ import numpy as np
 import torch
 from torch import nn
 
+from lookalike.core.files import file_hash, write_json
 from lookalike.core.log import log
+from lookalike.core.readers import saved_record
 from lookalike.models.embedder import Embedder
 from lookalike.models.preprocessing import standardize
 
 # Below this, converting a model (3 to 6 s) takes longer than it saves (about 20 ms a picture).
 COMPILE_PAYS = 300
+MODEL_FILES = ("model.xml", "model.bin")
+CHECKSUMS = "sha256.json"  # {file of the compiled model: its SHA-256}
 GPU_BATCHES = (512, 128, 32)  # the first that fits into the GPU's memory
 
 
@@ -162,6 +166,9 @@ class OpenVinoEngine:
         import openvino
 
         folder = cache / "engines" / _key(embedder, plan)
+        if folder.is_dir() and not _is_whole(folder):
+            log.warning("warning: %s is damaged, or has no checksums: compiled again", folder)
+            shutil.rmtree(folder)
         if not folder.is_dir():
             log.info("compiling %s for %s, saved for later runs", embedder.name, plan)
             _save_model(to_openvino(embedder, plan.batch), folder)
@@ -251,6 +258,11 @@ class Standardization(nn.Module):
         return standardize(pictures)
 
 
+def _is_whole(folder: Path) -> bool:
+    """Return whether the files of a compiled model are what was saved."""
+    return saved_record(folder / CHECKSUMS) == {n: file_hash(folder / n) for n in MODEL_FILES}
+
+
 def _save_model(model: Any, folder: Path) -> None:
     """Save a compiled model, whole or not at all; another run may do so at the same time."""
     import openvino
@@ -259,6 +271,7 @@ def _save_model(model: Any, folder: Path) -> None:
     partial.mkdir(parents=True)
     try:
         openvino.save_model(model, partial / "model.xml", compress_to_fp16=False)
+        write_json(partial / CHECKSUMS, {name: file_hash(partial / name) for name in MODEL_FILES})
         partial.rename(folder)
     except OSError:
         if not folder.is_dir():

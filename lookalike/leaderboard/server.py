@@ -61,7 +61,7 @@ class ServeSettings:
     """Labels of the test, {"query": {name: identity}, "gallery": {name: identity}}."""
     host: str = "127.0.0.1"
     """Address to listen at; 0.0.0.0 lets other machines in."""
-    port: int = 8000
+    port: Annotated[int, Interval(ge=0, le=65_535)] = 8000
     """Port to listen at; 0 takes a free one."""
     results: Path = Path("runs/leaderboard.sqlite")
     """File that holds the results; a restarted server continues with it."""
@@ -69,7 +69,7 @@ class ServeSettings:
     """Heading of the page."""
     rate: Natural = 20
     """Submissions that a group may send in a minute; 0: no limit."""
-    largest: Annotated[float, Interval(gt=0)] = 10.0
+    largest: Annotated[float, Interval(gt=0, le=1000)] = 10.0
     """Size of the largest submission that is accepted, in megabytes."""
 
 

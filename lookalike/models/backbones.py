@@ -8,7 +8,7 @@ A name is one of this module's tables, `torchvision:NAME`, `onnx:FILE`, or any n
 
 import difflib
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import timm
 import torchvision
@@ -33,6 +33,7 @@ TIMM_NAMES = {
 
 # (network, image size, normalization) of the networks that no library has: those for faces, and
 # those that are only trained from scratch.
+AUXILIARY = {"inception_v3": ("AuxLogits",), "googlenet": ("aux1", "aux2")}
 FACE_MODELS: dict[str, tuple[type[nn.Module], int, str]] = {
     "sface": (SFace, 112, "fixed"),
     "inception_resnet_v1": (InceptionResnetV1, 160, "fixed"),
@@ -112,16 +113,23 @@ def _build_torchvision(name: str, from_hub: bool) -> tuple[nn.Module, Preprocess
     if name not in torchvision.models.list_models(module=torchvision.models):
         _refuse_name(name, torchvision.models.list_models(module=torchvision.models))
     weights = torchvision.models.get_model_weights(name).DEFAULT
+    preset = weights.transforms()
+    options: dict[str, Any] = {}
+    if not from_hub:  # what the pretrained weights would set
+        options |= {"transform_input": True} if name in AUXILIARY else {}
+        options |= {"image_size": preset.crop_size[0]} if name.startswith("vit_") else {}
     try:
-        # The file's name holds the start of its SHA-256, which is checked.
-        loaded = weights.get_state_dict(progress=True, check_hash=True) if from_hub else None
+        # torchvision knows what its own files need: other names of tensors, sizes, an input that is
+        # transformed. The file's name holds the start of its SHA-256, which is checked.
+        backbone = torchvision.models.get_model(
+            name, weights=weights if from_hub else None, progress=True, **options
+        )
     except Exception as error:
         _explain_hub(f"torchvision:{name}", error)
-    backbone = torchvision.models.get_model(name)
-    if loaded is not None:
-        backbone.load_state_dict(loaded)
+    for part in AUXILIARY.get(name, ()):  # a classifier that only training from scratch needs
+        setattr(backbone, part, None)
+        backbone.aux_logits = False
     _drop_classifier(backbone)
-    preset = weights.transforms()
     mean, std = tuple(preset.mean), tuple(preset.std)
     return backbone, Preprocessing(preset.crop_size[0], preset.interpolation.value, mean, std)
 

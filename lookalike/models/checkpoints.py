@@ -9,7 +9,7 @@ preprocessing, and `load_model` refuses settings that would build another one.
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from lookalike.core.errors import UserError
 from lookalike.core.files import whole_file
 from lookalike.core.log import log
+from lookalike.core.readers import parse_json
 from lookalike.core.settings import EmbedSettings
 from lookalike.core.weights import load_into
 from lookalike.models.embedder import Embedder, embedder_of
@@ -27,6 +28,15 @@ MISMATCHES = {
     "weights": "other weights or pooling",
     "preprocessing": "another crop, margin, image size or normalization",
 }
+
+
+class ModelAbout(TypedDict):
+    """What the metadata of a model file must say."""
+
+    backbone: str
+    weights: str
+    preprocessing: str
+    embed_dim: int | None
 
 
 def save_model(path: Path, embedder: Embedder, parts: dict[str, nn.Module], **about: Any) -> None:
@@ -86,23 +96,25 @@ def load_model(path: Path, settings: EmbedSettings, cache: Path) -> Embedder:
     return embedder
 
 
-def _read_model(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _read_model(path: Path) -> tuple[ModelAbout, dict[str, Tensor]]:
     """Read the metadata and the tensors of a model file."""
     if not path.is_file():
         raise UserError(f"{path} is missing: make it with --stage train")
     try:
         with safe_open(path, "pt") as stored:
-            about = json.loads(stored.metadata()["about"])
+            about = parse_json(stored.metadata()["about"], str(path), ModelAbout)
             return about, {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+    except MemoryError:
+        raise
     except Exception as error:  # a broken file can fail in many ways
         raise UserError(f"{path} cannot be read ({error}): --stage train makes it anew") from error
 
 
-def _check_identity(path: Path, about: dict[str, Any], embedder: Embedder) -> None:
+def _check_identity(path: Path, about: ModelAbout, embedder: Embedder) -> None:
     """Raise UserError where a model file was made with another embedder than this one."""
     for name, value in _identity(embedder).items():
-        if about[name] != value:
-            made_with = MISMATCHES.get(name, f"{name} {about[name]}")
+        if about[name] != value:  # type: ignore[literal-required]
+            made_with = MISMATCHES.get(name, f"{name} {about[name]}")  # type: ignore[literal-required]
             raise UserError(
                 f"{path} was made with {made_with}: run --stage train index retrieve, or restore "
                 "the settings it was made with"

@@ -8,6 +8,7 @@ Names: `efficientnet_lite0` to `lite2`, `mobilenet_v2` and `sface` need no model
 `torchvision:NAME` from torchvision's; `inception_resnet_v1` and `onnx:FILE` from a file.
 """
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from torch.nn.functional import normalize
 
 from lookalike.core.carriers import CARRIERS
 from lookalike.core.errors import UserError
+from lookalike.core.log import report_each
 from lookalike.core.numeric import one_thread
 from lookalike.core.settings import EmbedSettings
 from lookalike.core.weights import fingerprint, load_into, load_state
@@ -164,7 +166,10 @@ def load_embedder(
         load_carried(backbone, name, cache)
     elif weights is not None and weights != "none":
         state = load_state(Path(weights))
-        load_into(backbone, sface_state(state) if name == "sface" else state, weights)
+        state = sface_state(state) if name == "sface" else state
+        load_into(backbone, state, weights)
+        others = sorted(state.keys() - backbone.state_dict().keys())
+        report_each(f"tensors of {weights} are not the backbone's: left out", others, logging.INFO)
     if crop.kind == "aligned" and isinstance(backbone, OnnxBackbone):
         crop = replace(crop, template=backbone.template)
     preprocessing = replace(preprocessing, crop=crop)

@@ -34,7 +34,7 @@ class OnnxBackbone(nn.Module):
 
     Attributes:
         image_size: Height and width of its input, in pixels.
-        one_by_one: Whether the file takes only one picture at a time.
+        batch: Pictures that the file takes at a time; None for any number.
         bgr: Whether its channels are blue, green, red.
         mean: Mean of each channel, for values from 0 to 1.
         std: Standard deviation of each channel, for values from 0 to 1.
@@ -52,8 +52,8 @@ class OnnxBackbone(nn.Module):
         shape = self.session.get_inputs()[0].shape
         own_size = shape[-1] if isinstance(shape[-1], int) else TEMPLATE_SIDE
         self.image_size = int(about.get("side") or own_size)
-        self.one_by_one = shape[0] == 1
-        self.bgr = about.get("channels", "rgb") == "bgr"
+        self.batch = shape[0] if isinstance(shape[0], int) and shape[0] > 0 else None
+        self.bgr = str(about.get("channels", "rgb")).lower() == "bgr"
         self.mean = (float(about.get("mean", 127.5)) / 255,) * 3
         self.std = (float(about.get("std", 127.5)) / 255,) * 3
         points = np.array(
@@ -66,11 +66,27 @@ class OnnxBackbone(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Map normalized pictures (N, 3, H, W) to features (N, D)."""
-        values = (pictures.flip(1) if self.bgr else pictures).cpu().numpy()
-        parts = np.split(values, len(values)) if self.one_by_one else [values]
-        name = self.session.get_inputs()[0].name
-        rows = [self.session.run(None, {name: part})[0] for part in parts]
+        values = (pictures.flip(1) if self.bgr else pictures).float().cpu().numpy()
+        size = self.batch or len(values)
+        rows = [self._run(values[start : start + size]) for start in range(0, len(values), size)]
         return torch.from_numpy(np.concatenate(rows)).to(pictures.device)
+
+    def _run(self, values: np.ndarray) -> np.ndarray:
+        """Return (N, D) float32 of at most a batch of pictures."""
+        stored = self.session.get_inputs()[0]
+        count = len(values)
+        missing = (self.batch or count) - count
+        values = np.pad(values, ((0, missing), (0, 0), (0, 0), (0, 0)))
+        values = values.astype(np.float16 if stored.type == "tensor(float16)" else np.float32)
+        try:
+            features = np.asarray(self.session.run(None, {stored.name: values})[0])
+            return features.reshape(len(values), -1)[:count].astype(np.float32)
+        except Exception as error:  # its errors share no class of their own
+            reason = (str(error).splitlines() or [""])[0]
+            raise UserError(
+                f"--backbone onnx:{self.file}: cannot be run on {values.shape} ({reason}); "
+                "--image-size names the size that it takes"
+            ) from error
 
 
 def _open_onnx(file: Path) -> onnxruntime.InferenceSession:
@@ -100,7 +116,9 @@ def _read_sidecar(path: Path) -> dict[str, Any]:
     about = read_json(path, "the entries of docs/backbones.md")
     if not _is_valid(about):
         names = ", ".join(sorted(ENTRIES))
-        raise UserError(f"{path}: must be a table of {names}; see docs/backbones.md")
+        raise UserError(
+            f"{path}: must be a table of {names}, channels rgb or bgr; see docs/backbones.md"
+        )
     return dict(about)
 
 
@@ -109,6 +127,8 @@ def _is_valid(about: Any) -> bool:
     try:
         side, _, std = (float(about.get(name, 1)) for name in ("side", "mean", "std"))
         points = np.array(about.get("template", TEMPLATE), float)
-        return about.keys() <= ENTRIES and min(side, std) > 0 and points.shape == (5, 2)
+        channels = str(about.get("channels", "rgb")).lower() in ("rgb", "bgr")
+        known = about.keys() <= ENTRIES and channels
+        return known and min(side, std) > 0 and points.shape == (5, 2)
     except (AttributeError, TypeError, ValueError):
         return False

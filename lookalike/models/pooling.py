@@ -1,6 +1,7 @@
 """Pooling: how a timm backbone turns its feature map, or its tokens, into one vector."""
 
 from timm.layers import SelectAdaptivePool2d
+from timm.models.deit import VisionTransformerDistilled
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -59,6 +60,8 @@ def poolings(backbone: nn.Module) -> tuple[str, ...]:
     """Return the values of --pooling that a backbone takes, besides `auto`."""
     if len(_pooling_layers(backbone)) == 1:
         return "avg", "max", "gem"
+    if isinstance(backbone, VisionTransformerDistilled):  # its head takes two tokens, always
+        return ()
     if isinstance(backbone, VisionTransformer | Eva):
         return ("cls", "mean") if backbone.cls_token is not None else ("mean",)
     return ()

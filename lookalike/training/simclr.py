@@ -34,7 +34,7 @@ class SimclrSettings:
     """Run folder whose pictures are split (and cropped, where the backbone needs faces)."""
     epochs: Positive = 100
     """Passes over the training pictures."""
-    batch_size: Annotated[int, Interval(ge=2)] = 64
+    batch_size: Annotated[int, Interval(ge=2, le=1_000_000)] = 64
     """Pictures in a step; each is seen in two views."""
     lr: Annotated[float, Interval(gt=0, le=1000)] = 1e-3
     """Learning rate of AdamW."""

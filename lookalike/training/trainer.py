@@ -10,6 +10,7 @@ networks is a `TrainingMethod`: which batches an epoch has, the loss of a batch,
 are evaluated.
 """
 
+import copy
 import json
 import time
 from abc import ABC, abstractmethod
@@ -309,19 +310,25 @@ class Trainer:
         """
         if not path.is_file():
             return False
+        before = copy.deepcopy({name: part.state_dict() for name, part in self._parts().items()})
         try:
             device = next(self.model.parameters()).device
             state = torch.load(path, map_location=device, weights_only=True)
+            if (state.get("format"), state.get("made_from")) != (CHECKPOINT_FORMAT, made_from):
+                log.info("train: %s is of other settings or data: training begins anew", path)
+                return False
+            for name, part in self._parts().items():
+                part.load_state_dict(state[name])
+            history = [Epoch(**epoch) for epoch in state["history"]]
+            self.best_state, self.history = dict(state["best_state"]), history
+        except MemoryError:
+            raise
         except Exception as error:  # what PyTorch raises for a damaged file is not documented
-            log.warning("warning: %s cannot be read (%s): training begins anew", path, error)
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            log.warning("warning: %s cannot be read (%s): training begins anew", path, reason)
+            for name, part in self._parts().items():
+                part.load_state_dict(before[name])
             return False
-        if (state.get("format"), state.get("made_from")) != (CHECKPOINT_FORMAT, made_from):
-            log.info("train: %s is of other settings or data: training begins anew", path)
-            return False
-        for name, part in self._parts().items():
-            part.load_state_dict(state[name])
-        self.best_state = state["best_state"]
-        self.history = [Epoch(**epoch) for epoch in state["history"]]
         log.info("train: resumed after epoch %d", self.history[-1].number)
         return True
 

@@ -12,7 +12,7 @@ from annotated_types import Interval
 
 from lookalike.core.checks import check_bounds
 from lookalike.core.errors import UserError
-from lookalike.core.settings import EmbedSettings, Natural, Positive
+from lookalike.core.settings import EmbedSettings, Positive, Seed
 
 MADE_BY = "lookalike verify score or train"
 
@@ -58,11 +58,11 @@ class SiameseSettings:
     """Maximum number of epochs."""
     patience: Positive = 3
     """Epochs without a better validation before training stops early."""
-    epoch_pairs: Annotated[int, Interval(ge=2)] = 4000
+    epoch_pairs: Annotated[int, Interval(ge=2, le=10_000_000)] = 4000
     """Pairs drawn for an epoch, half of them of the same person."""
-    batch_size: Annotated[int, Interval(ge=2)] = 32
+    batch_size: Annotated[int, Interval(ge=2, le=1_000_000)] = 32
     """Pairs in a training step."""
-    max_minutes: Annotated[float, Interval(gt=0)] | None = None
+    max_minutes: Annotated[float, Interval(gt=0, le=1_000_000)] | None = None
     """Stop the training of a fold after this time. The result then depends on the machine."""
 
 
@@ -91,9 +91,9 @@ class TrainCommand:
     siamese: SiameseSettings
     run: Path = Path("runs/siamese")
     """Run folder, for all results."""
-    folds: tuple[int, ...] = ()
+    folds: tuple[Annotated[int, Interval(ge=1, le=1000)], ...] = ()
     """Folds to test, each by a network of its own. Default: all."""
-    seed: Natural = 0
+    seed: Seed = 0
     """Seed of every random choice."""
     cache: Path = Path("cache")
     """Folder of the embedding cache."""
@@ -107,7 +107,7 @@ class PairCommand:
     """The two pictures."""
     run: Path = Path("runs/pairs")
     """Folder of a run of `score` or `train`."""
-    false_accept: float = 0.01
+    false_accept: Annotated[float, Interval(ge=0, le=1)] = 0.01
     """Share of pairs of different people that may be called the same: 0.1, 0.01 or 0.001."""
     cache: Path = Path("cache")
     """Folder of the embedding cache."""

@@ -1,15 +1,19 @@
 """Checks: bounds of every settings dataclass, and what goes together."""
 
 import math
-from dataclasses import dataclass, field
-from typing import Annotated
+from dataclasses import dataclass, field, fields, is_dataclass
+from importlib import import_module
+from pkgutil import walk_packages
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import pytest
 from annotated_types import Interval
 
+import lookalike
 from lookalike.core.checks import check_bounds
 from lookalike.core.errors import UserError
 from lookalike.core.options import parse_settings
+from lookalike.core.settings import Settings
 
 
 @dataclass
@@ -100,3 +104,51 @@ def test_settings_that_do_not_go_together_say_what_to_change(words: str, said: s
 def test_blocks_to_train_are_a_number_or_all() -> None:
     assert parse_settings(["--unfreeze", "3"]).train.unfreeze == 3
     assert parse_settings(["--unfreeze", "all"]).train.unfreeze == "all"
+
+
+# ---- every setting of every command -------------------------------------------------------------
+
+
+def settings_classes() -> set[type]:
+    """The dataclasses that command lines are parsed into."""
+    modules = [
+        import_module(module.name)
+        for module in walk_packages(lookalike.__path__, "lookalike.")
+        if not module.name.endswith("__main__")
+    ]
+    found = {v for module in modules for v in vars(module).values() if isinstance(v, type)}
+    named = ("Settings", "Command")
+    return {cls for cls in found if is_dataclass(cls) and cls.__name__.endswith(named)}
+
+
+def numbers_without_bounds(kind: Any, bounded: bool = False) -> bool:
+    """Whether a type has an int or float that no interval bounds on both sides."""
+    if get_origin(kind) is Annotated:
+        ends = [note for note in kind.__metadata__ if isinstance(note, Interval)]
+        bounded = bounded or any(
+            (note.ge, note.gt) != (None, None) and (note.le, note.lt) != (None, None)
+            for note in ends
+        )
+    if kind in (int, float):
+        return not bounded
+    return any(numbers_without_bounds(part, bounded) for part in get_args(kind))
+
+
+@pytest.mark.slow  # it imports the whole package
+def test_every_number_of_every_command_is_bounded_on_both_sides() -> None:
+    classes = settings_classes()
+    assert {"RunSettings", "ServeSettings", "SiameseSettings"} <= {cls.__name__ for cls in classes}
+    for cls in classes:
+        for name, kind in get_type_hints(cls, include_extras=True).items():
+            assert not numbers_without_bounds(kind), f"{cls.__name__}.{name}"
+
+
+@pytest.mark.parametrize("value", [10**30, -(10**30), 2**64, -1, math.nan, math.inf, -math.inf])
+def test_no_setting_takes_a_number_beyond_all_measure(value: float) -> None:
+    for group in fields(Settings):
+        cls = get_type_hints(Settings)[group.name]
+        for name, kind in get_type_hints(cls, include_extras=True).items():
+            if int in get_args(kind) or float in get_args(kind) or "Interval" in str(kind):
+                values = (value,) if "tuple" in str(kind) else value
+                with pytest.raises(UserError, match=rf"--{name.replace('_', '-')} "):
+                    check_bounds(cls(**{name: values}))

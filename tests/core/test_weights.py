@@ -105,3 +105,63 @@ def test_integers_in_blocks_are_unpacked(tmp_path: Path) -> None:
     assert state.keys() == {"w", "bias"}
     assert state["w"].shape == (5, 2, 1)
     assert state["w"].flatten().tolist() == [x for row in expected for x in row]
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "backbone.", "module._orig_mod."])
+@pytest.mark.parametrize("wrapper", ["state_dict", "model_state_dict", "model"])
+def test_what_training_programs_add_is_stripped_and_said(
+    prefix: str, wrapper: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = {f"{prefix}weight": torch.ones(2), "weight": torch.zeros(2), "head.bias": torch.ones(1)}
+    torch.save({wrapper: state, "epoch": 3}, tmp_path / "w.pth")
+    caplog.set_level("INFO", "toolkit")
+    read = load_state(tmp_path / "w.pth")
+    assert read.keys() == {"weight", "head.bias"}
+    assert read["weight"].tolist() == [1, 1], "the one with a prefix is the backbone's"
+    assert "1 of 3 names without" in caplog.text
+
+
+ODD_TENSORS = {
+    "float8": torch.tensor([1.0, 2.0]).to(torch.float8_e4m3fn),
+    "sparse": torch.tensor([1.0, 2.0]).to_sparse(),
+    "quantized": torch.quantize_per_tensor(torch.tensor([1.0, 2.0]), 0.5, 0, torch.qint8),
+    "half": torch.tensor([1.0, 2.0]).half(),
+    "bfloat16": torch.tensor([1.0, 2.0]).bfloat16(),
+}
+
+
+@pytest.mark.parametrize("tensor", ODD_TENSORS.values(), ids=ODD_TENSORS)
+def test_odd_tensors_are_read_without_a_loss(tensor: torch.Tensor, tmp_path: Path) -> None:
+    torch.save({"weight": tensor}, tmp_path / "w.pth")
+    module = torch.nn.Linear(2, 1, bias=False)
+    state = {name: value[None] for name, value in load_state(tmp_path / "w.pth").items()}
+    load_into(module, state, "w.pth")
+    assert module.weight.tolist() == [[1.0, 2.0]]
+
+
+@pytest.mark.parametrize(
+    ("tensor", "said"),
+    [
+        (torch.zeros(2, device="meta"), "a meta tensor"),
+        (torch.zeros(2, dtype=torch.complex64), "complex numbers"),
+    ],
+)
+def test_tensors_that_are_no_weights_are_named(
+    tensor: torch.Tensor, said: str, tmp_path: Path
+) -> None:
+    torch.save({"weight": tensor}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=rf"w\.pth: weight .*{said}"):
+        load_state(tmp_path / "w.pth")
+
+
+def test_too_little_memory_says_nothing_about_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "w.pth")
+
+    def fail(*values: Any, **named: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(MemoryError):
+        load_state(tmp_path / "w.pth")

@@ -94,6 +94,27 @@ def test_a_compiled_model_is_saved_and_used_again(
     assert [path.name for path in engines.glob("*/*.xml")] == ["model.xml"]
 
 
+@pytest.mark.parametrize("name", ["model.xml", "model.bin", "sha256.json"])
+def test_a_damaged_compiled_model_is_compiled_again(
+    name: str, embedder: Embedder, engines: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    share(engines, tmp_path)
+    plan = plans("on", 0)[0]
+    batch = [blank_batch(embedder, plan)]
+    expected = list(build_engine(plan, embedder, tmp_path).features(batch))
+    (file,) = (tmp_path / "engines").glob(f"*/{name}")
+    if name == "sha256.json":
+        file.unlink()  # as an earlier version left it
+    else:
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 0x40
+        file.write_bytes(content)
+    again = list(build_engine(plan, embedder, tmp_path).features(batch))
+    assert "compiled again" in caplog.text
+    assert np.array_equal(again[0], expected[0])
+    assert file.is_file()
+
+
 def test_the_name_of_a_compiled_model_is_that_of_the_first_release() -> None:
     """Another name would compile every backbone again."""
     plan = Plan("openvino", "2025.4/x", "cpu", "float32", 8)

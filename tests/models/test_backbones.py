@@ -1,13 +1,17 @@
 """Backbones by name: the right weights, and errors that list what works."""
 
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import timm
 import torch
+import torchvision
 from huggingface_hub import constants
 from PIL import Image
+from torch import Tensor
 
 from lookalike.core.carriers import CARRIERS, carried_file
 from lookalike.core.errors import UserError
@@ -87,3 +91,61 @@ def test_a_hub_out_of_reach_is_an_error_that_lists_what_works(
         UserError, match=r"efficientnet_lite0.*mobilenet_v2, sface; or --weights FILE"
     ):
         load_embedder("test_vit")
+
+
+# ---- torchvision's own weights, a stand-in in the place of the download --------------------------
+
+
+def published(name: str, monkeypatch: pytest.MonkeyPatch, **options: Any) -> dict[str, Tensor]:
+    """Make random tensors the published weights of a torchvision model, under their old names."""
+    state = torchvision.models.get_model(name, **options).state_dict()
+    if name.startswith("densenet"):
+        state = {
+            re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", key): tensor
+            for key, tensor in state.items()
+            if not key.endswith("num_batches_tracked")  # younger than the files
+        }
+
+    def download(self: Any, *values: Any, **named: Any) -> dict[str, Tensor]:
+        return dict(state)
+
+    monkeypatch.setattr(torchvision.models.WeightsEnum, "get_state_dict", download)
+    return state
+
+
+def test_a_densenet_reads_the_old_names_of_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = published("densenet121", monkeypatch)
+    assert any(".norm.1." in name for name in state), "or the test shows nothing"
+    backbone, _ = build_backbone("torchvision:densenet121", from_hub=True)
+    assert torch.equal(
+        backbone.state_dict()["features.conv0.weight"], state["features.conv0.weight"]
+    )
+
+
+@pytest.mark.parametrize("from_hub", [True, False])
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_a_network_with_two_classifiers_transforms_its_input(
+    name: str, from_hub: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published(name, monkeypatch, init_weights=False)
+    backbone, preprocessing = build_backbone(f"torchvision:{name}", from_hub=from_hub)
+    assert backbone.transform_input is True
+    assert preprocessing.image_size == (299 if name == "inception_v3" else 224)
+    for mode in (True, False):
+        assert backbone.train(mode)(torch.zeros(2, 3, 299, 299)).shape[0] == 2
+
+
+def test_the_largest_vit_has_the_input_of_its_weights() -> None:
+    with torch.device("meta"):  # of 632 million weights, no content
+        backbone, preprocessing = build_backbone("torchvision:vit_h_14", from_hub=False)
+    assert preprocessing.image_size == backbone.image_size == 518
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "efficientnet_b0", "vit_b_16"])
+def test_the_preprocessing_is_that_of_the_weights(name: str) -> None:
+    preset = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+    with torch.device("meta"):
+        _, preprocessing = build_backbone(f"torchvision:{name}", from_hub=False)
+    assert preprocessing.image_size == preset.crop_size[0]
+    assert (list(preprocessing.mean), list(preprocessing.std)) == (preset.mean, preset.std)
+    assert preprocessing.interpolation == preset.interpolation.value

@@ -16,15 +16,20 @@ from lookalike.faces.geometry import TEMPLATE
 from lookalike.models.embedder import embedder_of, load_embedder
 
 
-def write_onnx(path: Path, batch: int | str = "N", channels: int = 3) -> Path:
+def write_onnx(
+    path: Path,
+    batch: int | str = "N",
+    channels: int = 3,
+    kind: int = TensorProto.FLOAT,
+    flat: bool = True,
+) -> Path:
     """The mean of each channel as the embedding."""
-    shapes = [("pictures", [batch, channels, 8, 8]), ("rows", [batch, channels])]
-    pictures, rows = (
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes
-    )
+    shape = [batch, channels] if flat else [batch, channels, 1, 1]
+    shapes = [("pictures", [batch, channels, 8, 8]), ("rows", shape)]
+    pictures, rows = (helper.make_tensor_value_info(name, kind, shape) for name, shape in shapes)
     nodes = [
         helper.make_node("GlobalAveragePool", ["pictures"], ["pooled"]),
-        helper.make_node("Flatten", ["pooled"], ["rows"]),
+        helper.make_node("Flatten" if flat else "Identity", ["pooled"], ["rows"]),
     ]
     graph = helper.make_graph(nodes, "means", [pictures], [rows])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
@@ -89,3 +94,44 @@ def test_what_is_no_embedder_is_refused(tmp_path: Path) -> None:
     gray = write_onnx(tmp_path / "grey.onnx", channels=1)
     with pytest.raises(UserError, match=r"takes pictures \['N', 1, 8, 8\], not pictures"):
         load_embedder(f"onnx:{gray}")
+
+
+@pytest.mark.parametrize("batch", ["N", 2, 4])
+@pytest.mark.parametrize("flat", [True, False])
+def test_files_of_every_batch_and_output_embed(
+    batch: int | str, flat: bool, tmp_path: Path
+) -> None:
+    path = write_onnx(tmp_path / "means.onnx", batch, flat=flat)
+    embedder = load_embedder(f"onnx:{path}")
+    features = embedder.features(torch.stack([embedder.transform(ORANGE)] * 5)).numpy()
+    expected = (np.array([255, 128, 0]) - 127.5) / 127.5
+    assert features.shape == (5, 3) and np.allclose(features, expected, atol=1e-5)
+
+
+def test_a_file_in_half_precision_embeds(tmp_path: Path) -> None:
+    path = write_onnx(tmp_path / "means.onnx", kind=TensorProto.FLOAT16)
+    embedder = load_embedder(f"onnx:{path}")
+    features = embedder.features(embedder.transform(ORANGE)[None]).numpy()
+    assert features.dtype == np.float32
+    assert np.allclose(features, (np.array([[255, 128, 0]]) - 127.5) / 127.5, atol=2e-3)
+
+
+@pytest.mark.parametrize("written", ["BGR", "Bgr", "bgr"])
+def test_the_order_of_channels_is_read_in_any_case(written: str, tmp_path: Path) -> None:
+    path = write_onnx(tmp_path / "means.onnx")
+    path.with_suffix(".json").write_text(json.dumps({"channels": written}))
+    assert load_embedder(f"onnx:{path}").backbone.bgr is True
+
+
+@pytest.mark.parametrize("about", ['{"channels": "gbr"}', '{"channel": "bgr"}', '{"channels": 3}'])
+def test_a_misspelled_order_of_channels_is_an_error(about: str, tmp_path: Path) -> None:
+    path = write_onnx(tmp_path / "means.onnx")
+    path.with_suffix(".json").write_text(about)
+    with pytest.raises(UserError, match="channels rgb or bgr"):
+        load_embedder(f"onnx:{path}")
+
+
+def test_a_run_that_fails_names_the_file_and_the_size(tmp_path: Path) -> None:
+    backbone = load_embedder(f"onnx:{write_onnx(tmp_path / 'means.onnx')}").backbone
+    with pytest.raises(UserError, match=r"means\.onnx: cannot be run on \(1, 3, 9, 9\)"):
+        backbone(torch.zeros(1, 3, 9, 9))

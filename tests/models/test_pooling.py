@@ -3,11 +3,13 @@
 from collections.abc import Callable
 
 import pytest
+import timm
 import torch
 from torch import Tensor
 
 from lookalike.core.errors import UserError
 from lookalike.models.embedder import load_embedder
+from lookalike.models.pooling import poolings, set_pooling
 
 TINY = "test_efficientnet"
 
@@ -57,3 +59,10 @@ def test_a_pooling_that_a_backbone_lacks_names_those_it_has(
 ) -> None:
     with pytest.raises(UserError, match=f"{pooling}: --backbone {name} .*, only {choices}$"):
         load_embedder(name, "none", pooling=pooling)
+
+
+def test_a_distilled_vit_pools_in_its_own_way_only() -> None:
+    backbone = timm.create_model("deit_tiny_distilled_patch16_224", num_classes=0)
+    assert poolings(backbone) == ()
+    with pytest.raises(UserError, match="has no such choice, only auto"):
+        set_pooling(backbone, "mean", "deit")
