@@ -6,6 +6,7 @@
 What comes back has the stated form; anything else is one sentence with the path and what to do.
 """
 
+import hashlib
 import io
 import json
 import os
@@ -56,8 +57,14 @@ def read_text(path: Path) -> str:
     Raises:
         UserError: It is missing, no regular file, or not UTF-8.
     """
+    return read_text_and_hash(path)[0]
+
+
+def read_text_and_hash(path: Path) -> tuple[str, str]:
+    """Read a text file as `read_text` does; return the SHA-256 of the same bytes, too."""
     try:
-        return read_bytes(path).decode("utf-8-sig")
+        raw = read_bytes(path)
+        return raw.decode("utf-8-sig"), hashlib.sha256(raw).hexdigest()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:

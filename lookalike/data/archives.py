@@ -11,7 +11,6 @@ import bz2
 import gzip
 import hashlib
 import io
-import json
 import lzma
 import re
 import secrets
@@ -36,10 +35,14 @@ from tqdm import tqdm
 from urllib3.exceptions import HTTPError
 
 from lookalike.core.errors import UserError
-from lookalike.core.files import FULL, disk_full
+from lookalike.core.files import FULL, disk_full, write_json
+from lookalike.core.http import Deadline, timed
+from lookalike.core.readers import saved_record
 from lookalike.data.layout import is_clutter
 
 TIMEOUT = (15.0, 60.0)  # seconds: to connect, and between two reads
+PROGRESS = 1 << 16  # bytes that have to come within the second of these times
+MAX_DOWNLOAD = 64 << 30  # bytes
 TRIES, BACK_OFF = 5, 1.0  # in all; seconds before the second, doubled before each further one
 CHUNK = 1 << 16
 BOMB_SIZE, BOMB_RATIO = 100_000_000, 200  # more bytes than this, and this tightly packed
@@ -166,7 +169,10 @@ def _try(url: str, link: str, part: Path, memo: Path) -> str:
     if offset and noted.get("mark") and (length := noted.get("length")):
         headers |= {"Range": f"bytes={offset}-", "If-Range": noted["mark"]}
         rest = f"bytes {offset}-{length - 1}/{length}"
-    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+    with (
+        timed(TIMEOUT[1]) as (session, deadline),
+        session.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response,
+    ):
         code, found, mark = response.status_code, response.headers, _mark(response)
         if code in (408, 429) or code >= 500:
             return f"the server answered {code}"
@@ -179,8 +185,8 @@ def _try(url: str, link: str, part: Path, memo: Path) -> str:
         elif (found.get("Content-Range"), mark) != (rest, noted.get("mark")):
             part.unlink(missing_ok=True)
             return "the file changed on the server"
-        memo.write_text(json.dumps(noted | {"link": link}))
-        return _receive(response, part, noted["length"])
+        write_json(memo, noted | {"link": link})
+        return _receive(response, part, noted["length"], deadline)
 
 
 def _mark(response: requests.Response) -> str:
@@ -189,23 +195,43 @@ def _mark(response: requests.Response) -> str:
     return response.headers.get("Last-Modified", "") if etag.startswith("W/") else etag
 
 
-def _receive(response: requests.Response, part: Path, length: int | None) -> str:
-    """Append a response to a file; return an empty string, or what is wrong with its length."""
+def _receive(
+    response: requests.Response, part: Path, length: int | None, deadline: Deadline
+) -> str:
+    """Append a response to a file; return an empty string, or what is wrong with its length.
+
+    Raises:
+        UserError: It is larger than the disk or the limit; what came of it is deleted.
+    """
+    room = min(MAX_DOWNLOAD, part.stat().st_size + shutil.disk_usage(part.parent).free)
+    if (length or 0) > room:
+        _refuse_size(part, f"has {length:,} bytes", room)
     with part.open("ab") as file:
         bar = tqdm(desc=part.stem, initial=file.tell(), total=length, unit="B", unit_scale=True)
         # Raw: a server that calls a .tar.gz "encoded" would get it decoded, and its length wrong.
         with bar:
+            reached = file.tell()
             for chunk in response.raw.stream(CHUNK, decode_content=False):
                 bar.update(file.write(chunk))
+                if file.tell() > room:
+                    _refuse_size(part, "does not end", room)
+                if file.tell() >= reached + PROGRESS:
+                    reached = file.tell()
+                    deadline.extend()
         return "" if length in (None, file.tell()) else f"{file.tell()} bytes instead of {length}"
 
 
+def _refuse_size(part: Path, what: str, room: int) -> NoReturn:
+    """Delete a download and raise UserError."""
+    part.unlink(missing_ok=True)
+    raise UserError(f"{part.stem}: the download {what}, and there is room for {room:,} bytes")
+
+
 def _recall(memo: Path) -> dict[str, Any]:
-    """Read what was noted about a download."""
-    try:
-        return dict(json.loads(memo.read_text()))
-    except (OSError, ValueError, TypeError):  # none, or cut short by a kill
-        return {}
+    """Read what was noted about a download; nothing where the note is damaged."""
+    noted = saved_record(memo)
+    good = isinstance(noted.get("mark"), str) and isinstance(noted.get("length"), int | None)
+    return noted if good else {}
 
 
 def _shown(url: str) -> str:

@@ -22,9 +22,15 @@ from typing import Any, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
 import requests
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    LocationValueError,
+    NewConnectionError,
+)
 
 from lookalike.core.errors import UserError
+from lookalike.core.http import timed
 from lookalike.core.log import log
 from lookalike.core.options import without_secrets
 from lookalike.core.settings import SubmitSettings
@@ -33,7 +39,7 @@ from lookalike.evaluation.submissions import Submission, read_submission, write_
 CONNECT_TIMEOUT = 10.0  # seconds
 RETRY_DELAYS = (1.0, 2.0, 4.0, 8.0)  # seconds between attempts
 MAX_RETRY_DELAY = 60.0  # whatever a Retry-After asks for
-TRANSIENT_CODES = {429, 500, 502, 503, 504}  # status codes that may be others in a moment
+MAY_HAVE_COUNTED_CODES = {500, 502, 503, 504}  # something broke behind the door
 MAX_REPLY_BYTES = 1_000_000
 MAX_REPLY_CHARS = 500  # of what is shown
 
@@ -120,8 +126,8 @@ class Outcome(NamedTuple):
 
     Attributes:
         status: `scored`; `accepted` (the score comes later); `unclear` (the reply is no score);
-            `no reply` (it may have counted); `refused`; `failed` (an error of the server); or `not
-            sent`.
+            `no reply` (none came, or one that says nothing of the submission: it may have
+            counted); `refused`; `failed` (it was not taken, and may be later); or `not sent`.
         answer: What the leaderboard or the connection said, in one line; empty with a score.
         score: The score, from 0 to 1000; None where none came.
     """
@@ -182,7 +188,8 @@ def parse_reply(code: int, text: str, location: str = "") -> Outcome:
         moved = printable_line(without_secrets(location))
         return Outcome("refused", f"{code}: it has moved to {moved}")
     message = printable_line(str(table.get("error", text))) or "(an empty answer)"
-    status = "unclear" if code < 300 else "failed" if code in TRANSIENT_CODES else "refused"
+    status = "unclear" if code < 300 else "failed" if code == 429 else "refused"
+    status = "no reply" if code in MAY_HAVE_COUNTED_CODES else status
     return Outcome(status, f"{code}: {message}")
 
 
@@ -197,7 +204,7 @@ def post(target: Target, submission: Submission, timeout: float) -> Outcome:
     Args:
         target: A leaderboard with a URL.
         submission: {query: [gallery names, best first]}.
-        timeout: Seconds to wait for the reply.
+        timeout: Seconds for an exchange, from the connection to the last byte of the reply.
     """
     outcome = Outcome("not sent", "")
     for delay in (*RETRY_DELAYS, None):
@@ -226,28 +233,43 @@ def post_once(
     body: dict[str, Any] = {"groupname": target.group, "images": submission}
     try:
         # A redirected POST becomes a GET, whose page would look like an answer: not followed.
-        with requests.post(
-            target.url,
-            json=body,
-            timeout=(min(CONNECT_TIMEOUT, timeout), timeout),
-            stream=True,
-            allow_redirects=False,
-        ) as reply:
-            text = _read_reply(reply, timeout)
-            location = urljoin(target.url, reply.headers.get("Location", ""))
-            retry_after = finite_number(reply.headers.get("Retry-After")) or 0.0
-            outcome = parse_reply(reply.status_code, text, location)
-            return outcome, retry_after if reply.status_code in TRANSIENT_CODES else None
-    except (requests.RequestException, HTTPError) as error:
+        with (
+            timed(timeout) as (session, _),
+            session.post(
+                target.url,
+                json=body,
+                timeout=(min(CONNECT_TIMEOUT, timeout), timeout),
+                stream=True,
+                allow_redirects=False,
+            ) as reply,
+        ):
+            return _outcome_of_reply(reply, target)
+    except (requests.RequestException, HTTPError, OSError) as error:
         return _outcome_of_error(error, timeout)
+    except ValueError:  # requests reads the Location of a redirect that it does not follow
+        return Outcome("refused", "it has moved to what is no URL"), None
+
+
+def _outcome_of_reply(reply: requests.Response, target: Target) -> tuple[Outcome, float | None]:
+    """Return what `post_once` returns for a reply."""
+    text = _read_reply(reply)
+    location = reply.headers.get("Location", "")
+    location = urljoin(target.url, location)
+    outcome = parse_reply(reply.status_code, text, location)
+    asked = finite_number(reply.headers.get("Retry-After"))
+    if reply.status_code == 503 and asked is not None:  # it says that it has not taken it
+        outcome = outcome._replace(status="failed")
+    return outcome, (asked or 0.0) if outcome.status == "failed" else None
 
 
 def _outcome_of_error(error: Exception, timeout: float) -> tuple[Outcome, float | None]:
     """Return what `post_once` returns where no whole reply came."""
-    if isinstance(error, requests.exceptions.InvalidURL):
+    if isinstance(error, requests.exceptions.InvalidURL | LocationValueError):
         return Outcome("not sent", "its URL cannot be used"), None
     if isinstance(error, requests.exceptions.SSLError):
         return Outcome("not sent", "its certificate cannot be trusted"), None
+    if isinstance(error, requests.exceptions.ProxyError):
+        return Outcome("not sent", "the proxy does not let it through"), None
     if _never_connected(error):
         return Outcome("not sent", "no connection: is the server up, and the URL right?"), 0.0
     late = isinstance(error, requests.Timeout) or "timed out" in str(error)
@@ -255,19 +277,15 @@ def _outcome_of_error(error: Exception, timeout: float) -> tuple[Outcome, float 
     return Outcome("no reply", reason), None
 
 
-def _read_reply(reply: requests.Response, timeout: float) -> str:
-    """Read the beginning of a reply's text: at most a megabyte, and what comes within `timeout`.
+def _read_reply(reply: requests.Response) -> str:
+    """Read the beginning of a reply's text, at most a megabyte.
 
     Raises:
-        requests.Timeout: It came too slowly.
         HTTPError: The connection broke.
     """
-    end = time.monotonic() + timeout
     body = b""
     while len(body) < MAX_REPLY_BYTES and (piece := reply.raw.read1(65536, decode_content=True)):
         body += piece
-        if time.monotonic() > end:
-            raise requests.Timeout
     return body[:MAX_REPLY_BYTES].decode("utf-8", "replace")
 
 

@@ -8,6 +8,7 @@ The row stands in the file before a submission is sent, so that a process that d
 """
 
 import csv
+import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -18,7 +19,8 @@ from filelock import FileLock, Timeout
 from tabulate import tabulate
 
 from lookalike.core.errors import UserError
-from lookalike.core.files import file_hash, whole_file
+from lookalike.core.files import whole_file
+from lookalike.core.readers import read_text
 from lookalike.evaluation.submissions import Submission
 from lookalike.leaderboard.client import Outcome, Target, finite_number, printable_line
 
@@ -47,6 +49,7 @@ class PreparedSubmission(NamedTuple):
 
     Attributes:
         path: Its file.
+        file_hash: SHA-256 of the file as it was read.
         submission: What the file holds, {query: [gallery names, best first]}.
         run: The run folder that it belongs to; empty where there is none.
         settings_hash: SHA-256 of that run's settings; empty where there is none.
@@ -54,6 +57,7 @@ class PreparedSubmission(NamedTuple):
     """
 
     path: Path
+    file_hash: str
     submission: Submission
     run: str
     settings_hash: str
@@ -88,16 +92,17 @@ def read_history(path: Path) -> list[HistoryRow]:
     Raises:
         UserError: The file is not a history.
     """
-    if not path.is_file():
+    if not path.exists():
         return []
     try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, restval="")
-            rows = [{name: row.get(name, "") for name in COLUMNS} for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read as a history ({error})") from error
-    if tuple(reader.fieldnames or COLUMNS) != COLUMNS:
-        raise UserError(f"{path}: does not have the columns of a history; move it away")
+        reader = csv.DictReader(io.StringIO(read_text(path), newline=""), restval="")
+        rows = list(reader)
+        if tuple(reader.fieldnames or COLUMNS) != COLUMNS:
+            raise ValueError("it has other columns")
+        if any(row.keys() != set(COLUMNS) for row in rows):
+            raise ValueError("a row has too many fields")
+    except (UserError, ValueError, csv.Error) as error:
+        raise UserError(f"{path}: is no history of submissions ({error}); move it away") from error
     return rows
 
 
@@ -122,7 +127,7 @@ def record_start(
         "time": datetime.now().astimezone().isoformat(timespec="microseconds"),
         "run": prepared.run,
         "settings_hash": prepared.settings_hash,
-        "file_hash": str(file_hash(prepared.path)),
+        "file_hash": prepared.file_hash,
         "leaderboard": target.name,
         "group": target.group,
         "forecast": "" if prepared.forecast is None else f"{prepared.forecast:.4f}",

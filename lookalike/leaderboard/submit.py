@@ -21,12 +21,12 @@ import tyro
 from lookalike.core.errors import UserError
 from lookalike.core.log import exit_code, log, log_to
 from lookalike.core.options import parse
-from lookalike.core.readers import read_json
+from lookalike.core.readers import read_text_and_hash, saved_record
 from lookalike.core.runs import Run
 from lookalike.core.settings import SubmitSettings
 from lookalike.evaluation.matching import match, refusals
 from lookalike.evaluation.scoring import read_labels
-from lookalike.evaluation.submissions import read_submission
+from lookalike.evaluation.submissions import parse_submission
 from lookalike.leaderboard.client import (
     Outcome,
     Target,
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 REMEDIES = {
     "refused": "it has not counted; correct that and send it again",
-    "failed": "the error is the server's; the same command tries again",
+    "failed": "the server did not take it; the same command tries again",
     "not sent": "it has not counted; the same command tries again",
     "no reply": "it may have counted: look at the ranking; --again sends it once more",
     "unclear": "it may have counted: look at the ranking; --again sends it once more",
@@ -78,14 +78,15 @@ def prepare(
     Raises:
         UserError: It cannot be read, or would be refused: all defects, in one list.
     """
-    submission = read_submission(path)
+    text, digest = read_text_and_hash(path)  # once: what is hashed is what is sent
+    submission = parse_submission(text, str(path), path.suffix.lower() == ".csv")
     if defects := refusals(match(submission, queries, gallery)):
         raise UserError("\n".join([f"{path} would be refused; nothing is sent:", *defects]))
     if run is None:
-        return PreparedSubmission(path, submission, "", "", None)
+        return PreparedSubmission(path, digest, submission, "", "", None)
     lies_in_run = path.resolve().parent == run.resolve()
     forecast = read_forecast(run) if lies_in_run else None
-    return PreparedSubmission(path, submission, str(run), settings_hash(run), forecast)
+    return PreparedSubmission(path, digest, submission, str(run), settings_hash(run), forecast)
 
 
 def names_of_run(run: Path) -> tuple[list[str], list[str]]:
@@ -123,16 +124,14 @@ def settings_hash(run: Path) -> str:
     """Return the SHA-256 of a run's settings, wherever the run lies; empty where it has none."""
     if not (run / "config.json").is_file():
         return ""
-    settings = read_json(run / "config.json", "main.py")
+    settings = saved_record(run / "config.json")
     hashed = {name: value for name, value in settings.items() if name not in ("run", "cache")}
     return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()
 
 
 def read_forecast(run: Path) -> float | None:
     """Return the leaderboard score that a run's metrics.json expects; None where it has none."""
-    if not (run / "metrics.json").is_file():
-        return None
-    block = read_json(run / "metrics.json", "--stage evaluate").get("forecast")
+    block = saved_record(run / "metrics.json").get("forecast")
     return finite_number(block.get("score")) if isinstance(block, dict) else None
 
 
@@ -158,12 +157,18 @@ def submit(prepared: PreparedSubmission, target: Target, settings: SubmitSetting
         return "dry run: nothing is sent"
     row, earlier = record_start(settings.submissions, prepared, target, settings.again)
     if earlier is not None:
+        if earlier["status"] in MAY_HAVE_COUNTED:
+            raise UserError(_sent_before(earlier, target))
         return _sent_before(earlier, target)
     try:
         outcome = _send(prepared, target, settings.timeout)
     except UserError as error:
         not_sent = Outcome("not sent", printable_line(str(error)))
         record_outcome(settings.submissions, row, not_sent)
+        raise
+    except BaseException as error:  # Ctrl-C too: what was on its way may have counted
+        stopped = Outcome("no reply", f"stopped while it was being sent ({type(error).__name__})")
+        record_outcome(settings.submissions, row, stopped)
         raise
     record_outcome(settings.submissions, row, outcome)
     if outcome.status not in COUNTED:

@@ -801,9 +801,31 @@ def test_server_that_hangs(server: Server, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(archives, "TIMEOUT", (5, 0.1))
     monkeypatch.setattr(archives, "TRIES", 2)
     server.awake.clear()
-    with pytest.raises(UserError, match=r"cannot download .*ReadTimeout"):
+    with pytest.raises(UserError, match=r"cannot download .*Timeout"):
         archives.fetch(server.url(), tmp_path)
     assert len(server.ranges) == 2
+
+
+def test_a_download_that_does_not_end_is_refused_and_deleted(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.content, server.says_length = bytes(300_000), False
+    monkeypatch.setattr(archives, "MAX_DOWNLOAD", 200_000)
+    with pytest.raises(UserError, match="does not end, and there is room for 200,000 bytes"):
+        archives.fetch(server.url(), tmp_path)
+    server.says_length = True
+    with pytest.raises(UserError, match="has 300,000 bytes, and there is room for"):
+        archives.fetch(server.url(), tmp_path)
+    assert not list(tmp_path.glob("*.part"))
+
+
+@pytest.mark.parametrize("memo", [b"[]", b'{"mark": 1, "length": "x"}', b"[" * 100_000, b"\xff"])
+def test_a_damaged_note_of_a_download_counts_as_none(
+    memo: bytes, server: Server, tmp_path: Path
+) -> None:
+    (tmp_path / "archive.zip.part").write_bytes(CONTENT[:100])
+    (tmp_path / "archive.zip.json").write_bytes(memo)
+    assert archives.fetch(server.url(), tmp_path).read_bytes() == CONTENT
 
 
 def test_nobody_listens(server: Server, tmp_path: Path) -> None:

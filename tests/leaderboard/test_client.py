@@ -96,6 +96,28 @@ def drips(handler: BaseHTTPRequestHandler) -> None:
             time.sleep(0.1)
 
 
+def raw(*pieces: bytes, pause: float = 0.02) -> Reply:
+    """Send bytes as they are, again and again, until the other end has had enough."""
+
+    def reply(handler: BaseHTTPRequestHandler) -> None:
+        with suppress(OSError):
+            for _ in range(500):
+                for piece in pieces:
+                    handler.connection.sendall(piece)
+                    time.sleep(pause)
+
+    return reply
+
+
+ENDLESS = {
+    "headers, byte by byte": raw(b"H"),
+    "a header without an end": raw(b"HTTP/1.1 200 OK\r\nX: ", b"x"),
+    "100 Continue": raw(b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "a body": raw(b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n", b" "),
+    "chunks": raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
+}
+
+
 def send(board: Leaderboard, *replies: Reply, timeout: float = 30.0) -> Outcome:
     board.replies = list(replies)
     return post(Target(board.url, "us"), SUBMISSION, timeout)
@@ -134,12 +156,30 @@ def test_a_redirect_is_not_followed_but_named(board: Leaderboard) -> None:
     assert "secret" not in outcome.answer and len(board.bodies) == 1
 
 
-@pytest.mark.parametrize("code", sorted(client.TRANSIENT_CODES))
-def test_errors_that_may_pass_are_tried_again(board: Leaderboard, code: int) -> None:
-    outcome = send(board, says(code, "busy"), says(code, "busy"), says(200, '{"accuracy": 5}'))
-    assert outcome == Outcome("scored", "", 5.0) and len(board.bodies) == 3
-    outcome = send(board, says(code, '{"error": "full"}'))
-    assert outcome == Outcome("failed", f"{code}: full") and len(board.bodies) == 6
+@pytest.mark.parametrize(
+    "busy",
+    [
+        pytest.param((429, {}), id="429"),
+        pytest.param((503, {"Retry_After": "0"}), id="503 that asks for another attempt"),
+    ],
+)
+def test_what_was_not_taken_is_sent_again(
+    board: Leaderboard, busy: tuple[int, dict[str, str]]
+) -> None:
+    code, headers = busy
+    reply = says(code, '{"error": "full"}', **headers)
+    assert send(board, reply, reply, says(200, '{"accuracy": 5}')) == Outcome("scored", "", 5.0)
+    assert len(board.bodies) == 3
+    assert send(board, reply) == Outcome("failed", f"{code}: full")
+    assert len(board.bodies) == 6
+
+
+@pytest.mark.parametrize("code", [500, 502, 503, 504])
+def test_an_error_behind_the_door_may_have_counted_and_is_not_sent_again(
+    board: Leaderboard, code: int
+) -> None:
+    assert send(board, says(code, "bad gateway")) == Outcome("no reply", f"{code}: bad gateway")
+    assert len(board.bodies) == 1
 
 
 def test_a_server_that_asks_for_time_gets_it_within_a_limit(
@@ -171,6 +211,35 @@ def test_a_reply_that_is_lost_may_have_counted_and_is_not_sent_again(
     outcome = send(board, reply, timeout=0.5)
     assert outcome.status == "no reply" and message in outcome.answer
     assert len(board.bodies) == 1
+
+
+@pytest.mark.parametrize("reply", ENDLESS.values(), ids=ENDLESS)
+def test_an_exchange_ends_at_its_deadline(board: Leaderboard, reply: Reply) -> None:
+    start = time.monotonic()
+    outcome = send(board, reply, timeout=0.3)
+    assert outcome.status in ("no reply", "unclear") and len(board.bodies) == 1
+    assert time.monotonic() - start < 5, "500 pieces would take longer"
+
+
+def test_a_broken_place_to_move_to_is_no_traceback(board: Leaderboard) -> None:
+    outcome = send(board, says(302, "", Location="http://[::1"))
+    assert outcome == Outcome("refused", "it has moved to what is no URL")
+
+
+@pytest.mark.parametrize(
+    "url", ["http://name.invalid/", "http://127.0.0.1:1/", "http://a" + "b" * 70 + ".org/"]
+)
+def test_a_host_that_was_never_reached_has_counted_nothing(url: str, board: Leaderboard) -> None:
+    assert post(Target(url, "us"), SUBMISSION, 2).status == "not sent"
+
+
+def test_a_proxy_that_refuses_has_counted_nothing(
+    board: Leaderboard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.setenv("no_proxy", "")
+    outcome = post(Target("http://example.org/", "us"), SUBMISSION, 2)
+    assert outcome.status == "not sent", outcome
 
 
 def test_only_the_beginning_of_a_huge_reply_is_read(board: Leaderboard) -> None:

@@ -27,7 +27,7 @@ TARGET = Target("http://example.org/", "us")
 def prepared(tmp_path: Path) -> PreparedSubmission:
     path = tmp_path / "submission.json"
     path.write_text('{"q": ["g"]}')
-    return PreparedSubmission(path, {"q": ["g"]}, "runs/x", "", 1.0)
+    return PreparedSubmission(path, "f" * 64, {"q": ["g"]}, "runs/x", "", 1.0)
 
 
 def send(prepared: PreparedSubmission, outcome: Outcome, target: Target = TARGET) -> bool:
@@ -89,15 +89,45 @@ def test_a_broken_history_is_not_written_over(prepared: PreparedSubmission) -> N
     assert [row["run"] for row in read_history(HISTORY)] == ["runs/x", "runs/y", "runs/x"]
     for text in ("something,else\n1,2\n", ",".join((*COLUMNS, "my notes")) + "\n"):
         HISTORY.write_text(text)
-        with pytest.raises(UserError, match="does not have the columns of a history"):
+        with pytest.raises(UserError, match="it has other columns"):
             send(prepared, Outcome("refused", ""))
         assert HISTORY.read_text() == text
 
 
-def test_a_history_that_is_no_text_is_an_error() -> None:
-    Path("bytes.csv").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match="cannot be read as a history"):
-        read_history(Path("bytes.csv"))
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff\xfe\x00",
+        b"time,run\n",
+        b"{}",
+        ",".join(COLUMNS).encode() + b"\na,b,c,d,e,f,g,h,i,j,k\n",
+        ",".join(COLUMNS).encode() + b'\n"' + b"x" * 200_000,
+    ],
+)
+def test_what_is_no_history_is_an_error_and_left_alone(
+    content: bytes, prepared: PreparedSubmission
+) -> None:
+    HISTORY.parent.mkdir()
+    HISTORY.write_bytes(content)
+    with pytest.raises(UserError, match=r"is no history of submissions .* move it away"):
+        record_start(HISTORY, prepared, TARGET, again=False)
+    assert HISTORY.read_bytes() == content
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"\xef\xbb\xbf"])
+def test_an_empty_history_is_one(content: bytes, prepared: PreparedSubmission) -> None:
+    HISTORY.parent.mkdir()
+    HISTORY.write_bytes(content)
+    assert send(prepared, Outcome("scored", "", 2.5))
+    assert len(read_history(HISTORY)) == 1
+
+
+def test_a_history_that_cannot_be_written_lets_nothing_be_sent(
+    prepared: PreparedSubmission,
+) -> None:
+    Path("folder.csv").mkdir()
+    with pytest.raises((UserError, OSError), match=r"folder\.csv"):
+        record_start(Path("folder.csv"), prepared, TARGET, again=False)
 
 
 def test_the_best_of_each_leaderboard_is_marked_and_answers_cannot_break_the_table() -> None:

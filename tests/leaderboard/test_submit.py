@@ -1,9 +1,11 @@
 """Submitting: nothing defective is sent, nothing is sent twice unnoticed, and all is recorded."""
 
+import hashlib
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -158,7 +160,7 @@ def test_the_hash_of_the_settings_does_not_depend_on_the_place_of_the_run(run: P
     ("outcome", "advice", "again"),
     [
         (Outcome("refused", "422: no"), "refused: 422: no\nit has not counted", True),
-        (Outcome("failed", "503: busy"), "the error is the server's", True),
+        (Outcome("failed", "429: busy"), "the server did not take it", True),
         (Outcome("not sent", "no connection"), "it has not counted; the same command", True),
         (Outcome("no reply", "no reply within 1 s"), "it may have counted", False),
         (Outcome("unclear", "200: <html>"), "it may have counted", False),
@@ -213,8 +215,25 @@ def test_a_process_that_dies_while_it_sends_leaves_a_trace(
     words = ("--run", run, "--url", "http://example.org/", "--group", "us")
     assert send(*words) == 130
     assert [row["status"] for row in sent()] == ["no reply"]
-    assert send(*words) == 0
+    assert sent()[0]["answer"] == "stopped while it was being sent (KeyboardInterrupt)"
+    assert send(*words) == 1, "nobody knows whether it counted"
     assert "it may have counted; --again" in capsys.readouterr().err
+
+
+def test_what_is_sent_is_the_file_that_was_hashed(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bodies = []
+
+    def change_and_post(target: Any, submission: Any, timeout: float) -> Outcome:
+        (run / "submission.json").write_text(json.dumps(GOOD))  # by another process
+        bodies.append(submission)
+        return Outcome("scored", "", 1000.0)
+
+    digest = hashlib.sha256((run / "submission.json").read_bytes()).hexdigest()
+    monkeypatch.setattr(submit, "post", change_and_post)
+    assert send("--run", run, "--url", "http://example.org/", "--group", "us") == 0
+    assert bodies == [BEST] and sent()[0]["file_hash"] == digest
 
 
 # ---- as a stage ---------------------------------------------------------------------------------
