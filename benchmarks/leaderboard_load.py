@@ -28,6 +28,8 @@ from tabulate import tabulate
 from lookalike.evaluation.scoring import Labels, find_hits, mean_measures
 from lookalike.evaluation.submissions import Submission
 from lookalike.leaderboard.client import Outcome, Target, post
+from lookalike.leaderboard.results import Results
+from lookalike.leaderboard.rules import coarse, score_step
 
 ROOT = Path(__file__).parent.parent
 
@@ -130,7 +132,6 @@ def load(teams: int, submissions: int, folder: Path, seed: int = 0) -> Load:
     rng = random.Random(seed)
     names = [f"team {i:02}" for i in range(teams)]
     work = {name: [make_submission(labels, rng) for _ in range(submissions)] for name in names}
-    scores = {n: [mean_measures(find_hits(s, labels))["score"] for s in work[n]] for n in names}
     start = Barrier(teams)
 
     def send_all(name: str) -> list[Outcome]:
@@ -145,6 +146,13 @@ def load(teams: int, submissions: int, folder: Path, seed: int = 0) -> Load:
         seconds = time.monotonic() - began
         ranking = requests.get(f"{url}ranking.json", timeout=60).json()
     replies = {name: [outcome.score for outcome in outcomes[name]] for name in names}
+    secret, step = Results(folder / "results.sqlite", "").secret(), score_step(len(labels.query))
+
+    def given(submission: Submission) -> float:
+        exact = mean_measures(find_hits(submission, labels))["score"]
+        return coarse(exact, step, submission, secret)
+
+    scores = {name: [given(submission) for submission in work[name]] for name in names}
     return compare(replies, scores, ranking, seconds)
 
 
@@ -158,7 +166,7 @@ def compare(
 
     Args:
         replies: Each team's scores as the server replied them; None: it replied no score.
-        scores: Each team's true scores, in the same order.
+        scores: Each team's scores as they should be given, in the same order.
         ranking: The groups of ranking.json.
         seconds: Wall-clock time of the sending.
     """

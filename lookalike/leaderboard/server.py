@@ -11,20 +11,18 @@
 
 A group is ranked by its best submission, ties by time, earlier first. The protocol is that of the
 original competition and has no passwords: whoever knows a group's name can send in that name. A
-score can only rise by that.
+score can only rise by that, and the group's own rate is not used up: each address has its own.
+Scores are given in steps (`rules.coarse`), so that many posts cannot read the answers off.
 """
 
+import hashlib
 import json
 import secrets
 import sqlite3
-import threading
 import time
-from collections import deque
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Interval
 
@@ -32,6 +30,7 @@ from lookalike.core.checks import check_bounds
 from lookalike.core.errors import UserError
 from lookalike.core.files import file_hash
 from lookalike.core.log import log
+from lookalike.core.readers import parse_json
 from lookalike.core.settings import Natural
 from lookalike.evaluation.matching import match, refusals
 from lookalike.evaluation.scoring import (
@@ -42,14 +41,18 @@ from lookalike.evaluation.scoring import (
     read_labels,
 )
 from lookalike.evaluation.submissions import Submission, parse_submission
+from lookalike.leaderboard.results import Results
+from lookalike.leaderboard.rules import Groups, RateLimit, coarse, score_step
 
 if TYPE_CHECKING:  # flask and waitress are loaded when a server starts, not for --help
     from flask import Flask
     from waitress.server import BaseWSGIServer, MultiSocketServer
 
-MAX_NAME_LENGTH = 64
-MINUTE = 60.0
-MAX_GROUPS_REMEMBERED = 10_000  # by the rate limit, at once
+POLICY = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+ADDRESS_FACTOR = 10  # times the rate of a group: many groups may share an address
+LOCAL = ("127.0.0.1", "::1")
+CONNECTIONS, RESERVED_FILES = 2000, 100  # at once; for the results, the log and the libraries
+IDLE = 30  # seconds after which a silent connection is closed
 FORM = '{"groupname": name, "images": {query: [gallery names]}}'
 
 
@@ -68,131 +71,10 @@ class ServeSettings:
     title: str = "Leaderboard"
     """Heading of the page."""
     rate: Natural = 20
-    """Submissions that a group may send in a minute; 0: no limit."""
+    """Submissions of a group that are taken from an address in a minute, and a tenth of all posts
+    that the address may send; 0: no limit."""
     largest: Annotated[float, Interval(gt=0, le=1000)] = 10.0
     """Size of the largest submission that is accepted, in megabytes."""
-
-
-# ---- results ------------------------------------------------------------------------------------
-
-
-class RankedGroup(NamedTuple):
-    """A line of the ranking.
-
-    Attributes:
-        rank: From 1.
-        group: The group's name.
-        score: Of its best submission, from 0 to 1000.
-        recall_at_1: Of the same submission, from 0 to 1.
-        submissions: How many it has sent.
-        last: When it sent the last one, in seconds since the epoch.
-    """
-
-    rank: int
-    group: str
-    score: float
-    recall_at_1: float
-    submissions: int
-    last: float
-
-
-class Results:
-    """The results of all submissions, in an SQLite file: what was added survives a power cut."""
-
-    def __init__(self, path: Path, labels_hash: str) -> None:
-        """Open or create the file.
-
-        Args:
-            path: The file.
-            labels_hash: Hash of the labels that submissions are scored with. Results of other
-                labels stay in the file and out of the ranking: they cannot be compared.
-
-        Raises:
-            UserError: The file is something else.
-        """
-        self.path, self.labels_hash = path, labels_hash
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with self._open() as database:
-                database.execute("PRAGMA journal_mode = WAL")  # readers do not wait for writers
-                database.execute(
-                    "CREATE TABLE IF NOT EXISTS results (id INTEGER PRIMARY KEY, labels TEXT, "
-                    "team TEXT, time REAL, score REAL, recall_at_1 REAL)"
-                )
-                database.execute("CREATE INDEX IF NOT EXISTS best ON results (labels, team, score)")
-        except sqlite3.DatabaseError as error:
-            raise UserError(f"{path}: cannot hold results ({error})") from error
-
-    @contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
-        """Open a connection for one use, since threads share none; commit at the end."""
-        with closing(sqlite3.connect(self.path, timeout=60)) as database, database:
-            yield database
-
-    def add(self, group: str, score: float, recall_at_1: float) -> None:
-        """Add the result of one submission; it is on the disk when this returns."""
-        row = (self.labels_hash, group, time.time(), score, recall_at_1)
-        with self._open() as database:
-            database.execute(
-                "INSERT INTO results (labels, team, time, score, recall_at_1) "
-                "VALUES (?, ?, ?, ?, ?)",
-                row,
-            )
-
-    def ranking(self) -> list[RankedGroup]:
-        """Return all groups, best first; the first of a group's equal submissions is its best."""
-        with self._open() as database:
-            rows = database.execute(
-                """
-                SELECT best.team, best.score, best.recall_at_1, sent.number, sent.last
-                FROM (SELECT team, COUNT(*) AS number, MAX(time) AS last, MAX(score) AS score
-                      FROM results WHERE labels = :labels GROUP BY team) AS sent
-                JOIN results AS best ON best.id = (
-                    SELECT MIN(id) FROM results
-                    WHERE labels = :labels AND team = sent.team AND score = sent.score)
-                ORDER BY best.score DESC, best.id
-                """,
-                {"labels": self.labels_hash},
-            ).fetchall()
-        return [RankedGroup(rank, *row) for rank, row in enumerate(rows, 1)]
-
-
-class RateLimit:
-    """A limit to the submissions that each group may send in a minute.
-
-    Example:
-        >>> limit = RateLimit(1)
-        >>> [limit.wait(group, now) for group, now in (("ada", 100), ("bo", 100), ("ada", 130))]
-        [0.0, 0.0, 30.0]
-    """
-
-    def __init__(self, rate: int) -> None:
-        """Set the limit; 0: there is none."""
-        self.rate = rate
-        self._sent: dict[str, deque[float]] = {}
-        self._lock = threading.Lock()
-
-    def wait(self, group: str, now: float | None = None) -> float:
-        """Return the seconds until a group may send again.
-
-        Args:
-            group: The group's name.
-            now: The time in seconds. Default: that of a monotonic clock.
-
-        Returns:
-            0 where it may send now, and this counts as sent.
-        """
-        if not self.rate:
-            return 0.0
-        now = time.monotonic() if now is None else now
-        with self._lock:
-            if len(self._sent) > MAX_GROUPS_REMEMBERED:  # names cost nothing: bound the memory
-                self._sent = {g: t for g, t in self._sent.items() if t[-1] > now - MINUTE}
-            times = self._sent.setdefault(group, deque(maxlen=self.rate))
-            if len(times) == self.rate and times[0] > now - MINUTE:
-                return times[0] + MINUTE - now
-            times.append(now)
-        return 0.0
 
 
 # ---- the protocol -------------------------------------------------------------------------------
@@ -206,16 +88,13 @@ def parse_request(body: bytes) -> tuple[str, Submission]:
     """
     try:
         text = body.decode("utf-8")
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"not valid JSON ({str(error)[:200]})") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"not valid JSON ({error})") from error
+    content = parse_json(text, "body")
     if not isinstance(content, dict) or not isinstance(content.get("images"), dict):
         raise UserError(f"not of the form {FORM}")
     group = content.get("groupname")
-    group = group.strip() if isinstance(group, str) else ""
-    if not 1 <= len(group) <= MAX_NAME_LENGTH or not group.isprintable():
-        raise UserError(f"groupname must be 1 to {MAX_NAME_LENGTH} printable characters")
-    return group, parse_submission(text, "images")
+    return group if isinstance(group, str) else "", parse_submission(text, "images")
 
 
 def make_app(labels: Labels, results: Results, settings: ServeSettings) -> "Flask":
@@ -229,35 +108,78 @@ def make_app(labels: Labels, results: Results, settings: ServeSettings) -> "Flas
     find_hits({}, labels)  # raises now, not at the first submission
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = int(settings.largest * 1e6)
-    _add_submissions(app, labels, results, settings.rate)
+    _add_submissions(app, Scorer(labels, results, settings.rate))
     _add_ranking(app, results, settings.title)
     _add_errors(app, settings.largest)
     return app
 
 
-def _add_submissions(app: "Flask", labels: Labels, results: Results, rate: int) -> None:
+class Scorer:
+    """Scores posts, one after the other or at once, by the rules of the leaderboard.
+
+    A refused post counts against its sender's address and never against a group: nobody can keep a
+    group from sending by posting in its name.
+    """
+
+    def __init__(self, labels: Labels, results: Results, rate: int) -> None:
+        self.labels, self.results, self.rate = labels, results, rate
+        self.groups = Groups(results.groups())
+        self.secret, self.step = results.secret(), score_step(len(labels.query))
+        self.by_group, self.by_address = RateLimit(rate), RateLimit(ADDRESS_FACTOR * rate)
+
+    def score(self, body: bytes, address: str) -> float:
+        """Score a post and keep the result.
+
+        Args:
+            body: Of the post.
+            address: Of its sender. A proxy on this machine hides those of the senders: its own has
+                no limit.
+
+        Raises:
+            werkzeug.exceptions.HTTPException: It is refused.
+            sqlite3.Error: The result cannot be kept.
+        """
+        from werkzeug.exceptions import BadRequest, UnprocessableEntity
+
+        is_local = address in LOCAL
+        if not is_local:
+            _refuse_haste(self.by_address.wait(address), "this address", ADDRESS_FACTOR * self.rate)
+            self.by_address.count(address)
+        try:
+            name, submission = parse_request(body)
+            group = self.groups.known(name)
+        except UserError as error:
+            raise BadRequest(str(error)[:500]) from error
+        sender = f"{group} {address}"
+        _refuse_haste(self.by_group.wait(sender), group, self.rate)
+        matched = match(submission, self.labels.query, self.labels.gallery)
+        if reasons := refusals(matched):
+            raise UnprocessableEntity("; ".join(reasons))
+        measures = mean_measures(hits_of_match(matched, self.labels))
+        given = coarse(measures["score"], self.step, submission, self.secret)
+        self.results.add(group, given, measures["recall@1"])
+        self.groups.add(group)
+        self.by_group.count(sender)
+        log.info("%s: %.1f", group, given)
+        return given
+
+
+def _refuse_haste(seconds: float, who: str, rate: int) -> None:
+    """Raise TooManyRequests where somebody has to wait."""
+    from werkzeug.exceptions import TooManyRequests
+
+    if seconds:
+        reason = f"{who} has sent {rate} times within a minute"
+        raise TooManyRequests(reason, retry_after=int(seconds) + 1)
+
+
+def _add_submissions(app: "Flask", scorer: Scorer) -> None:
     """Add the route that takes submissions."""
     from flask import Response, jsonify, request
-    from werkzeug.exceptions import BadRequest, TooManyRequests, UnprocessableEntity
-
-    limit = RateLimit(rate)
 
     @app.post("/retrieval/", strict_slashes=False)
     def retrieval() -> Response:
-        try:
-            group, submission = parse_request(request.get_data())
-        except UserError as error:
-            raise BadRequest(str(error)[:500]) from error
-        if seconds := limit.wait(group):
-            reason = f"{group} has sent {rate} times within a minute"
-            raise TooManyRequests(reason, retry_after=int(seconds) + 1)
-        matched = match(submission, labels.query, labels.gallery)
-        if reasons := refusals(matched):
-            raise UnprocessableEntity("; ".join(reasons))
-        measures = mean_measures(hits_of_match(matched, labels))
-        results.add(group, measures["score"], measures["recall@1"])
-        log.info("%s: %.1f", group, measures["score"])
-        return jsonify(accuracy=measures["score"])
+        return jsonify(accuracy=scorer.score(request.get_data(), request.remote_addr or ""))
 
 
 def _add_ranking(app: "Flask", results: Results, title: str) -> None:
@@ -279,9 +201,17 @@ def _add_ranking(app: "Flask", results: Results, title: str) -> None:
             "leaderboard.html", title=title, ranking=results.ranking(), nonce=nonce
         )
         # Should a name ever slip through unescaped, the browser would still run nothing of it.
-        policy = f"default-src 'none'; connect-src 'self'; style-src 'nonce-{nonce}'; "
+        policy = f"{POLICY}; connect-src 'self'; style-src 'nonce-{nonce}'; "
         headers = {"Content-Security-Policy": policy + f"script-src 'nonce-{nonce}'"}
         return Response(text, mimetype="text/html", headers=headers)
+
+    @app.after_request
+    def protect(response: Response) -> Response:
+        """Let no browser guess a type, run anything else, or show a page within another."""
+        response.headers.setdefault("Content-Security-Policy", POLICY)
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        response.headers["Referrer-Policy"] = "no-referrer"
+        return response
 
     @app.template_filter("clock")
     def clock(seconds: float) -> str:
@@ -292,6 +222,13 @@ def _add_errors(app: "Flask", largest: float) -> None:
     """Answer every error as JSON, {"error": reason}; `largest`: megabytes of a submission."""
     from flask import Response, jsonify
     from werkzeug.exceptions import HTTPException, TooManyRequests
+
+    @app.errorhandler(sqlite3.Error)
+    def unavailable(error: sqlite3.Error) -> Response:
+        log.error("error: results cannot be read or written: %s", error)
+        response = jsonify(error="results cannot be kept at the moment: try again later")
+        response.status_code = 503
+        return response
 
     @app.errorhandler(HTTPException)
     def refuse(error: HTTPException) -> Response:
@@ -319,7 +256,7 @@ def make_server(settings: ServeSettings) -> "MultiSocketServer | BaseWSGIServer"
 
     check_bounds(settings)
     labels = read_labels(settings.labels)
-    results = Results(settings.results, str(file_hash(settings.labels)))
+    results = Results(settings.results, labels_hash(labels), str(file_hash(settings.labels)))
     app = make_app(labels, results, settings)
     if ranking := results.ranking():
         log.info("%s: continues with the results of %d groups", settings.results, len(ranking))
@@ -329,15 +266,36 @@ def make_server(settings: ServeSettings) -> "MultiSocketServer | BaseWSGIServer"
             host=settings.host,
             port=settings.port,
             threads=8,
-            connection_limit=2000,
+            connection_limit=connection_limit(),
+            channel_timeout=IDLE,
+            cleanup_interval=IDLE // 3,
+            log_socket_errors=False,
             asyncore_use_poll=True,
-            # Bodies up to ten times the limit are read to their end, so that their senders surely
-            # get to see why they are refused; larger ones waitress refuses unread.
-            max_request_body_size=int(settings.largest * 1e7),
+            # A little more than the limit: senders of slightly too much get to see the reason.
+            max_request_body_size=int(settings.largest * 1e6) + (1 << 16),
         )
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, ValueError) as error:
         address = f"{settings.host}:{settings.port}"
         raise UserError(f"cannot listen at {address} ({error}): choose another --port") from error
+
+
+def connection_limit() -> int:
+    """Return how many connections may be open at once: fewer than the system allows files."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return CONNECTIONS
+    files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = CONNECTIONS + RESERVED_FILES
+    if files < wanted and (most == resource.RLIM_INFINITY or most > files):
+        files = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, most))
+    return max(8, min(CONNECTIONS, files - RESERVED_FILES))
+
+
+def labels_hash(labels: Labels) -> str:
+    """Return a hash of what labels say, however their file is written."""
+    return hashlib.sha256(json.dumps(labels._asdict(), sort_keys=True).encode()).hexdigest()
 
 
 def page_url(server: Any) -> str:

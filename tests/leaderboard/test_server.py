@@ -1,18 +1,27 @@
 """The leaderboard: what it takes and refuses, what it saves, and its page in a real browser."""
 
 import json
+import resource
+import select
+import socket
+import sqlite3
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
+from werkzeug.exceptions import TooManyRequests
 
 from benchmarks.leaderboard_load import load, serving
 from lookalike.core.errors import UserError
+from lookalike.core.files import file_hash
 from lookalike.evaluation.scoring import Labels, score
 from lookalike.evaluation.submissions import Submission
-from lookalike.leaderboard.server import RateLimit, Results, ServeSettings, make_server
+from lookalike.leaderboard import server
+from lookalike.leaderboard.results import Results
+from lookalike.leaderboard.server import ServeSettings, connection_limit, make_server
 from tests.conftest import Start
 
 LABELS = Labels(
@@ -30,6 +39,12 @@ def settings(tmp_path: Path) -> ServeSettings:
     labels = tmp_path / "labels.json"
     labels.write_text(json.dumps(LABELS._asdict()))
     return ServeSettings(labels, port=0, results=tmp_path / "results.sqlite", rate=0)
+
+
+@pytest.fixture(autouse=True)
+def exact_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three queries, scores would be given as 0 or 1000; test_rules.py tests that."""
+    monkeypatch.setattr(server, "coarse", lambda score, *_: score)
 
 
 def send(url: str, group: str, submission: Any) -> requests.Response:
@@ -99,12 +114,12 @@ def test_a_bad_submission_is_refused_with_the_reason(
     [
         (b"no JSON", "not valid JSON"),
         (b"\xff\xfe", "not valid JSON"),
-        (b"[" * 100_000, "not valid JSON"),
+        (b"[" * 100_000, "nested too deeply"),
         (b"[1]", "not of the form"),
         (b'{"images": {}}', "groupname must be"),
         (b'{"groupname": " ", "images": {}}', "groupname must be"),
         (b'{"groupname": "a\\u0000", "images": {}}', "groupname must be"),
-        (b'{"groupname": "\\ud800", "images": {}}', "groupname must be"),
+        (b'{"groupname": "\\ud800", "images": {}}', "half a character"),
         (b'{"groupname": "%s", "images": {}}' % (b"a" * 65), "groupname must be"),
         (b'{"groupname": "us", "images": {"q": [], "q": []}}', "'q' appears twice"),
     ],
@@ -138,12 +153,146 @@ def test_a_group_that_sends_too_often_has_to_wait_and_others_need_not(
     assert ranking(url)[0][2] == 2
 
 
-def test_the_limit_forgets_silent_groups() -> None:
-    limit = RateLimit(1)
-    for number in range(10_002):
-        assert limit.wait(f"group {number}", 0.0) == 0
-    assert limit.wait("another", 61.0) == 0
-    assert len(limit._sent) == 1
+def test_nobody_keeps_a_group_from_sending_by_posting_in_its_name(
+    settings: ServeSettings, start: Start
+) -> None:
+    url = start(replace(settings, rate=2))
+    for _ in range(30):
+        assert send(url, "us", {}).status_code == 422
+    assert send(url, "us", BEST).ok
+    scorer = server.Scorer(LABELS, Results(settings.results, ""), rate=2)
+    post = json.dumps({"groupname": "us", "images": GOOD}).encode()
+    for address in ("10.0.0.1", "10.0.0.1", "10.0.0.2"):
+        scorer.score(post, address)
+    with pytest.raises(TooManyRequests, match="us has sent 2 times"):
+        scorer.score(post, "10.0.0.1")
+    scorer.score(post, "10.0.0.2")
+
+
+def test_free_names_do_not_get_around_the_rate(settings: ServeSettings) -> None:
+    scorer = server.Scorer(LABELS, Results(settings.results, ""), rate=2)
+    for number in range(20):
+        post = json.dumps({"groupname": f"us {number}", "images": GOOD}).encode()
+        scorer.score(post, "10.0.0.1")
+    with pytest.raises(TooManyRequests, match="this address has sent 20 times"):
+        scorer.score(post, "10.0.0.1")
+    scorer.score(post, "10.0.0.3")
+
+
+def test_names_that_look_alike_are_one_group_or_refused(
+    settings: ServeSettings, start: Start
+) -> None:
+    url = start(settings)
+    assert send(url, "Team A", GOOD).ok and send(url, " team  a", BEST).ok
+    assert ranking(url) == [("Team A", 1000.0, 2)]
+    for name in ("Team-A", "TEAM \u0410", "te\u0430m a"):
+        reply = send(url, name, GOOD)
+        assert reply.status_code == 400 and "groupname" in reply.json()["error"]
+    for name in ("a\u200bb", "\u202eabc", "\u3164", "ab\u00adc", "\u2800"):
+        assert send(url, name, GOOD).status_code == 400
+
+
+def test_every_answer_has_its_headers(settings: ServeSettings, start: Start) -> None:
+    url = start(settings)
+    answers = [requests.get(url + path, timeout=30) for path in ("", "ranking.json", "nowhere")]
+    for answer in (*answers, send(url, "us", GOOD), send(url, "us", {})):
+        policy = answer.headers["Content-Security-Policy"]
+        for part in ("default-src 'none'", "base-uri 'none'", "frame-ancestors 'none'"):
+            assert part in policy
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Referrer-Policy"] == "no-referrer"
+
+
+def test_labels_that_were_saved_anew_keep_their_results(
+    settings: ServeSettings, start: Start
+) -> None:
+    assert send(start(settings), "us", BEST).ok
+    content = json.loads(settings.labels.read_text())
+    settings.labels.write_text(json.dumps(dict(reversed(content.items())), indent=4))
+    assert ranking(start(settings)) == [("us", 1000.0, 1)]
+
+
+def test_results_by_the_hash_of_the_file_are_found(settings: ServeSettings, start: Start) -> None:
+    Results(settings.results, str(file_hash(settings.labels))).add("us", 7.0, 0.0)
+    assert ranking(start(settings)) == [("us", 7.0, 1)]
+
+
+def test_results_that_cannot_be_kept_are_an_answer(
+    settings: ServeSettings, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = start(settings)
+
+    def full(*values: Any) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Results, "add", full)
+        reply = send(url, "us", GOOD)
+        assert reply.status_code == 503 and "try again later" in reply.json()["error"]
+    settings.results.unlink()
+    assert send(url, "us", GOOD).ok and len(ranking(url)) == 1
+
+
+def test_a_damaged_file_of_results_is_an_error(settings: ServeSettings) -> None:
+    results = Results(settings.results, "labels")
+    for number in range(200):
+        results.add(f"group {number}", 1.0, 0.0)
+    content = bytearray(settings.results.read_bytes())
+    content[5000:12000] = b"\x55" * 7000
+    settings.results.write_bytes(content)
+    for beside in settings.results.parent.glob("results.sqlite-*"):
+        beside.unlink()
+    with pytest.raises(UserError, match=r"results\.sqlite: cannot hold results .* move it away"):
+        make_server(settings)
+
+
+def test_unfinished_uploads_end_at_the_limit(settings: ServeSettings, start: Start) -> None:
+    url = start(replace(settings, largest=0.01))
+    address = ("127.0.0.1", int(url.rpartition(":")[2].strip("/")))
+    with socket.create_connection(address, timeout=10) as connection:
+        head = b"POST /retrieval/ HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+        connection.sendall(head)
+        sent = 0
+        with suppress(OSError):
+            while sent < 5_000_000:
+                connection.sendall(b"8000\r\n" + b" " * 0x8000 + b"\r\n")
+                sent += 0x8000
+                if select.select([connection], [], [], 0)[0]:
+                    break
+        assert sent < 5_000_000, "the server answers long before"
+
+
+def test_fewer_connections_than_files() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (300, before[1]))
+        limit = connection_limit()
+        assert 8 <= limit < resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"port": 70_000},
+        {"port": -1},
+        {"largest": float("nan")},
+        {"largest": float("inf")},
+        {"largest": 0.0},
+        {"rate": 10**30},
+        {"host": "a b"},
+        {"host": "name.invalid"},
+        {"host": "\udcff"},
+        {"host": "a" * 300},
+    ],
+    ids=str,
+)
+def test_odd_settings_are_an_error_before_anything_starts(
+    settings: ServeSettings, odd: dict[str, Any]
+) -> None:
+    with pytest.raises(UserError):
+        make_server(replace(settings, **odd))
 
 
 def test_results_survive_a_kill_and_other_labels_have_a_ranking_of_their_own(

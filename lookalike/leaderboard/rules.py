@@ -1,0 +1,176 @@
+"""The rules of a leaderboard: names of groups, how often they may send, how exact scores are."""
+
+import hashlib
+import hmac
+import json
+import math
+import threading
+import time
+import unicodedata
+from collections import deque
+from collections.abc import Iterable
+
+from lookalike.core.errors import UserError
+from lookalike.evaluation.metrics import HIGHEST_SCORE
+from lookalike.evaluation.submissions import Submission
+
+MAX_NAME_LENGTH = 64
+MINUTE = 60.0
+MAX_REMEMBERED = 10_000  # keys of a rate limit, at once
+# Letters of other scripts that look like Latin ones, and signs that look like letters.
+CYRILLIC = "\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0456\u0458\u0455\u04cf\u0501\u051b\u051d"
+GREEK = "\u03b1\u03bf\u03c1\u03bd\u03b9\u03ba\u03c5"
+LOOKALIKES = str.maketrans(f"{CYRILLIC}{GREEK}01|", "aeopcyxijsldqwaopvikuoll")
+# Scripts that are written together.
+TOGETHER = {"HIRAGANA": "CJK", "KATAKANA": "CJK", "KATAKANA-HIRAGANA": "CJK"}
+
+
+# ---- names --------------------------------------------------------------------------------------
+
+
+def checked_name(name: str) -> str:
+    """Return a group's name as it is shown: in one form of Unicode, without spare spaces.
+
+    Raises:
+        UserError: It is empty or too long, holds characters that nobody sees, or letters of
+            several scripts.
+
+    >>> checked_name("  the  \uff21 team ")
+    'the A team'
+    """
+    shown = " ".join(unicodedata.normalize("NFKC", name).split())
+    if not 1 <= len(shown) <= MAX_NAME_LENGTH or not shown.isprintable():
+        raise UserError(f"groupname must be 1 to {MAX_NAME_LENGTH} printable characters")
+    if any(unicodedata.category(c) in ("Cf", "Co", "Cn", "Me") for c in shown) or _is_blank(shown):
+        raise UserError("groupname must hold no invisible characters")
+    scripts = {_script(c) for c in shown if c.isalpha()}
+    if len(scripts) > 1:
+        raise UserError(f"groupname must be of one script, not {', '.join(sorted(scripts))}")
+    return shown
+
+
+def _is_blank(name: str) -> bool:
+    """Return whether a name has a letter without a shape, or nothing to see at all."""
+    fillers = any(
+        "FILLER" in unicodedata.name(c, "") or "BLANK" in unicodedata.name(c, "") for c in name
+    )
+    return fillers or all(unicodedata.category(c)[0] in "MZ" for c in name)
+
+
+def _script(letter: str) -> str:
+    """Return the script of a letter, by the first word of its name in Unicode."""
+    script = unicodedata.name(letter, "UNKNOWN").partition(" ")[0]
+    return TOGETHER.get(script, script)
+
+
+def skeleton(name: str) -> str:
+    """Return what is left of a name for the eye: names of one skeleton look alike.
+
+    >>> skeleton("Team-A") == skeleton("TEAM \u0410")
+    True
+    """
+    plain = unicodedata.normalize("NFKD", name.casefold()).translate(LOOKALIKES)
+    return "".join(c for c in plain if c.isalnum()) or plain
+
+
+class Groups:
+    """The groups of a leaderboard: one for each name that can be told from the others."""
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        self._names = {skeleton(name): name for name in names}
+        self._lock = threading.Lock()
+
+    def known(self, name: str) -> str:
+        """Return the group that a name means, as it was first written.
+
+        Raises:
+            UserError: The name cannot be used, or looks like that of another group.
+        """
+        shown = checked_name(name)
+        with self._lock:
+            known = self._names.get(skeleton(shown), shown)
+        if known.casefold() != shown.casefold():
+            raise UserError(f"groupname looks like that of the group {known!r}: choose another")
+        return known
+
+    def add(self, name: str) -> None:
+        """Add the group of an accepted submission."""
+        with self._lock:
+            self._names.setdefault(skeleton(name), name)
+
+
+# ---- rates --------------------------------------------------------------------------------------
+
+
+class RateLimit:
+    """A limit to what a key, such as an address, may do in a minute.
+
+    Example:
+        >>> limit = RateLimit(1)
+        >>> limit.count("ada", now=100)
+        >>> [limit.wait(key, now) for key, now in (("ada", 130), ("bo", 130), ("ada", 160))]
+        [30.0, 0.0, 0.0]
+    """
+
+    def __init__(self, rate: int) -> None:
+        """Set the limit; 0: there is none."""
+        self.rate = rate
+        self._times: dict[str, deque[float]] = {}
+        self._lock = threading.Lock()
+
+    def wait(self, key: str, now: float | None = None) -> float:
+        """Return the seconds until a key may act again; 0 where it may now.
+
+        Args:
+            key: The key.
+            now: The time in seconds. Default: that of a monotonic clock.
+        """
+        now = time.monotonic() if now is None else now
+        with self._lock:
+            times = self._times.get(key)
+            if not self.rate or times is None or len(times) < self.rate:
+                return 0.0
+            return max(0.0, times[0] + MINUTE - now)
+
+    def count(self, key: str, now: float | None = None) -> None:
+        """Count an act of a key."""
+        if not self.rate:
+            return
+        now = time.monotonic() if now is None else now
+        with self._lock:
+            if len(self._times) > MAX_REMEMBERED:  # keys cost nothing: bound the memory
+                self._times = {k: t for k, t in self._times.items() if t[-1] > now - MINUTE}
+            self._times.setdefault(key, deque(maxlen=self.rate)).append(now)
+
+
+# ---- scores -------------------------------------------------------------------------------------
+
+
+def score_step(queries: int) -> float:
+    """Return the step in which scores are given: that of two queries, rounded up to 1, 2 or 5.
+
+    >>> [score_step(queries) for queries in (900, 120, 3)]
+    [5.0, 20.0, 1000.0]
+    """
+    least = 2 * HIGHEST_SCORE / queries
+    power = 10.0 ** math.floor(math.log10(least))
+    return min(HIGHEST_SCORE, next(f * power for f in (1, 2, 5, 10) if f * power >= least))
+
+
+def coarse(score: float, step: float, submission: Submission, secret: str) -> float:
+    """Return a score as it is given: a multiple of the step, less than a step away.
+
+    Whether it is rounded up or down is drawn for each submission as a whole, from a secret, with
+    the odds that keep the mean. Whoever changes the list of a single query learns next to nothing
+    of that query; plain rounding would tell it wherever a score lies at the edge of a step.
+
+    Args:
+        score: From 0 to 1000.
+        step: See `score_step`.
+        submission: What was scored.
+        secret: Known to the leaderboard alone.
+    """
+    message = json.dumps(submission, sort_keys=True).encode("utf-8", "surrogatepass")
+    digest = hmac.digest(secret.encode(), message, hashlib.sha256)
+    drawn = int.from_bytes(digest[:8], "big") / 2**64
+    return min(HIGHEST_SCORE, math.floor(score / step + drawn) * step)

@@ -1,0 +1,135 @@
+"""The rules of a leaderboard: names, rates, and scores that give no answer away."""
+
+import numpy as np
+import pytest
+
+from lookalike.core.errors import UserError
+from lookalike.evaluation.scoring import Labels, score
+from lookalike.evaluation.submissions import Submission
+from lookalike.leaderboard.rules import (
+    MAX_REMEMBERED,
+    Groups,
+    RateLimit,
+    checked_name,
+    coarse,
+    score_step,
+    skeleton,
+)
+
+SECRET = "s" * 32
+
+
+@pytest.mark.parametrize(
+    "name", ["us", "Grüße 7", "команда", "\u6211\u4eec", "チーム日本", "a_b-c.d!"]
+)
+def test_names_of_every_script_can_be_used(name: str) -> None:
+    assert checked_name(f"  {name} ") == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "  ",
+        "a" * 65,
+        "a\0",
+        "a\u200b",
+        "\u202ea",
+        "\u3164",
+        "\u2800",
+        "ab\u0441",
+        "a\ue000",
+        "\u0301",
+    ],
+)
+def test_names_that_deceive_are_refused(name: str) -> None:
+    with pytest.raises(UserError, match="groupname must"):
+        checked_name(name)
+
+
+def test_a_name_is_known_in_any_case_and_not_by_a_look_alike() -> None:
+    groups = Groups(["Ace"])
+    assert groups.known("ACE") == groups.known(" ace ") == "Ace"
+    for name in ("\u0410\u0421\u0415", "a-c-e", "\u0430\u0441\u0435"):
+        assert skeleton(name) == "ace"
+        with pytest.raises(UserError, match="looks like that of the group 'Ace'"):
+            groups.known(name)
+    assert groups.known("Aces") == "Aces"
+
+
+def test_only_what_is_counted_counts() -> None:
+    limit = RateLimit(2)
+    assert [limit.wait("a", 0.0) for _ in range(9)] == [0.0] * 9
+    limit.count("a", 0.0)
+    limit.count("a", 10.0)
+    assert limit.wait("a", 20.0) == 40 and limit.wait("b", 20.0) == 0
+    assert limit.wait("a", 61.0) == 0
+    assert RateLimit(0).wait("a") == 0
+
+
+def test_a_rate_limit_forgets_silent_keys() -> None:
+    limit = RateLimit(1)
+    for number in range(MAX_REMEMBERED + 2):
+        limit.count(f"key {number}", 0.0)
+    limit.count("another", 61.0)
+    assert len(limit._times) == 1
+
+
+# ---- scores -------------------------------------------------------------------------------------
+
+QUERIES, GALLERY = 12, 60
+NAMES = [f"g{i:02}.jpg" for i in range(GALLERY)]
+OWNERS = np.random.default_rng(0).permutation(GALLERY) % QUERIES
+LABELS = Labels(
+    {f"q{i}.jpg": f"p{i}" for i in range(QUERIES)},
+    {name: f"p{owner}" for name, owner in zip(NAMES, OWNERS, strict=True)},
+)
+
+
+def test_a_score_is_given_within_a_step_and_right_on_average() -> None:
+    step = score_step(120)
+    given = []
+    for number in range(2000):
+        submission = {"q.jpg": [f"{number}.jpg"]}
+        given.append(coarse(533.0, step, submission, SECRET))
+        assert given[-1] == coarse(533.0, step, submission, SECRET), "the same, whenever it is sent"
+    assert {*given} == {520.0, 540.0}
+    assert np.mean(given) == pytest.approx(533, abs=1)
+    assert coarse(1000.0, step, submission, SECRET) == 1000
+    assert coarse(0.0, step, submission, SECRET) == 0
+
+
+def read_off(step: float, posts: int = 240) -> float:
+    """Attack: one query at a time, ten pictures at once, keep what raises the score.
+
+    Returns:
+        The share of the queries for which the attacker holds a set of pictures with a right one
+        at its end, less what guessing would give.
+    """
+    rng = np.random.default_rng(1)
+
+    def answer(submission: Submission) -> float:
+        exact = score(submission, LABELS)["score"]
+        return coarse(exact, step, submission, SECRET) if step else exact
+
+    submission: Submission = {q: rng.permutation(NAMES)[:10].tolist() for q in LABELS.query}
+    candidates = {q: list(NAMES) for q in LABELS.query}
+    for number in range(posts // 2):
+        query = f"q{number % QUERIES}.jpg"
+        pool = candidates[query]
+        if len(pool) == 1:
+            continue
+        half = rng.permutation(pool)[: len(pool) // 2].tolist()
+        others = [name for name in NAMES if name not in pool][: 10 - min(10, len(half))]
+        before, after = (
+            answer(submission | {query: (part + others + NAMES)[:10]})
+            for part in ([n for n in pool if n not in half], half)
+        )
+        candidates[query] = half if after > before else [n for n in pool if n not in half]
+    right = [LABELS.gallery[pool[0]] == LABELS.query[q] for q, pool in candidates.items()]
+    return float(np.mean(right))
+
+
+def test_answers_cannot_be_read_off_by_many_posts() -> None:
+    assert read_off(step=0) > 0.7, "exact scores give the answers away"
+    assert read_off(score_step(QUERIES)) < 0.4
