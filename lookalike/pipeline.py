@@ -40,7 +40,7 @@ from lookalike.core.settings import (
 )
 from lookalike.data.extraction import choose_data
 from lookalike.evaluation.scoring import read_labels
-from lookalike.evaluation.stage import labels_state
+from lookalike.evaluation.stage import evaluate_state
 from lookalike.leaderboard.client import configured_target, required_target
 from lookalike.retrieval.ensemble import adopt, inherited, members_state
 
@@ -139,7 +139,7 @@ STAGE_LIST = (
         settings=("labels",),
         files=("submission.json", "validation.json", "split.json", "forecast.json"),
         outputs=("metrics.json", "labels.json"),
-        watch=labels_state,
+        watch=evaluate_state,
     ),
     Stage(
         "report",

@@ -376,6 +376,18 @@ def test_a_single_stage_finds_its_run_by_the_data_or_a_config_file(tmp_path: Pat
         assert (train.lr, train.epochs) == expected, words
 
 
+def test_a_forecast_of_another_ranking_does_not_stand_beside_the_score(
+    done: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "forecast" in read_json(done / "metrics.json", "")
+    words = ["--run", str(done), "--center"]
+    assert runner.main(["--stage", "retrieve", "evaluate", *words]) == 0
+    assert "the forecast was made before the last ranking: left out" in capsys.readouterr().err
+    assert "forecast" not in read_json(done / "metrics.json", "")
+    assert runner.main(["--stage", "forecast", "evaluate", "--run", str(done)]) == 0
+    assert "forecast" in read_json(done / "metrics.json", "")
+
+
 def test_the_config_file_takes_a_remembered_setting_back(tmp_path: Path) -> None:
     remember(tmp_path / "run", center=True, scales=[1.0, 0.9], ensemble=["a", "b"])
     table = {"run": "run", "center": False, "scales": [1.0], "ensemble": []}

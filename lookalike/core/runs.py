@@ -243,6 +243,25 @@ class Run:
             return False
         return stamp["inputs"] == inputs and stamp["outputs"] == self.outputs(stage)
 
+    def is_current(self, name: str) -> bool:
+        """Return whether a stage's outputs are there, and were made with the present settings.
+
+        The settings and the files that it depended on count; what it has watched does not.
+
+        Args:
+            name: Of the stage.
+        """
+        stamp = self.stamps().get(name)
+        if stamp is None:
+            return False
+        recorded = stamp["inputs"]
+        flat = self.settings.flat()
+        return (
+            recorded["settings"] == {name: flat.get(name) for name in recorded["settings"]}
+            and recorded["files"] == {n: file_hash(self.path(n)) for n in recorded["files"]}
+            and stamp["outputs"] == {n: file_hash(self.path(n)) for n in stamp["outputs"]}
+        )
+
     def stamps(self) -> dict[str, Stamp]:
         """Return what stages.json holds: {stage: stamp}, without damaged ones."""
         stamps = {}
@@ -339,11 +358,15 @@ def read_versions(path: Path) -> dict[str, str]:
     return table
 
 
-def open_run(folder: Path) -> Run:
+def open_run(folder: Path, reads: Collection[str] = ()) -> Run:
     """Return a finished run, with its own settings.
 
+    Args:
+        folder: The run folder.
+        reads: Files of the run that are about to be read: they must be what its stages wrote.
+
     Raises:
-        UserError: There is no run, or its settings do not name its data.
+        UserError: There is no run, its settings do not name its data, or a file has changed.
     """
     remembered = folder / "config.json"
     if not remembered.is_file():
@@ -351,4 +374,6 @@ def open_run(folder: Path) -> Run:
     settings = load_settings(remembered)
     if settings.general.data is None:
         raise UserError(f"{remembered}: names no data; make the run anew with main.py")
-    return Run(folder, settings.general.data, settings)
+    run = Run(folder, settings.general.data, settings)
+    run.verify(*reads)
+    return run

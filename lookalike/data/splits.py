@@ -7,7 +7,7 @@ on the catalogue, the settings and the seed, and on nothing else.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -283,6 +283,21 @@ def _describe(pictures: int, split: Split) -> str:
     )
 
 
+class _TaskForm(TypedDict):
+    query: Pictures
+    gallery: Pictures
+
+
+class _SplitForm(TypedDict):
+    """The form of split.json."""
+
+    kind: str
+    closed_set: bool
+    train: Pictures
+    holdout: Pictures
+    validation: _TaskForm
+
+
 def load_split(path: Path) -> Split:
     """Read a split.json.
 
@@ -295,11 +310,10 @@ def load_split(path: Path) -> Split:
     Raises:
         UserError: The file is missing or damaged.
     """
-    table = read_json(path, "--stage split")
-    try:
-        return Split(**table | {"validation": RetrievalTask(**table["validation"])})
-    except (TypeError, KeyError) as error:
-        raise UserError(f"{path} is damaged: --stage split makes it anew") from error
+    table: _SplitForm = read_json(path, "--stage split", _SplitForm)
+    validation = RetrievalTask(**table["validation"])
+    kind, closed_set = table["kind"], table["closed_set"]
+    return Split(kind, closed_set, table["train"], table["holdout"], validation)
 
 
 def unseen_split(run: Run) -> Split:

@@ -33,6 +33,11 @@ def labels_state(run: Run) -> str:
     return f"{path} {file_hash(path)}" if path else ""
 
 
+def evaluate_state(run: Run) -> str:
+    """Return a text that changes with the labels, and when the forecast gets out of date."""
+    return f"{labels_state(run)} {run.is_current('forecast')}"
+
+
 def run_evaluate(run: Run) -> str:
     """Write metrics.json from submission.json, validation.json and their labels.
 
@@ -58,8 +63,13 @@ def run_evaluate(run: Run) -> str:
     if validation is not None:
         metrics["validation"] = validation
     scores = [f"{name} {block['score']:.1f}" for name, block in metrics.items()]
-    if run.path("forecast.json").is_file():
+    if run.is_current("forecast") and run.path("forecast.json").is_file():
         metrics["forecast"] = read_json(run.path("forecast.json"), "--stage forecast", Forecast)
+    elif run.path("forecast.json").is_file():
+        log.warning(
+            "warning: the forecast was made before the last ranking: left out; "
+            "--stage forecast evaluate makes it anew"
+        )
     write_json(run.path("metrics.json"), metrics)
     return "score: " + (", ".join(scores) or "nothing to score against")
 

@@ -50,7 +50,8 @@ class View:
 
     def orient(self, pixels: np.ndarray) -> np.ndarray:
         """Return (H, W, 3) pixels, mirrored where the view is."""
-        return pixels[:, ::-1] if self.mirrored else pixels
+        # A copy: PyTorch takes no reversed axis, which NumPy hides where it has one element.
+        return pixels[:, ::-1].copy() if self.mirrored else pixels
 
 
 PLAIN = View()

@@ -36,6 +36,7 @@ from lookalike.identification.annotate import (
 )
 from lookalike.identification.calibration import load_calibration
 from lookalike.identification.references import (
+    READS,
     Match,
     References,
     face_extractor,
@@ -120,7 +121,7 @@ def identify_photos(command: WhoCommand) -> None:
             be read.
     """
     check_bounds(command)
-    run = open_run(command.references.run)
+    run = open_run(command.references.run, reads=READS)
     photos, broken = readable_photos(command.photo)
     identifier = make_identifier(run, command.references, command.threshold, command.false_accept)
     folder = command.output or run.path("identify")

@@ -36,6 +36,7 @@ from lookalike.identification.annotate import (
     write_annotated,
 )
 from lookalike.identification.references import (
+    READS,
     Match,
     make_references,
     match_rows,
@@ -69,7 +70,7 @@ def find_likenesses(command: LikeCommand) -> None:
             read.
     """
     check_bounds(command)
-    run = open_run(command.references.run)
+    run = open_run(command.references.run, reads=READS)
     photos, broken = readable_photos(command.picture)
     pictures = reference_pictures(run, command.references.folder)
     extractor = trained_extractor(run)

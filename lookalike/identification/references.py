@@ -31,6 +31,8 @@ from lookalike.features.extractor import FeatureExtractor
 from lookalike.identification.settings import ReferenceSettings
 from lookalike.retrieval.index import build_index, search
 
+READS = ("model.safetensors", "training.csv", "split.json")  # files of a run that it is known by
+
 
 class References(NamedTuple):
     """The embeddings that represent the known identities.

@@ -82,6 +82,8 @@ def run_auto(run: Run) -> str | None:
         log.warning(
             "warning: --auto needs labeled identities, and no --embed-dim: nothing is chosen"
         )
+        for name in ("auto.json", "auto.csv"):  # of an earlier choice, which would be applied
+            run.path(name).unlink(missing_ok=True)
         return None
 
     def make_extractor(settings: EmbedSettings) -> FeatureExtractor:

@@ -47,7 +47,10 @@ def test_test_and_validation_are_scored_where_the_labels_are_known(run: Run) -> 
     assert json.loads(run.path("labels.json").read_text()) == LABELS._asdict()
 
 
-def test_without_labels_only_the_validation_is_scored_and_the_forecast_is_added(run: Run) -> None:
+def test_without_labels_only_the_validation_is_scored_and_the_forecast_is_added(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Run, "is_current", lambda run, stage: stage == "forecast")
     write_json(run.path("labels.json"), LABELS._asdict())
     write_json(run.path("forecast.json"), {"score": 900.0, "ci95": {"score": [800, 950]}})
     assert run_evaluate(run) == "score: validation 1000.0"

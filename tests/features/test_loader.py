@@ -90,3 +90,16 @@ def test_the_text_of_a_view_is_that_of_the_first_release() -> None:
         "strong 2, seed 5": View(2, 5, "strong"),
     }
     assert {str(view): view for view in texts.values()} == texts
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (50, 1, 3), (1, 50, 3)])
+@pytest.mark.parametrize("mirrored", [True, False])
+def test_pictures_of_a_single_row_or_column_are_shown(
+    shape: tuple[int, int, int], mirrored: bool
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, shape, np.uint8)
+    preprocessing = Preprocessing(16, "bilinear", (0.5,) * 3, (0.5,) * 3)
+    shown = load_pixels(pixels, "00", None, preprocessing, View(mirrored=mirrored))
+    plain = load_pixels(pixels, "00", None, preprocessing, View())
+    assert shown.shape == (16, 16, 3)
+    assert np.array_equal(shown, plain[:, ::-1] if mirrored else plain)

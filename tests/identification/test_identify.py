@@ -247,6 +247,7 @@ def test_bad_input_is_an_error_in_words(
     shutil.copytree(drawn, "untrained", ignore=shutil.ignore_patterns("identify", "like"))
     head = (drawn / "training.csv").read_text().splitlines()[0]
     Path("untrained/training.csv").write_text(head + "\n")
+    Path("untrained/stages.json").unlink()
     runs = {"RUN": str(drawn), "UNTRAINED": "untrained"}
     assert run_identify(*[runs.get(word, word) for word in words]) == 1
     said = capsys.readouterr()

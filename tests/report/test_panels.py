@@ -83,5 +83,5 @@ def test_a_picture_that_has_changed_is_an_error(tmp_path: Path) -> None:
 
 
 def test_rows_without_a_problem_are_readable() -> None:
-    rows = pd.DataFrame({"path": ["x"], "content": ["1"], "problem": ["gone"]})
+    rows = pd.DataFrame({"path": ["x"], "content": ["1"], "problem": ["unreadable: gone"]})
     assert Thumbnails(Path()).indices(rows) == [-1]
