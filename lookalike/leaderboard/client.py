@@ -10,7 +10,6 @@ control characters and cut to a sensible length. No reply is trusted.
 
 import importlib.util
 import io
-import json
 import math
 import os
 import sys
@@ -33,6 +32,7 @@ from lookalike.core.errors import UserError
 from lookalike.core.http import timed
 from lookalike.core.log import log
 from lookalike.core.options import without_secrets
+from lookalike.core.readers import parse_json
 from lookalike.core.settings import SubmitSettings
 from lookalike.evaluation.submissions import Submission, read_submission, write_submission
 
@@ -177,10 +177,9 @@ def parse_reply(code: int, text: str, location: str = "") -> Outcome:
         Outcome(status='refused', answer='422: nine names', score=None)
     """
     try:
-        content = json.loads(text)
-    except (ValueError, RecursionError):
-        content = None
-    table = content if isinstance(content, dict) else {}
+        table: dict[str, Any] = parse_json(text, "reply", dict[str, Any])
+    except UserError:
+        table = {}
     score = finite_number(table.get("accuracy", table.get("results")))
     if 200 <= code < 300 and score is not None:
         return Outcome("scored", "", score)

@@ -1,5 +1,6 @@
 """Readers: what they return has the stated form; anything else is one sentence."""
 
+import ast
 import os
 import socket
 from pathlib import Path
@@ -16,6 +17,7 @@ from lookalike.core.readers import (
     read_text,
     saved_record,
 )
+from tests.conftest import ROOT
 
 
 def test_reading_json_says_what_makes_the_file(tmp_path: Path) -> None:
@@ -99,3 +101,45 @@ def test_a_table_keeps_text_as_text(tmp_path: Path) -> None:
     table = read_table(path, "--stage crop", {"path": str, "size": float})
     assert list(table.path) == ["NA", "007", "null", ""]
     assert table["size"].isna().sum() == 1 and table.more.sum() == 25
+
+
+# ---- every reader goes through core ------------------------------------------------------------
+
+READS = {
+    *("json.load", "json.loads", "np.load", "numpy.load", "torch.load", "pickle.load"),
+    *("pd.read_csv", "pd.read_json", "csv.reader", "csv.DictReader", "tomllib.load"),
+}
+READING_METHODS = {"read_text", "read_bytes"}
+# {module: {what it calls: why it may}}; modules of core are where the checks are.
+ALLOWED: dict[str, dict[str, str]] = {
+    "report/page.py": {"read_text": "the page's own template"},
+    "sweep/tables.py": {"pd.read_csv": "the package's own baseline report"},
+    "sweep/grid.py": {"read_bytes": "what a row has printed, decoded with replacement"},
+    "features/cache_tool.py": {"np.load": "only counts keys; any error counts none"},
+    "evaluation/submissions.py": {"csv.reader": "text from readers.read_text, checked by line"},
+    "leaderboard/history.py": {"csv.DictReader": "text from readers.read_text, checked by line"},
+    "training/trainer.py": {"torch.load": "weights_only; any error begins the training anew"},
+    "verification/protocols.py": {"csv.DictReader": "text from readers.read_text, checked by line"},
+}
+
+
+def calls_of(module: Path) -> set[str]:
+    """Return what a module calls that reads files: `json.loads`, `read_text` as a method, ..."""
+    found = set()
+    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            name = ast.unparse(node.func)
+            found |= {name} & READS | {node.func.attr} & READING_METHODS
+    return found
+
+
+def test_files_are_read_by_core_alone() -> None:
+    """A new reader belongs to core.readers, or into ALLOWED with its reason."""
+    package = ROOT / "lookalike"
+    others = {
+        path.relative_to(package).as_posix(): calls_of(path)
+        for path in package.rglob("*.py")
+        if path.relative_to(package).parts[0] != "core"
+    }
+    used = {name: calls for name, calls in others.items() if calls}
+    assert used == {name: set(calls) for name, calls in ALLOWED.items()}
