@@ -24,7 +24,7 @@ from lookalike.core.errors import UserError
 from lookalike.core.files import file_hash, listing, only_process, write_json
 from lookalike.core.log import exit_code, log, log_to
 from lookalike.core.options import announce, parse_settings
-from lookalike.core.readers import read_json, saved_record
+from lookalike.core.readers import read_if_good, saved_record
 from lookalike.core.runs import BEFORE_REPORT, Run, Stage
 from lookalike.core.settings import (
     OBJECTIVE_SETTINGS,
@@ -39,6 +39,7 @@ from lookalike.core.settings import (
     validation_steps,
 )
 from lookalike.data.extraction import choose_data
+from lookalike.evaluation.results import read_metrics
 from lookalike.evaluation.scoring import read_labels
 from lookalike.evaluation.stage import evaluate_state
 from lookalike.leaderboard.client import configured_target, required_target
@@ -378,10 +379,9 @@ MEASURES = ("score", "recall@1", "recall@5", "recall@10", "map", "map@10", "map@
 
 def summary(run: Run) -> str:
     """Return the stages' results, with their times, and the scores with their intervals."""
-    metrics = {}
-    if run.path("metrics.json").is_file():
-        metrics = read_json(run.path("metrics.json"), "--stage evaluate")
-    return f"{stage_table(run)}\n\n{score_table(metrics)}\n\nall results in {run.folder}/"
+    metrics = read_if_good(read_metrics, run.path("metrics.json"), "left out of the summary")
+    scores = score_table(metrics or {})
+    return f"{stage_table(run)}\n\n{scores}\n\nall results in {run.folder}/"
 
 
 def stage_table(run: Run) -> str:

@@ -241,6 +241,15 @@ def test_a_damaged_file_of_the_run_is_not_used_by_a_single_stage(
     assert (done / "submission.json").read_bytes() == before
 
 
+def test_damaged_scores_are_left_out_of_the_summary_and_said(
+    done: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (done / "metrics.json").write_text('{"test": {"score": 7, "ci95": {}}}')
+    assert runner.main(["--stage", "index", "--run", str(done), "--force"]) == 0
+    said = capsys.readouterr().err
+    assert "left out of the summary" in said and "nothing scored" in said
+
+
 def test_a_number_of_processes_that_is_none_is_a_sentence(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -382,7 +391,10 @@ def test_a_forecast_of_another_ranking_does_not_stand_beside_the_score(
     assert "forecast" in read_json(done / "metrics.json", "")
     words = ["--run", str(done), "--center"]
     assert runner.main(["--stage", "retrieve", "evaluate", *words]) == 0
-    assert "the forecast was made before the last ranking: left out" in capsys.readouterr().err
+    assert (
+        "the forecast is not of this ranking, or of other files: left out"
+        in capsys.readouterr().err
+    )
     assert "forecast" not in read_json(done / "metrics.json", "")
     assert runner.main(["--stage", "forecast", "evaluate", "--run", str(done)]) == 0
     assert "forecast" in read_json(done / "metrics.json", "")

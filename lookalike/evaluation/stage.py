@@ -67,7 +67,7 @@ def run_evaluate(run: Run) -> str:
         metrics["forecast"] = read_json(run.path("forecast.json"), "--stage forecast", Forecast)
     elif run.path("forecast.json").is_file():
         log.warning(
-            "warning: the forecast was made before the last ranking: left out; "
+            "warning: the forecast is not of this ranking, or of other files: left out; "
             "--stage forecast evaluate makes it anew"
         )
     write_json(run.path("metrics.json"), metrics)

@@ -30,7 +30,7 @@ def main() -> int:
             count = max(1, round(options.inputs * kind.share / total))
             counts, failures = fuzz(kind, Path(folder), count, options.seed, progress=True)
         rows.append((kind.name, count, *counts.values()))
-        for failure in failures[:5]:
+        for failure in sorted(failures, key=lambda text: "SilentChange" in text)[:5]:
             print(failure, file=sys.stderr)
     sums = ("all", *(sum(column) for column in list(zip(*rows, strict=True))[1:]))
     heads = ("inputs of", "count", "read", "refused", "tracebacks", "silent changes", "hangs")
