@@ -4,7 +4,8 @@
     python main.py --stage auto --run runs/x --auto-backbones sface efficientnet_b0
 
 Choices are scored on identities that nothing was trained on: with a frozen backbone on all, in two
-halves that learn nothing from each other. A choice stays only where its gain is significant.
+halves that learn nothing from each other. A choice stays only where its gain is significant,
+corrected for the number of choices that were tried with it.
 `auto.csv` lists all that was tried; `auto.json` holds what was chosen, a file for --config.
 """
 
@@ -33,7 +34,7 @@ from lookalike.retrieval.labeled_tasks import (
 from lookalike.retrieval.postprocess import center
 
 SIGNIFICANCE = 0.05  # the p-value from which on a gain is not believed
-RESAMPLES = 1000  # bootstrap samples of a gain
+FLIPS = 10_000  # sign flips that a gain is compared with; all of them where there are fewer
 FALSE_ACCEPT_RATES = (1e-2, 1e-3, 1e-4)  # at each threshold that is tried, of impostor pairs
 
 MakeExtractor = Callable[[EmbedSettings], FeatureExtractor]
@@ -49,7 +50,7 @@ class Trial:
         after: The score with it.
         recall_at_1: Recall@1 with it.
         map: mAP with it.
-        chance_of_none: The p-value of the gain, see `paired_bootstrap_p`.
+        chance_of_none: The p-value of the gain, corrected for its round, see `gain_p_values`.
         kept: Whether the choice stays.
     """
 
@@ -139,15 +140,16 @@ def choose_embedding(
     tasks.embed(make_extractor(settings))
     best = tasks.score(steps)
     for name in ("backbone", "crop", "scales", "flip"):
-        start = settings
-        for value in embedding_choices(start, name, backbones):
-            if value == effective_value(settings, name):
-                continue
-            candidate = change_embedding(start, name, value)
-            tasks.embed(make_extractor(candidate))
-            scores = tasks.score(steps)
-            if record_trial(trials, f"{name} {value}", best, scores):
-                settings, best = candidate, scores
+        candidates, results = [], []
+        for value in embedding_choices(settings, name, backbones):
+            if value != effective_value(settings, name):
+                candidates.append(change_embedding(settings, name, value))
+                tasks.embed(make_extractor(candidates[-1]))
+                results.append(tasks.score(steps))
+        choices = [f"{name} {getattr(candidate, name)}" for candidate in candidates]
+        winner = record_round(trials, choices, best, results)
+        if winner is not None:
+            settings, best = candidates[winner], results[winner]
     return settings, best
 
 
@@ -217,9 +219,8 @@ def choose_steps(
     chosen, chosen_scores = add_steps(plain, tasks, best, trials)
     centered = replace(plain, center=True)
     other, other_scores = add_steps(centered, tasks, tasks.score(centered), trials)
-    if record_trial(trials, "centred, with its steps", chosen_scores, other_scores):
-        return other
-    return chosen
+    better = record_round(trials, ["centred, with its steps"], chosen_scores, [other_scores])
+    return chosen if better is None else other
 
 
 def add_steps(
@@ -240,17 +241,11 @@ def add_steps(
     while True:
         steps = list(step_choices(tasks, settings))
         results = [tasks.score(replace(settings, **step)) for step in tqdm(steps, "steps")]
-        significant = [paired_bootstrap_p(result, best) < SIGNIFICANCE for result in results]
-        scores = [result.mean("score") for result in results]
-        winner = int(np.where(significant, scores, -np.inf).argmax())
-        before = best
-        for i, (step, result) in enumerate(zip(steps, results, strict=True)):
-            ((name, value),) = step.items()
-            choice = f"{prefix}{name} {value}"
-            if record_trial(trials, choice, before, result, may_stay=i == winner):
-                settings, best = replace(settings, **step), result
-        if best is before:
+        choices = [f"{prefix}{name} {value}" for step in steps for name, value in step.items()]
+        winner = record_round(trials, choices, best, results)
+        if winner is None:
             return settings, best
+        settings, best = replace(settings, **steps[winner]), results[winner]
 
 
 def step_choices(tasks: LabeledTasks, settings: RetrieveSettings) -> Iterator[dict[str, Any]]:
@@ -314,35 +309,66 @@ def _usable(quantiles: np.ndarray) -> list[float]:
 # ---- whether a gain is significant --------------------------------------------------------------
 
 
-def record_trial(
-    trials: list[Trial], choice: str, before: TaskScores, after: TaskScores, may_stay: bool = True
-) -> bool:
-    """Add a row for a choice.
-
-    Returns:
-        Whether the choice stays: `may_stay`, and its gain is significant.
-    """
-    p = paired_bootstrap_p(after, before)
-    stays = may_stay and p < SIGNIFICANCE
-    scores = before.mean("score"), after.mean("score")
-    measures = after.mean("recall@1"), after.mean("map")
-    trials.append(Trial(choice, *scores, *measures, p, stays))
-    return stays
-
-
-def paired_bootstrap_p(after: TaskScores, before: TaskScores) -> float:
-    """Return the p-value of a gain in score, by a paired bootstrap over identities.
+def record_round(
+    trials: list[Trial], choices: Sequence[str], before: TaskScores, results: Sequence[TaskScores]
+) -> int | None:
+    """Add a row for each choice of a round.
 
     Args:
-        after: The scores of the queries with a choice.
-        before: Those of the same queries without it.
+        trials: The rows.
+        choices: What is tried.
+        before: The scores without any of it.
+        results: The scores with each choice.
 
     Returns:
-        The share of resampled sets of identities in which there is no gain, 0 to 1.
+        The number of the choice that stays: the best of those whose gain is significant; None where
+        none is.
     """
-    gain = after.values["score"] - before.values["score"]
-    _, cluster = np.unique(after.identities, return_inverse=True)
-    sums = np.bincount(cluster, gain)
-    rng = np.random.default_rng(0)
-    draws = rng.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), RESAMPLES)
-    return float((draws @ sums <= 0).mean())
+    if not results:
+        return None
+    p_values = gain_p_values(results, before)
+    scores = np.array([result.mean("score") for result in results])
+    significant = p_values < SIGNIFICANCE
+    winner = int(np.where(significant, scores, -np.inf).argmax()) if significant.any() else None
+    for i, (choice, result) in enumerate(zip(choices, results, strict=True)):
+        measures = result.mean("recall@1"), result.mean("map")
+        score = before.mean("score"), result.mean("score")
+        trials.append(Trial(choice, *score, *measures, float(p_values[i]), i == winner))
+    return winner
+
+
+def gain_p_values(results: Sequence[TaskScores], before: TaskScores) -> np.ndarray:
+    """Return the p-values of gains in score, corrected for how many are tried at once.
+
+    Without any effect, an identity's gain is as likely as the same loss: the gains of all
+    identities change their signs at random, the same for all choices, and each choice is compared
+    with the largest of all (Westfall and Young, 1993, Resampling-based multiple testing). With few
+    identities every combination of signs is tried, and the test is exact: three identities that
+    all win have a p-value of 1/8.
+
+    Args:
+        results: The scores of the queries with each choice.
+        before: Those of the same queries without.
+
+    Returns:
+        (N,) p-values, from 0 to 1.
+    """
+    _, cluster = np.unique(before.identities, return_inverse=True)
+    gains = np.stack(
+        [np.bincount(cluster, r.values["score"] - before.values["score"]) for r in results]
+    )
+    scale = np.sqrt((gains**2).sum(axis=1, keepdims=True))
+    gains = np.divide(gains, scale, out=np.zeros_like(gains), where=scale > 0)
+    largest = (_sign_flips(gains.shape[1]) @ gains.T).max(axis=1)
+    p_values: np.ndarray = (largest >= gains.sum(axis=1)[:, None] - 1e-9).mean(axis=1)
+    return p_values
+
+
+def _sign_flips(identities: int) -> np.ndarray:
+    """Return combinations of signs, (flips, identities); the first is that of what was observed."""
+    if 2**identities <= FLIPS:
+        numbers = np.arange(2**identities)[:, None] >> np.arange(identities)
+        return 1.0 - 2.0 * (numbers & 1)
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], (FLIPS, identities))
+    signs[0] = 1
+    return signs
