@@ -120,9 +120,17 @@ def reserve_open(stream: IO[bytes], path: Path, size: int) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, completely or not at all."""
-    with whole_file(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+    """Write a text file, completely or not at all.
+
+    Raises:
+        UserError: The text holds a name that is not UTF-8, or the disk is full.
+    """
+    try:
+        with whole_file(path) as beside:
+            beside.write_text(text, encoding="utf-8")
+    except UnicodeEncodeError as error:
+        around = text[: error.end].rpartition("\n")[2][-80:]
+        raise UserError(f"{path}: cannot hold …{around}, which is not UTF-8: rename it") from error
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -153,10 +161,14 @@ def file_hash(path: Path) -> str | None:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def files_below(folder: Path) -> list[Path]:
+def files_below(folder: Path, hidden: bool = False) -> list[Path]:
     """Return all files below a folder, sorted: whatever is no folder, broken links included.
 
-    Linked folders are followed. Files and folders whose names start with a dot are left out.
+    Linked folders are followed.
+
+    Args:
+        folder: The folder.
+        hidden: Whether files and folders whose names start with a dot are among them.
 
     Raises:
         UserError: A folder cannot be read.
@@ -165,9 +177,11 @@ def files_below(folder: Path) -> list[Path]:
     seen: set[Path] = set()
     for here, folders, files in os.walk(folder, onerror=_raise_unreadable, followlinks=True):
         real = Path(here).resolve()
-        folders[:] = [f for f in folders if not f.startswith(".")] if real not in seen else []
-        if real not in seen:
-            found += [Path(here, file) for file in files if not file.startswith(".")]
+        if real in seen:
+            folders.clear()
+            continue
+        folders[:] = [name for name in folders if hidden or not name.startswith(".")]
+        found += [Path(here, name) for name in files if hidden or not name.startswith(".")]
         seen.add(real)
     return sorted(found)
 
@@ -190,13 +204,13 @@ def file_state(path: Path) -> str:
 
 
 def listing(folder: Path) -> str:
-    """Return a hash of the names and states of all files below a folder.
+    """Return a hash of the names and states of all files below a folder, hidden ones among them.
 
     Raises:
         UserError: A folder cannot be read.
     """
     digest = hashlib.sha256()
-    for path in files_below(folder):
+    for path in files_below(folder, hidden=True):
         if path.exists():
             line = f"{path.relative_to(folder).as_posix()}\0{file_state(path)}\n"
             digest.update(line.encode("utf-8", "surrogateescape"))

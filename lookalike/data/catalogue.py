@@ -14,16 +14,16 @@ A data set is only read, never written. What is wrong with it is counted and nam
 
 import logging
 from collections.abc import Iterable, Sequence
+from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
-import re2
 
 from lookalike.core.errors import UserError
 from lookalike.core.files import files_below, write_table
 from lookalike.core.log import report_each
 from lookalike.core.readers import read_table
+from lookalike.data.domains import find_domains
 from lookalike.data.images import (
     DAMAGED,
     TRAITS,
@@ -33,13 +33,18 @@ from lookalike.data.images import (
     check_picture,
     map_images,
 )
-from lookalike.data.layout import Layout, find_layout, is_clutter, visible_folders
+from lookalike.data.layout import (
+    Layout,
+    find_layout,
+    has_usable_name,
+    visible_folders,
+    with_usable_names,
+    without_clutter,
+)
 
 COLUMNS = ["path", "identity", "domain", "part", "content", "problem"]
 LABELED = ("training", "validation")  # the parts with a folder per identity
 TEST = ("query", "gallery")
-_QUIET = re2.Options()
-_QUIET.log_errors = False
 
 
 def list_pictures(root: Path) -> pd.DataFrame:
@@ -70,7 +75,10 @@ def _list_part(root: Path, layout: Layout, part: str) -> list[tuple[str, str, st
     folder: Path | None = getattr(layout, part)
     if folder is None:
         return []
-    files = _without_clutter(folder, _usable_names(files_below(folder)))
+    files = without_clutter(folder, files_below(folder, hidden=True))
+    if part == "query":
+        _refuse_unusable_names(folder, files)
+    files = with_usable_names(folder, files)
     if part in LABELED:
         files = _in_class_folders(folder, files)
         identities = [file.relative_to(folder).parts[0] for file in files]
@@ -80,34 +88,18 @@ def _list_part(root: Path, layout: Layout, part: str) -> list[tuple[str, str, st
     return [(path, identity, part) for path, identity in zip(paths, identities, strict=True)]
 
 
-def _usable_names(files: list[Path]) -> list[Path]:
-    """Leave out names that are not UTF-8: neither a catalogue nor a submission can hold them."""
+def _refuse_unusable_names(folder: Path, queries: list[Path]) -> None:
+    """Raise where a query could not keep its place in the submission, which cannot hold its name.
 
-    def usable(path: Path) -> bool:
-        try:
-            str(path).encode()
-        except UnicodeEncodeError:
-            return False
-        return True
-
-    refused = [ascii(str(file)) for file in files if not usable(file)]
-    report_each("files have names that are not UTF-8: left out", refused)
-    return [file for file in files if usable(file)]
-
-
-def _without_clutter(folder: Path, files: list[Path]) -> list[Path]:
-    """Leave out what systems and editors leave beside pictures.
-
-    Whatever else lies among the queries is one: a leaderboard may count it, and refuses a
-    submission that lacks a query.
+    Everything else but clutter does, whether it is a picture or not: a leaderboard may count it,
+    and refuses a submission that lacks a query.
     """
-    clutter = {file for file in files if is_clutter(file.relative_to(folder))}
-    report_each(
-        f"files of the system or an editor in {folder}: left out",
-        sorted(str(file.relative_to(folder)) for file in clutter),
-        logging.INFO,
-    )
-    return [file for file in files if file not in clutter]
+    refused = [str(file) for file in queries if not has_usable_name(file.relative_to(folder))]
+    if refused:
+        raise UserError(
+            f"{len(refused)} queries have names that are not UTF-8, which no submission can hold: "
+            f"rename them, first {refused[0]}"
+        )
 
 
 def _in_class_folders(folder: Path, files: list[Path]) -> list[Path]:
@@ -167,31 +159,8 @@ def _domains(catalogue: pd.DataFrame, pattern: str | None) -> pd.Series:
     domains = catalogue.part.where(in_test, "")
     if pattern is None:
         return domains
-    found = catalogue.path[~in_test].map(_compiled(pattern).search)
-    report_each(
-        "training pictures do not fit --domain-pattern: their domain is unknown",
-        catalogue.path[~in_test][[match is None for match in found]],
-    )
-    domains[~in_test] = [match.group("domain") or "" if match else "" for match in found]
+    domains[~in_test] = find_domains(catalogue.path[~in_test].tolist(), pattern)
     return domains
-
-
-def _compiled(pattern: str) -> Any:
-    """Compile --domain-pattern, or explain what is wrong with it.
-
-    RE2 takes a time that is linear in the text, whatever the pattern; Python's own engine can take
-    centuries for a short one.
-    """
-    try:
-        compiled = re2.compile(pattern, _QUIET)
-    except (re2.error, TypeError) as error:
-        raise UserError(
-            f"--domain-pattern {pattern!r} is no regular expression of RE2, which has no "
-            f"look-around and no back-references: {error}"
-        ) from error
-    if "domain" not in compiled.groupindex:
-        raise UserError(f"--domain-pattern {pattern!r} has no group (?P<domain>...)")
-    return compiled
 
 
 def _refuse_repeats(catalogue: pd.DataFrame) -> None:
@@ -244,7 +213,7 @@ def _report_copies(catalogue: pd.DataFrame) -> None:
     labeled = rows[rows.part.isin(LABELED)]
     identities = labeled.groupby("content").identity.transform("nunique")
     report_each("copies of a picture under two identities", labeled.path[identities > 1])
-    for one, other in (("query", "gallery"), ("training", "query"), ("training", "gallery")):
+    for one, other in combinations((*LABELED, *TEST), 2):
         both = {*rows.content[rows.part == one]} & {*rows.content[rows.part == other]}
         paths = rows.path[rows.content.isin(both) & rows.part.isin([one, other])]
         report_each(f"copies of a picture in both {one} and {other}", paths)
@@ -271,13 +240,20 @@ def rows_of(catalogue: pd.DataFrame, paths: Iterable[str]) -> pd.DataFrame:
         One row per path, with all columns and a new index from 0.
 
     Raises:
-        KeyError: A path is not in the catalogue.
+        UserError: A path is not in the catalogue.
 
     >>> catalogue = pd.DataFrame({"path": ["a.jpg", "b.jpg"], "identity": ["ada", "bo"]})
     >>> rows_of(catalogue, ["b.jpg", "a.jpg"]).identity.tolist()
     ['bo', 'ada']
     """
-    return catalogue.set_index("path", drop=False).loc[list(paths)].reset_index(drop=True)
+    by_path, paths = catalogue.set_index("path", drop=False), list(paths)
+    unknown = [path for path in paths if path not in by_path.index]
+    if unknown:
+        raise UserError(
+            f"{len(unknown)} pictures of the split are not in the catalogue, first {unknown[0]}: "
+            "make both anew with --stage split"
+        )
+    return by_path.loc[paths].reset_index(drop=True)
 
 
 def write_catalogue(path: Path, catalogue: pd.DataFrame) -> None:
@@ -298,6 +274,12 @@ def load_catalogue(path: Path) -> pd.DataFrame:
         UserError: The file is missing or damaged.
     """
     table: pd.DataFrame = read_table(path, "--stage split", dict.fromkeys(COLUMNS, str))
+    wrong = table.path[table.path.duplicated() | ~table.part.isin([*LABELED, *TEST])]
+    if len(wrong):
+        raise UserError(
+            f"{path}: {wrong.iloc[0]!r} is there twice or belongs to no part; make it anew with "
+            "--stage split"
+        )
     return table
 
 

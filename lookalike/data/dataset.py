@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from lookalike.data import domains
 from lookalike.data.catalogue import bare_names, read_catalogue, readable
-from lookalike.data.layout import read_origin
 from lookalike.data.splits import Split, make_split
 
 
@@ -80,7 +80,6 @@ def read_dataset(root: str | Path, domain_pattern: str | None = None) -> Dataset
         (3, 10)
     """
     root = Path(root)
-    pattern = domain_pattern or (read_origin(root) or {}).get("domain_pattern")
-    catalogue = read_catalogue(root, pattern)
+    catalogue = read_catalogue(root, domains.domain_pattern(domain_pattern, root))
     catalogue.insert(1, "name", bare_names(catalogue.path).to_numpy())
     return Dataset(root, catalogue)

@@ -4,6 +4,7 @@ A competition is a folder with `test/query/`, `test/gallery/` and, where there a
 `training/<identity>/` and `validation/<identity>/`.
 """
 
+import logging
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
@@ -19,21 +20,9 @@ DATA = Path("data")  # the folder of data sets
 Classes = dict[str, list[Path]]  # identity -> pictures, as paths inside its folder
 # What is opened as a picture. Pillow knows more, and starts another program for some (EPS).
 PICTURE_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
-
-
-# What systems and editors leave beside pictures; no other file is left out unseen.
-CLUTTER = ("Thumbs.db", ".DS_Store", "desktop.ini", "Icon\r", "._*", ".#*", "#*#", "*~", "*.swp")
+# What systems and editors leave beside pictures, in lower case.
+CLUTTER = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "._*", ".#*", "#*#", "*~", "*.swp")
 CLUTTER_FOLDERS = {"__MACOSX", "@eaDir"}
-
-
-def is_clutter(path: PurePath) -> bool:
-    """Return whether a path is that of a file which systems or editors leave beside pictures.
-
-    >>> is_clutter(PurePath("query/._ada.jpg")), is_clutter(PurePath("query/ada.heic"))
-    (True, False)
-    """
-    in_folder = not CLUTTER_FOLDERS.isdisjoint(path.parts)
-    return in_folder or any(fnmatchcase(path.name, pattern) for pattern in CLUTTER)
 
 
 class Layout(NamedTuple):
@@ -85,16 +74,19 @@ def _first_folder(parent: Path, *names: str) -> Path | None:
 
 
 def visible_folders(folder: Path) -> list[Path]:
-    """Return the folders in a folder, sorted, without hidden ones.
+    """Return the folders in a folder, sorted, without hidden ones and those of the system.
 
     Raises:
         UserError: The folder cannot be read.
     """
+    return [f for f in _inside(folder) if f.is_dir() and not _is_clutter_folder(f.name)]
+
+
+def _inside(folder: Path) -> list[Path]:
     try:
-        inside = list(folder.iterdir())
+        return sorted(folder.iterdir())
     except OSError as error:
         raise UserError(f"{folder}: the folder cannot be read ({error.strerror})") from error
-    return sorted(f for f in inside if f.is_dir() and not f.name.startswith("."))
 
 
 def read_origin(data: Path) -> dict[str, Any] | None:
@@ -110,7 +102,8 @@ def read_origin(data: Path) -> dict[str, Any] | None:
 def class_folders(root: Path, at_least: int = 1) -> Classes:
     """List the pictures of a folder that holds a folder per identity.
 
-    Files without a picture's suffix are left out and reported, and so are folders without pictures.
+    What is left out is reported: files that lie in no class folder or have no picture's suffix, and
+    folders without pictures.
 
     Args:
         root: The folder that holds them.
@@ -124,13 +117,16 @@ def class_folders(root: Path, at_least: int = 1) -> Classes:
     """
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; it should hold a folder of pictures per identity")
-    classes: Classes = {}
+    files = [file for entry in _inside(root) for file in _files_of(entry)]
+    classes: Classes = {f.name: [] for f in visible_folders(root) if has_usable_name(f.name)}
     others = []
-    for folder in visible_folders(root):
-        files = [file for file in files_below(folder) if not is_clutter(file.relative_to(root))]
-        classes[folder.name] = [f.relative_to(folder) for f in files if named_as_picture(f)]
-        others += [str(f) for f in files if not named_as_picture(f)]
-    report_each("files are no pictures and are left out", others)
+    for file in with_usable_names(root, without_clutter(root, files)):
+        if named_as_picture(file) and file.parent != root:
+            path = file.relative_to(root)
+            classes[path.parts[0]].append(path.relative_to(path.parts[0]))
+        else:
+            others.append(str(file))
+    report_each("files are no pictures of a class folder: left out", others)
     report_each("folders hold no pictures", (name for name, found in classes.items() if not found))
     classes = {name: found for name, found in classes.items() if len(found) >= at_least}
     if not classes:
@@ -138,7 +134,70 @@ def class_folders(root: Path, at_least: int = 1) -> Classes:
     return classes
 
 
-def named_as_picture(path: Path) -> bool:
+def _files_of(entry: Path) -> list[Path]:
+    """Return the files below a folder, or the file itself."""
+    return files_below(entry, hidden=True) if entry.is_dir() else [entry]
+
+
+# ---- what the names of files say ----------------------------------------------------------------
+
+
+def is_clutter(path: PurePath) -> bool:
+    """Return whether a path is that of a file which systems or editors leave beside pictures.
+
+    Hidden files are clutter, except those that are named as pictures.
+
+    Args:
+        path: Inside a folder of pictures.
+
+    >>> is_clutter(PurePath("sub/._ada.jpg")), is_clutter(PurePath("@eaDir/ada.jpg"))
+    (True, True)
+    >>> is_clutter(PurePath(".ada.jpg")), is_clutter(PurePath("ada.heic"))
+    (False, False)
+    """
+    name = path.name
+    is_hidden = name.startswith(".") and not named_as_picture(PurePath(f"hidden{name}"))
+    is_known = any(fnmatchcase(name.lower(), pattern) for pattern in CLUTTER)
+    return is_hidden or is_known or any(map(_is_clutter_folder, path.parts[:-1]))
+
+
+def _is_clutter_folder(name: str) -> bool:
+    return name.startswith(".") or name in CLUTTER_FOLDERS
+
+
+def without_clutter(folder: Path, files: list[Path]) -> list[Path]:
+    """Leave out the clutter among the files of a folder; the log counts it."""
+    clutter = {file for file in files if is_clutter(file.relative_to(folder))}
+    report_each(
+        f"files of the system or an editor in {folder}: left out",
+        [str(file.relative_to(folder)) for file in files if file in clutter],
+        logging.INFO,
+    )
+    return [file for file in files if file not in clutter]
+
+
+def has_usable_name(name: str | PurePath) -> bool:
+    r"""Return whether a name can be written in UTF-8, as catalogues and submissions are.
+
+    >>> has_usable_name("é"), has_usable_name("\udce9")
+    (True, False)
+    """
+    try:
+        str(name).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def with_usable_names(folder: Path, files: list[Path]) -> list[Path]:
+    """Leave out, and report, the files of a folder with names that are not UTF-8."""
+    usable = {file for file in files if has_usable_name(file.relative_to(folder))}
+    refused = [str(file) for file in files if file not in usable]
+    report_each("files have names that are not UTF-8: left out", refused)
+    return [file for file in files if file in usable]
+
+
+def named_as_picture(path: PurePath) -> bool:
     """Return whether a file's name ends as a picture's does.
 
     >>> named_as_picture(Path("a.JPG")), named_as_picture(Path("Thumbs.db"))

@@ -17,7 +17,6 @@ from lookalike.core.files import write_json
 from lookalike.core.log import log
 from lookalike.core.readers import read_json
 from lookalike.core.runs import Run
-from lookalike.core.settings import SplitSettings
 from lookalike.data.catalogue import (
     LABELED,
     TEST,
@@ -27,7 +26,7 @@ from lookalike.data.catalogue import (
     rows_of,
     write_catalogue,
 )
-from lookalike.data.layout import read_origin
+from lookalike.data.domains import domain_pattern
 
 Pictures = dict[str, str]  # path -> identity
 Groups = dict[str, list[str]]  # identity -> paths
@@ -256,18 +255,13 @@ def run_split(run: Run) -> str:
         UserError: The data set cannot be used, see `read_catalogue` and `make_split`.
     """
     settings = run.settings.split
-    catalogue = read_catalogue(run.data, domain_pattern(settings, run.data))
+    catalogue = read_catalogue(run.data, domain_pattern(settings.domain_pattern, run.data))
     split = make_split(catalogue, settings.split, settings.query_domain, run.seed)
     in_test = catalogue.part.isin(TEST)
     write_catalogue(run.path("test.csv"), catalogue[in_test])
     write_catalogue(run.path("training.csv"), catalogue[~in_test])
     write_json(run.path("split.json"), split.as_json())
     return _describe(len(catalogue), split)
-
-
-def domain_pattern(settings: SplitSettings, data: Path) -> str | None:
-    """Return --domain-pattern, else that of the data set's layout.json, else None."""
-    return settings.domain_pattern or (read_origin(data) or {}).get("domain_pattern")
 
 
 def _describe(pictures: int, split: Split) -> str:

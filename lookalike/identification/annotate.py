@@ -24,7 +24,7 @@ from lookalike.core.log import report_each
 from lookalike.core.readers import read_bytes, saved_record
 from lookalike.data.catalogue import outside_pictures, readable
 from lookalike.data.images import FORMATS, read_picture
-from lookalike.data.layout import is_clutter, named_as_picture
+from lookalike.data.layout import has_usable_name, named_as_picture, without_clutter
 from lookalike.faces.detection import SEARCH_SIDES
 from lookalike.faces.geometry import Face
 from lookalike.viz.drawing import fitting_font
@@ -76,7 +76,7 @@ def find_photos(paths: Iterable[Path]) -> list[Path]:
         if not path.exists():
             raise UserError(f"{path}: no such picture or folder")
         if path.is_dir():
-            inside = [f for f in files_below(path) if not is_clutter(f.relative_to(path))]
+            inside = without_clutter(path, files_below(path, hidden=True))
             found += filter(named_as_picture, inside)
             others = [str(file) for file in inside if not named_as_picture(file)]
             report_each("files are not named as pictures of a known format: left out", others)
@@ -97,12 +97,14 @@ def readable_photos(paths: Iterable[Path]) -> tuple[pd.DataFrame, list[str]]:
     Raises:
         UserError: One of the paths does not exist, or there is no picture.
     """
-    photos = find_photos(paths)
+    found = find_photos(paths)
+    photos = [path for path in found if has_usable_name(path)]
     rows = outside_pictures(photos).assign(photo=list(map(str, photos)))
     good = readable(rows)
-    broken = rows.photo[~good] + " (" + rows.problem[~good] + ")"
+    broken = (rows.photo[~good] + " (" + rows.problem[~good] + ")").tolist()
+    broken += [f"{p} (its name is not UTF-8: rename it)" for p in found if not has_usable_name(p)]
     report_each("pictures cannot be read and are left out", broken)
-    return rows[good], broken.tolist()
+    return rows[good], broken
 
 
 def refuse_broken(broken: Sequence[str]) -> None:

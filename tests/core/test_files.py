@@ -148,6 +148,21 @@ def test_linked_folders_are_followed_once_and_hidden_files_left_out(tmp_path: Pa
     assert found == ["gone.jpg", "real/a.jpg"]
 
 
+def test_hidden_files_are_found_where_they_are_asked_for(tmp_path: Path) -> None:
+    before = listing(tmp_path)
+    (tmp_path / ".folder").mkdir()
+    (tmp_path / ".folder" / ".a.jpg").touch()
+    assert files_below(tmp_path) == []
+    assert files_below(tmp_path, hidden=True) == [tmp_path / ".folder" / ".a.jpg"]
+    assert listing(tmp_path) != before
+
+
+def test_a_name_that_no_file_can_hold_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"x\.json: cannot hold .*, which is not UTF-8: rename it"):
+        write_json(tmp_path / "x.json", {"data": "\udcff"})
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_shared_lock_is_held_until_it_is_closed(tmp_path: Path) -> None:
     lock = tmp_path / "more" / "x.lock"
     one, two = share(lock), share(lock)

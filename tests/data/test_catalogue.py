@@ -2,8 +2,9 @@
 
 import os
 import shutil
+import socket
+from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -102,8 +103,10 @@ def test_only_known_clutter_is_no_query(
 ) -> None:
     log_to(None)
     folder = competition / "test" / "query"
-    clutter = ("Thumbs.db", "desktop.ini", "Icon\r", "a.jpg~", "#a.jpg#", "a.jpg.swp")
-    kept = ("a.heic", "b.jxl", "c.tga", "d.psd", "e.dng", "f.jpg_large", "empty", "notes.txt")
+    clutter = ["Thumbs.db", "desktop.ini", "Icon\r", "a.jpg~", "#a.jpg#", "a.jpg.swp"]
+    clutter += [".DS_Store", "._a.jpg", ".#a.jpg", "THUMBS.DB"]
+    kept = ["a.heic", "b.jxl", "c.tga", "d.psd", "e.dng", "f.jpg_large", "empty", "notes.txt"]
+    kept += [".hidden.jpg"]
     for name in (*clutter, *kept):
         (folder / name).write_bytes(b"" if name == "empty" else b"what Pillow does not know")
     (folder / "@eaDir").mkdir()
@@ -116,8 +119,24 @@ def test_only_known_clutter_is_no_query(
     assert set(bare_names(queries.path)) == expected
     said = capsys.readouterr().err
     assert f"{len(expected)} queries cannot be read: their ranking is a guess" in said
-    assert "test/query/pipe.jpg (unreadable: not a regular file)" in said
+    assert "test/query/device.jpg (unreadable: not a regular file)" in said
     assert f"{len(clutter) + 1} files of the system or an editor" in said and "Icon\\r" in said
+
+
+def test_what_is_no_regular_file_is_never_opened(
+    competition: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log_to(None)
+    folders = [competition / "training" / "person_00", competition / "test" / "gallery"]
+    for folder in folders:
+        os.mkfifo(folder / "pipe.jpg")
+        with socket.socket(socket.AF_UNIX) as unix:
+            unix.bind(os.path.relpath(folder / "socket.jpg"))
+    read_catalogue(competition)
+    said = capsys.readouterr().err
+    assert "4 files cannot be read as pictures: left out: " in said
+    assert "training/person_00/pipe.jpg (unreadable: not a regular file)" in said
+    assert "test/gallery/socket.jpg (unreadable: " in said
 
 
 def test_copies_are_counted_and_named(
@@ -127,16 +146,21 @@ def test_copies_are_counted_and_named(
     people, test = competition / "training", competition / "test"
     copies = (
         (people / "person_00" / "photo_0.jpg", people / "person_01" / "same.jpg"),
-        (next((test / "query").iterdir()), test / "gallery" / "same.jpg"),
+        (test / "query" / "010.jpg", test / "gallery" / "same.jpg"),
         (people / "person_02" / "photo_0.jpg", test / "query" / "same.jpg"),
         (people / "person_03" / "photo_0.jpg", test / "gallery" / "again.jpg"),
+        (people / "person_04" / "photo_0.jpg", competition / "validation" / "person_04" / "1.jpg"),
+        (test / "query" / "041.jpg", competition / "validation" / "person_50" / "2.jpg"),
+        (test / "gallery" / "042.jpg", competition / "validation" / "person_50" / "3.jpg"),
     )
     for source, target in copies:
+        target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(source, target)
     read_catalogue(competition)
     said = capsys.readouterr().err
     assert "2 copies of a picture under two identities: training/person_00/photo_0.jpg, " in said
-    for one, other in (("query", "gallery"), ("training", "query"), ("training", "gallery")):
+    parts = ("training", "validation", "query", "gallery")
+    for one, other in combinations(parts, 2):
         assert f"2 copies of a picture in both {one} and {other}: " in said
 
 
@@ -149,28 +173,6 @@ def test_every_name_comes_back_from_the_file(name: str, competition: Path, tmp_p
     assert f"training/p{name}/{name}" in set(rows.path)
 
 
-def test_a_pattern_takes_no_longer_for_being_hostile(competition: Path) -> None:
-    draw(competition / "training" / ("a" * 200) / f"{'a' * 200}.jpg", 1, 1)
-    rows = read_catalogue(competition, r"(?P<domain>(a+)+)\$")
-    assert not rows.domain[rows.part == "training"].any()
-
-
-@pytest.mark.parametrize(
-    ("pattern", "said"),
-    [
-        ("(", "is no regular expression of RE2"),
-        ("(?<=a)(?P<domain>b)", "no look-around"),
-        ("7", r"no group \(\?P<domain>"),
-        (7, "is no regular expression"),
-    ],
-)
-def test_a_pattern_that_cannot_be_used_is_a_sentence(
-    pattern: Any, said: str, competition: Path
-) -> None:
-    with pytest.raises(UserError, match=said):
-        read_catalogue(competition, pattern)
-
-
 def test_a_name_that_no_file_can_hold_is_left_out(
     competition: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -179,6 +181,17 @@ def test_a_name_that_no_file_can_hold_is_left_out(
     os.rename(next(whole), os.fsencode(competition / "test" / "gallery") + b"/\xff.jpg")  # noqa: PTH104
     assert (read_catalogue(competition).part == "gallery").sum() == 11
     assert "not UTF-8: left out" in capsys.readouterr().err
+
+
+def test_a_query_whose_name_no_submission_can_hold_is_an_error(competition: Path) -> None:
+    draw(competition / "test" / "query" / os.fsdecode(b"\xff.jpg"), 1, 1)
+    with pytest.raises(UserError, match=r"1 queries have names that are not UTF-8, .*rename"):
+        read_catalogue(competition)
+
+
+def test_a_data_set_may_lie_in_a_folder_with_any_name(competition: Path, tmp_path: Path) -> None:
+    folder = competition.rename(tmp_path / os.fsdecode(b"\xff"))
+    assert len(read_catalogue(folder)) == 80
 
 
 def test_a_catalogue_is_read_back_as_text(tmp_path: Path) -> None:
@@ -202,14 +215,6 @@ def test_bare_names_may_repeat_in_training_but_not_in_one_folder_of_the_test(
         read_catalogue(competition)
 
 
-@pytest.mark.parametrize(
-    ("pattern", "said"), [("(", "is no regular expression"), ("photo", "has no group")]
-)
-def test_a_bad_domain_pattern_is_explained(competition: Path, pattern: str, said: str) -> None:
-    with pytest.raises(UserError, match=said):
-        read_catalogue(competition, pattern)
-
-
 def test_an_empty_test_is_an_error(competition: Path) -> None:
     for path in (competition / "test" / "query").iterdir():
         path.unlink()
@@ -220,6 +225,40 @@ def test_an_empty_test_is_an_error(competition: Path) -> None:
 def test_a_missing_catalogue_says_what_makes_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--stage split"):
         load_catalogue(tmp_path / "training.csv")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "test/query/010.jpg,,query,query,0,",  # is there already
+        "test/query/new.jpg,,query,querz,0,",
+        "test/query/new.jpg",
+        "test/query/new.jpg,,query,query,0,,one,more",
+        '"test/query/new.jpg,,query,query,0,',
+    ],
+)
+def test_a_damaged_catalogue_says_what_makes_it(
+    row: str, competition: Path, tmp_path: Path
+) -> None:
+    write_catalogue(tmp_path / "test.csv", read_catalogue(competition))
+    assert len(load_catalogue(tmp_path / "test.csv")) == 80
+    with (tmp_path / "test.csv").open("a") as stream:
+        stream.write(row + "\n")
+    with pytest.raises(UserError, match=r"test\.csv: .*make it anew with --stage split"):
+        load_catalogue(tmp_path / "test.csv")
+
+
+def test_queries_that_are_all_alike_and_a_gallery_of_one_picture_are_listed(
+    competition: Path,
+) -> None:
+    first, *others = sorted((competition / "test" / "query").iterdir())
+    for query in others:
+        shutil.copy(first, query)
+    for picture in sorted((competition / "test" / "gallery").iterdir())[1:]:
+        picture.unlink()
+    rows = read_catalogue(competition)
+    assert rows.part.value_counts()[["query", "gallery"]].tolist() == [8, 1]
+    assert rows.content[rows.part == "query"].nunique() == 1
 
 
 def test_listing_opens_no_picture(competition: Path) -> None:
@@ -245,8 +284,8 @@ def test_rows_come_in_the_order_of_their_paths(competition: Path) -> None:
     paths = catalogue.path.iloc[[7, 3, 5]].tolist()
     rows = rows_of(catalogue, paths)
     assert rows.path.tolist() == paths and rows.index.tolist() == [0, 1, 2]
-    with pytest.raises(KeyError):
-        rows_of(catalogue, ["nowhere.jpg"])
+    with pytest.raises(UserError, match=r"1 pictures .* first nowhere\.jpg: make both"):
+        rows_of(catalogue, ["nowhere.jpg", *paths])
     assert isinstance(rows_of(catalogue, []), pd.DataFrame)
 
 

@@ -1,7 +1,9 @@
 """A competition is found wherever it lies, and class folders are listed with what is wrong."""
 
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,15 +47,48 @@ def test_class_folders_are_listed_with_all_that_lies_below(
     for path in ("ada/1.jpg", "ada/profile/2.png", "bo/1.jpg", ".git/1.jpg"):
         draw(tmp_path / path, 1, 1)
     (tmp_path / "ada" / "notes.txt").write_text("mine")
+    (tmp_path / "labels.csv").write_text("mine")
     (tmp_path / "empty").mkdir()
     pictures = {"ada": [Path("1.jpg"), Path("profile/2.png")], "bo": [Path("1.jpg")]}
     assert class_folders(tmp_path) == pictures
     said = capsys.readouterr().err
-    assert "1 files are no pictures and are left out: " in said and "notes.txt" in said
+    assert "2 files are no pictures of a class folder: left out: " in said
+    assert "notes.txt" in said and "labels.csv" in said and ".git/1.jpg" in said
     assert "1 folders hold no pictures: empty" in said
     assert list(class_folders(tmp_path, at_least=2)) == ["ada"]
     with pytest.raises(UserError, match="holds no class folders"):
         class_folders(tmp_path, at_least=3)
+
+
+def test_no_identity_is_made_of_what_the_system_left(tmp_path: Path) -> None:
+    for path in ("ada/1.jpg", "@eaDir/1.jpg", "__MACOSX/1.jpg", "bo/@eaDir/1.jpg"):
+        draw(tmp_path / path, 1, 1)
+    assert class_folders(tmp_path) == {"ada": [Path("1.jpg")]}
+
+
+def test_class_folders_with_names_that_are_not_utf_8_are_left_out_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log_to(None)
+    for path in ("ada/1.jpg", os.fsdecode(b"bo\xff/1.jpg"), os.fsdecode(b"ada/\xff.jpg")):
+        draw(tmp_path / path, 1, 1)
+    assert class_folders(tmp_path) == {"ada": [Path("1.jpg")]}
+    said = capsys.readouterr().err
+    assert "2 files have names that are not UTF-8: left out: " in said
+    assert "ada/\\udcff.jpg" in said and "bo\\udcff/1.jpg" in said
+
+
+def test_a_folder_that_cannot_be_read_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(folder: object = ".") -> Any:  # root may read everything: the mode would not do
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
+    for work in (class_folders, find_layout):
+        with pytest.raises(UserError, match=r"the folder cannot be read \(Permission denied\)"):
+            work(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Pictures of any kind are known by their content, and what is no picture is refused."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -91,5 +92,7 @@ def test_a_broken_image_is_named(tmp_path: Path) -> None:
         pass
     with pytest.raises(UserError, match=r"one\.png: cannot be decoded"):
         picture_rows([closed], tmp_path)
-    with pytest.raises(UserError, match=r"nowhere\.png: cannot be read"):
-        picture_rows(["nowhere.png"], tmp_path)
+    os.mkfifo(tmp_path / "pipe.png")
+    for name in ("nowhere.png", "pipe.png"):
+        with pytest.raises(UserError, match=rf"{name}: cannot be read"):
+            picture_rows([name], tmp_path)

@@ -1,21 +1,24 @@
 """A split keeps its parts apart, follows the seed, and says why it cannot be made."""
 
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
+from lookalike import pipeline
 from lookalike.core.errors import UserError
 from lookalike.core.log import log_to
 from lookalike.core.options import parse_settings
 from lookalike.core.runs import Run
-from lookalike.core.settings import Settings, SplitSettings
+from lookalike.core.settings import Settings
 from lookalike.data.catalogue import load_catalogue, read_catalogue
+from lookalike.data.images import content_hash
 from lookalike.data.splits import (
     RetrievalTask,
     Split,
-    domain_pattern,
     load_split,
     make_split,
     run_split,
@@ -158,9 +161,49 @@ def test_with_refit_no_validation_is_unseen(run: Run) -> None:
     assert validation_rows(run, "query").empty and validation_rows(run, "gallery").empty
 
 
-def test_the_domain_pattern_is_the_setting_else_that_of_the_layout(tmp_path: Path) -> None:
-    assert domain_pattern(SplitSettings(), tmp_path) is None
-    layout = {"source": "demo", "domain_pattern": "of the layout"}
-    (tmp_path / "layout.json").write_text(json.dumps(layout))
-    assert domain_pattern(SplitSettings(), tmp_path) == "of the layout"
-    assert domain_pattern(SplitSettings(domain_pattern="mine"), tmp_path) == "mine"
+@pytest.mark.parametrize(
+    ("kind", "sizes"), [("disjoint", (5, 1, 0, 0)), ("stratified", (5, 1, 1, 0))]
+)
+def test_one_identity_is_divided_as_far_as_it_goes(
+    kind: str, sizes: tuple[int, ...], competition: Path
+) -> None:
+    catalogue = read_catalogue(competition)
+    split = make_split(catalogue[catalogue.identity.isin(["person_00", ""])], kind, "photo", 0)
+    assert (len(split.train), len(split.holdout), *map(len, split.validation)) == sizes
+    assert not split.validation.answerable
+
+
+def test_a_query_that_was_replaced_in_place_is_read_again(
+    competition: Path, tmp_path: Path
+) -> None:
+    """Its size and its time are those of before, as after `cp --preserve`."""
+    first, second, *_ = sorted((competition / "test" / "query").iterdir())
+    size = max(first.stat().st_size, second.stat().st_size)
+    for path in (first, second):
+        path.write_bytes(path.read_bytes().ljust(size, b"\0"))
+    words = ["--stage", "split", "--data", competition, "--run", tmp_path / "run"]
+    contents = []
+    for raw in (first.read_bytes(), second.read_bytes()):
+        state = first.stat()
+        first.write_bytes(raw)
+        os.utime(first, ns=(state.st_atime_ns, state.st_mtime_ns))
+        assert pipeline.main([str(word) for word in words]) == 0
+        rows = load_catalogue(tmp_path / "run" / "test.csv").set_index("path")
+        contents.append(rows.content[f"test/query/{first.name}"])
+        assert contents[-1] == content_hash(raw)
+    assert contents[0] != contents[1]
+
+
+def test_a_folder_that_cannot_be_read_ends_the_stage(
+    competition: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan = os.scandir
+
+    def refuse(folder: str) -> Any:  # root may read everything: the mode alone would not do
+        if str(folder).endswith("person_03"):
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UserError, match="person_03: the folder cannot be read"):
+        run_split(Run(tmp_path / "run", competition, Settings()))

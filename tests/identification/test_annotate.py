@@ -1,5 +1,6 @@
 """Annotated pictures: which files are read, where labels and results go, what is drawn."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from PIL import Image
 
 from lookalike.core.errors import UserError
 from lookalike.core.files import write_json
+from lookalike.core.log import log_to
 from lookalike.faces.geometry import Face
 from lookalike.identification.annotate import (
     CELL,
@@ -62,6 +64,27 @@ def test_unreadable_pictures_are_listed_with_the_reason() -> None:
     with pytest.raises(UserError, match=r"1 pictures could not be read, first broken\.jpg"):
         refuse_broken(broken)
     refuse_broken([])
+
+
+def test_every_file_of_a_folder_that_is_not_used_is_named(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    log_to(None)
+    draw(Path("x/good.jpg"), 0, 0)
+    draw(Path("x", os.fsdecode(b"\xff.jpg")), 0, 0)
+    os.mkfifo("x/pipe.jpg")
+    for name in ("phone.heic", ".DS_Store"):
+        Path("x", name).write_bytes(b"what Pillow does not know")
+    rows, broken = readable_photos([Path("x")])
+    assert rows.photo.tolist() == ["x/good.jpg"]
+    assert broken == [
+        "x/pipe.jpg (unreadable: not a regular file)",
+        os.fsdecode(b"x/\xff.jpg") + " (its name is not UTF-8: rename it)",
+    ]
+    said = capsys.readouterr().err
+    assert "1 files are not named as pictures of a known format: left out: x/phone.heic" in said
+    assert "1 files of the system or an editor in x: left out: .DS_Store" in said
+    assert "2 pictures cannot be read and are left out: " in said
 
 
 def test_the_size_of_a_photo_is_that_of_the_upright_picture() -> None:
