@@ -81,6 +81,9 @@ class YuNet:
         return np.zeros((0, 15), np.float32) if found is None else found
 
 
+SMALLEST_FACE = 12  # pixels, for MTCNN
+
+
 class Mtcnn:
     """MTCNN, by facenet-pytorch.
 
@@ -102,13 +105,16 @@ class Mtcnn:
                 f"them: pip install --no-deps facenet-pytorch ({error})"
             ) from error
         self.name = f"mtcnn {release}"
-        self.net = MTCNN(keep_all=True, min_face_size=12)
+        self.net = MTCNN(keep_all=True, min_face_size=SMALLEST_FACE)
 
     def find(self, pixels: np.ndarray) -> np.ndarray:
         """Detect faces, see `Detector.find`."""
+        none = np.zeros((0, 15), np.float32)
+        if min(pixels.shape[:2]) < SMALLEST_FACE:  # it fails where no face fits in
+            return none
         boxes, scores, points = self.net.detect(Image.fromarray(pixels), landmarks=True)
         if boxes is None:
-            return np.zeros((0, 15), np.float32)
+            return none
         boxes, points = np.asarray(boxes, np.float32), np.asarray(points, np.float32)
         boxes[:, 2:] -= boxes[:, :2]
         columns = [boxes, points.reshape(len(boxes), 10), np.asarray(scores, np.float32)[:, None]]

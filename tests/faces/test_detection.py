@@ -139,3 +139,12 @@ def test_mtcnn_that_is_not_installed_says_how_to_have_it(monkeypatch: pytest.Mon
     load_detector.cache_clear()
     with pytest.raises(UserError, match="pip install --no-deps facenet-pytorch"):
         load_detector("mtcnn", Path("cache"))
+
+
+@pytest.mark.parametrize("name", ["yunet", "mtcnn"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 50), (50, 1), (11, 11), (11, 200), (12, 12)])
+def test_pictures_too_small_for_a_face_have_none(name: str, size: tuple[int, int]) -> None:
+    if name == "mtcnn":
+        pytest.importorskip("facenet_pytorch", reason="facenet-pytorch is not installed")
+    image = Image.new("RGB", size, "white")
+    assert find_face(image, load_detector(name, Path("cache"))).found == MISSED
