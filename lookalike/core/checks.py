@@ -41,7 +41,7 @@ def check_bounds(settings: Any) -> None:
     >>> from lookalike.core.settings import TrainSettings
     >>> check_bounds(TrainSettings(epochs=-1))
     Traceback (most recent call last):
-    lookalike.core.errors.UserError: --epochs -1: must be at least 0
+    lookalike.core.errors.UserError: --epochs -1: must be at least 0 and at most 1000000
     """
     for name, kind in get_type_hints(type(settings), include_extras=True).items():
         value = getattr(settings, name)

@@ -7,6 +7,7 @@ face first.
 """
 
 import math
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,7 @@ def detection_recipe(detector: Detector) -> dict[str, Any]:
         "look": SEARCH_SIDE,
         "sure": CONFIDENT,
         "surest of": RETRIES,
+        "libraries": {name: version(name) for name in ("opencv-python-headless", "pillow")},
     }
 
 

@@ -213,9 +213,14 @@ class OpenVinoEngine:
 
 
 def _key(embedder: Embedder, plan: Plan) -> str:
-    """Return the name of a compiled model: of its weights, and of what is built into it."""
+    """Return the name of a compiled model: of its weights, and of what is built into it.
+
+    Equal weights do not make equal models: the same tensors fit several architectures.
+    """
     p = embedder.preprocessing
+    libraries = f"{version('torch')} {version('timm')} {version('torchvision')}"
     built_in = f"{p.image_size} {p.mean} {p.std} {p.standardized} {plan.batch}"
+    built_in += f" {embedder.name} {libraries}"
     digest = hashlib.blake2b(built_in.encode(), digest_size=4).hexdigest()
     return f"{embedder.weights_id}-{digest}-openvino{plan.version}".replace("/", "_")
 

@@ -14,14 +14,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Literal, get_args, get_origin, get_type_hints
 
-import cv2
 import numpy as np
 import pandas as pd
-import PIL
 import torch
 from PIL import Image
 from tqdm import tqdm
@@ -499,6 +498,10 @@ class FeatureSource:
         extractor.pace.seconds += time.perf_counter() - start
 
 
+# What decodes and resizes pictures, and what builds and runs backbones: each rounds in its own way.
+LIBRARIES = ("pillow", "opencv-python-headless", "torch", "torchvision", "timm", "onnxruntime")
+
+
 def open_cache(extractor: FeatureExtractor, plan: Plan, view: View) -> FeatureCache:
     """Open the cache of the features computed in one way; its key is all but the picture.
 
@@ -513,7 +516,8 @@ def open_cache(extractor: FeatureExtractor, plan: Plan, view: View) -> FeatureCa
         "preprocessing": extractor.embedder.preprocessing.key,
         "faces": detection_recipe(extractor.finder) if extractor.crop.kind != "none" else "",
         "view": str(view),
-        "pixels": f"pillow {PIL.__version__}, opencv {cv2.__version__}, torch {torch.__version__}",
+        "libraries": {name: version(name) for name in LIBRARIES},
+        "instructions": torch.backends.cpu.get_cpu_capability() if plan.device == "cpu" else "",
         **asdict(plan),
     }
     return FeatureCache(

@@ -10,6 +10,7 @@ Names: `efficientnet_lite0` to `lite2`, `mobilenet_v2` and `sface` need no model
 
 import logging
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -203,7 +204,7 @@ def project_rows(embedder: Embedder, features: np.ndarray) -> np.ndarray:
     On one thread: a sum that several threads share depends on how they share it.
     """
     with torch.inference_mode(), one_thread():
-        device = next(embedder.parameters()).device
+        device = next(chain(embedder.parameters(), embedder.buffers())).device
         rows = [
             embedder.project(torch.from_numpy(features[i : i + 4096]).to(device)).cpu()
             for i in range(0, len(features), 4096)

@@ -60,9 +60,9 @@ class OnnxBackbone(nn.Module):
             about.get("template", TEMPLATE * (self.image_size / TEMPLATE_SIDE)), float
         )
         self.template = tuple((float(x), float(y)) for x, y in points / self.image_size)
-        # The file's hash stands for its weights wherever those are compared.
+        # The file's hash and the order of its channels stand for the weights where those count.
         digest = list(bytes.fromhex(str(file_hash(file))))
-        self.register_buffer("sha256", torch.tensor(digest, dtype=torch.uint8))
+        self.register_buffer("sha256", torch.tensor([*digest, self.bgr], dtype=torch.uint8))
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Map normalized pictures (N, 3, H, W) to features (N, D)."""

@@ -147,7 +147,9 @@ def whiten(embeddings: Embeddings, dim: int) -> Embeddings:
         Embeddings of `dim` columns.
     """
     labeled = np.concatenate([embeddings.labeled_queries, embeddings.labeled_gallery])
-    if len(labeled) <= dim:
+    # Without domains both sides are all labeled pictures: each would count twice.
+    alone = np.array_equal(embeddings.labeled_queries, embeddings.labeled_gallery)
+    if len(labeled) <= (2 * dim if alone else dim):
         return embeddings
     labeled = labeled.astype(np.float64)
     mean = labeled.mean(0)

@@ -331,7 +331,23 @@ def open_gallery(run: Run, name: str) -> StoredGallery:
         paths = split.labeled if name == "gallery" else split.train | split.holdout
         rows = rows_of(load_catalogue(run.path("training.csv")), sorted(paths))
         labeled = embed_by_domain(extractor, rows, run.settings.split.query_domain)
+        _warn_of_missing_labels(settings, len(rows), name)
     return StoredGallery(extractor, index, names, settings, labeled)
+
+
+def _warn_of_missing_labels(settings: RetrieveSettings, labeled: int, name: str) -> None:
+    """Log which steps change nothing since there are too few labeled pictures to learn from."""
+    steps = {}
+    if settings.whiten is not None and labeled <= settings.whiten:
+        steps[f"--whiten {settings.whiten}"] = settings.whiten + 1
+    if settings.no_transductive and labeled < 2:
+        steps |= {"--center": 2} if settings.center else {}
+        steps |= {f"--hubs {settings.hubs}": 1} if settings.hubs != "none" and not labeled else {}
+    for step, least in steps.items():
+        what = (
+            "warning: %s changes nothing for the %s: it learns from %d labeled pictures or more, "
+        )
+        log.warning(what + "and there are %d", step, name.replace("_", " "), least, labeled)
 
 
 def embed_by_domain(

@@ -185,14 +185,17 @@ def effective_value(settings: EmbedSettings, name: str) -> Any:
 
 
 def change_embedding(settings: EmbedSettings, name: str, value: Any) -> EmbedSettings:
-    """Return the settings with another value; another backbone has an image size of its own.
+    """Return the settings with another value; another backbone has a size and weights of its own.
 
-    >>> change_embedding(EmbedSettings(image_size=160), "backbone", "sface").image_size is None
-    True
+    >>> settings = EmbedSettings(image_size=160, weights="my.pth")
+    >>> other = change_embedding(settings, "backbone", "sface")
+    >>> other.image_size, other.weights
+    (None, None)
     """
     changes = {name: value}
     if name == "backbone":
         changes["image_size"] = None
+        changes["weights"] = "none" if settings.weights == "none" else None
     return replace(settings, **changes)
 
 

@@ -16,7 +16,6 @@ from lookalike.features import engine
 from lookalike.features.engine import Plan, blank_batch, build_engine, plans
 from lookalike.features.extractor import FeatureExtractor, embed_features
 from lookalike.models.embedder import Embedder, load_embedder
-from lookalike.models.preprocessing import Preprocessing
 from tests.features.conftest import relative_error
 
 BACKBONES = [
@@ -115,13 +114,21 @@ def test_a_damaged_compiled_model_is_compiled_again(
     assert file.is_file()
 
 
-def test_the_name_of_a_compiled_model_is_that_of_the_first_release() -> None:
-    """Another name would compile every backbone again."""
+def test_a_compiled_model_is_of_one_architecture_and_one_set_of_libraries(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     plan = Plan("openvino", "2025.4/x", "cpu", "float32", 8)
-    preprocessing = Preprocessing(96, "bilinear", (0.5,) * 3, (0.5,) * 3)
-    other = load_embedder("test_efficientnet", "none")
-    other.preprocessing, other.weights_id = preprocessing, "abc"
-    assert engine._key(other, plan) == "abc-e8d7dde4-openvino2025.4_x"
+    one = load_embedder("test_efficientnet", "none")
+    names = {engine._key(one, plan)}
+    one.name = "test_efficientnet_gn"
+    names.add(engine._key(one, plan))
+    one.weights_id = "abc"
+    names.add(engine._key(one, plan))
+    for library in ("torch", "timm", "torchvision"):
+        with monkeypatch.context() as patch:
+            patch.setattr(engine, "version", lambda n, name=library: "0" if n == name else "1")
+            names.add(engine._key(one, plan))
+    assert len(names) == 6
 
 
 def test_batches_come_back_in_order(embedder: Embedder, engines: Path) -> None:

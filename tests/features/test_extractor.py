@@ -1,5 +1,6 @@
 """Features depend on the picture alone, and every picture is embedded once ever."""
 
+import json
 import shutil
 from dataclasses import replace
 from functools import partial
@@ -19,6 +20,7 @@ from lookalike.data.demo import draw_picture, make_person
 from lookalike.data.images import content_hash
 from lookalike.faces.detection import find_face, load_detector
 from lookalike.faces.geometry import Crop, crop_face
+from lookalike.features import extractor as extractor_module
 from lookalike.features.extractor import (
     FeatureExtractor,
     embed,
@@ -32,6 +34,7 @@ from lookalike.features.extractor import (
 from lookalike.features.loader import PLAIN, View
 from lookalike.models.embedder import load_embedder
 from tests.conftest import files_up_to
+from tests.models.test_onnx_models import write_onnx
 
 TINY = ("test_efficientnet", "none")
 KINDS: tuple[Literal["none", "aligned"], ...] = ("none", "aligned")
@@ -313,3 +316,72 @@ def test_a_large_array_that_does_not_fit_on_the_disk_is_a_sentence(tmp_path: Pat
     with files_up_to(10_000_000), pytest.raises(UserError, match=r"the disk is full \(it needs 20"):
         large_array(tmp_path, 5_000, 1_000)
     assert not list(tmp_path.iterdir())
+
+
+# ---- what an embedding depends on ---------------------------------------------------------------
+
+
+def key_of(extractor: FeatureExtractor, view: View = PLAIN, **plan: Any) -> str:
+    """The name of the folder that the features are cached in."""
+    return open_cache(extractor, replace(extractor.plans[0], **plan), view).folder.name
+
+
+def test_whatever_can_change_an_embedding_changes_its_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedder = load_embedder(*TINY)
+    plain = FeatureExtractor(embedder, tmp_path, tmp_path / "cache", compile="off")
+    keys = [key_of(plain), key_of(plain, View(mirrored=True)), key_of(plain, View(scale=1.1))]
+    plans: list[dict[str, Any]] = [
+        {"engine": "other"},
+        {"version": "9"},
+        {"device": "cuda"},
+        {"precision": "float16"},
+        {"batch": 7},
+    ]
+    keys += [key_of(plain, **change) for change in plans]
+    for library in extractor_module.LIBRARIES:
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                extractor_module, "version", lambda n, name=library: "0" if n == name else "1"
+            )
+            keys.append(key_of(plain))
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "another")
+        keys.append(key_of(plain))
+    changes: list[dict[str, Any]] = [
+        {"image_size": 48},
+        {"interpolation": "bilinear"},
+        {"mean": (0.1,) * 3},
+        {"std": (0.1,) * 3},
+        {"standardized": True},
+    ]
+    for change in changes:
+        other = load_embedder(*TINY)
+        other.preprocessing = replace(other.preprocessing, **change)
+        keys.append(key_of(replace(plain, embedder=other)))
+    keys.append(key_of(replace(plain, embedder=load_embedder(*TINY, pooling="max"))))
+    renamed = load_embedder(*TINY)
+    renamed.name = "another"
+    keys.append(key_of(replace(plain, embedder=renamed)))
+    trained = load_embedder(*TINY)
+    next(trained.backbone.parameters()).data += 1
+    trained.identify()
+    keys.append(key_of(replace(plain, embedder=trained)))
+    assert len(set(keys)) == len(keys)
+
+
+def test_an_onnx_files_channels_are_in_its_key(tmp_path: Path) -> None:
+    path = write_onnx(tmp_path / "means.onnx")
+    seen = set()
+    for channels in ("rgb", "bgr"):
+        path.with_suffix(".json").write_text(json.dumps({"channels": channels}))
+        embedder = load_embedder(f"onnx:{path}")
+        seen.add(key_of(FeatureExtractor(embedder, tmp_path, tmp_path / "cache", compile="off")))
+    assert len(seen) == 2
+
+
+def test_an_onnx_file_embeds_pictures(extractor: FeatureExtractor, pictures: pd.DataFrame) -> None:
+    embedder = load_embedder(f"onnx:{write_onnx(extractor.cache.parent / 'means.onnx')}")
+    rows = embed(replace(extractor, embedder=embedder), pictures[:5])
+    assert rows.shape == (5, 3) and np.allclose(np.linalg.norm(rows, axis=1), 1)

@@ -12,6 +12,7 @@ from lookalike.core.errors import UserError
 from lookalike.core.numeric import unit
 from lookalike.core.readers import read_json
 from lookalike.core.settings import RetrieveSettings
+from lookalike.retrieval import ranking as ranking_module
 from lookalike.retrieval.index import as_mapping
 from lookalike.retrieval.postprocess import Embeddings, apply, score_all
 from lookalike.retrieval.ranking import rank, rank_embeddings
@@ -139,3 +140,19 @@ def test_a_query_that_cannot_be_read_gets_the_first_of_the_gallery(competition: 
     assert read_json(run / "submission.json", "")[broken.name] == gallery[:10]
     scores = [score for _, score in read_json(run / "ranking.json", "")["test"][broken.name]]
     assert scores == [0.0] * 10
+
+
+@pytest.mark.parametrize(
+    ("settings", "labeled", "said"),
+    [
+        (RetrieveSettings(whiten=126), 80, "--whiten 126 changes nothing for the gallery"),
+        (RetrieveSettings(center=True, no_transductive=True), 1, "--center changes nothing"),
+        (RetrieveSettings(hubs="csls", no_transductive=True), 0, "--hubs csls changes nothing"),
+        (RetrieveSettings(whiten=126, center=True, no_transductive=True), 127, ""),
+    ],
+)
+def test_steps_that_have_too_little_to_learn_from_are_said(
+    settings: RetrieveSettings, labeled: int, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    ranking_module._warn_of_missing_labels(settings, labeled, "gallery")
+    assert (said in caplog.text) if said else not caplog.text
