@@ -8,6 +8,7 @@ from lookalike.features.costs import count_flops, count_parameters, measure_cost
 from lookalike.models.embedder import load_embedder
 
 
+@pytest.mark.slow
 def test_parameters_and_operations_are_the_published_ones() -> None:
     """MobileNetV2: 2.2 million without its classifier, 0.3 billion multiplications."""
     embedder = load_embedder("mobilenet_v2", "none")

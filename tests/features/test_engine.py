@@ -93,7 +93,14 @@ def test_a_compiled_model_is_saved_and_used_again(
     assert [path.name for path in engines.glob("*/*.xml")] == ["model.xml"]
 
 
-@pytest.mark.parametrize("name", ["model.xml", "model.bin", "sha256.json"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.bin",
+        pytest.param("model.xml", marks=pytest.mark.slow),
+        pytest.param("sha256.json", marks=pytest.mark.slow),
+    ],
+)
 def test_a_damaged_compiled_model_is_compiled_again(
     name: str, embedder: Embedder, engines: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

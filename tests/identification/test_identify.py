@@ -355,6 +355,7 @@ def test_every_method_identifies_all_faces_of_a_group(
             assert face["similarity"] > second["similarity"], method
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @real_faces
 def test_unknown_people_are_unknown_and_rotated_photographs_are_identified(

@@ -347,6 +347,7 @@ def test_names_are_escaped_and_the_browser_is_told_to_run_nothing_else(
     assert "default-src 'none'" in page.headers["Content-Security-Policy"]
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_the_page_updates_by_itself_and_shows_names_as_text(
     settings: ServeSettings, start: Start, browser: Any
@@ -367,6 +368,7 @@ def test_the_page_updates_by_itself_and_shows_names_as_text(
     assert not messages
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_the_page_fits_a_phone_and_says_when_the_server_is_gone(
     settings: ServeSettings, browser: Any

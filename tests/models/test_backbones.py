@@ -122,6 +122,7 @@ def test_a_densenet_reads_the_old_names_of_its_weights(monkeypatch: pytest.Monke
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("from_hub", [True, False])
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
 def test_a_network_with_two_classifiers_transforms_its_input(

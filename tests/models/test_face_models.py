@@ -107,6 +107,7 @@ def test_a_gradient_reaches_every_parameter(facenet: nn.Module) -> None:
 # ---- SFace --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.skipif(not (SHARED / "lfw62").is_dir(), reason="the shared LFW62 is not here")
 def test_sface_is_onnx_runtimes_on_real_faces() -> None:

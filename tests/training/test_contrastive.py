@@ -35,6 +35,7 @@ def weights(run: Path, name: str = "epoch_002") -> dict[str, torch.Tensor]:
     return load_file(run / "simclr" / f"{name}.safetensors")
 
 
+@pytest.mark.slow
 def test_a_backbone_is_learned_and_a_kill_changes_nothing(
     split_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
