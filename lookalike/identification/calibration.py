@@ -4,7 +4,8 @@
     calibration["threshold"]     # below this similarity a face is "unknown"
 
 The threshold is the lowest that gives at most a chosen share of the pictures of unknown people a
-name. Unknown are the people of the validation whom training never saw.
+name. Unknown are the identities of the validation that training never saw; where the embedding was
+trained on all of them, there is no threshold to be had.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -51,18 +52,24 @@ class Calibrated(Uncalibrated):
     strangers: str
 
 
-def choose_impostors(split: Split, seed: int) -> set[str]:
+def choose_impostors(split: Split, seed: int, trained: bool) -> set[str]:
     """Return the identities that calibration treats as unknown.
 
-    These are the identities of the validation that are not trained on; where all of them are, a
-    fifth of the identities, drawn by the seed. Empty where there are too few.
+    These are the identities of the validation that are not trained on. Where all of them are, a
+    fifth of the identities serves, drawn by the seed, if the embedding was not trained: one that
+    was has learned to tell them apart, and would promise too much. Empty where there are too few.
+
+    Args:
+        split: Of the labeled pictures.
+        seed: Of the draw.
+        trained: Whether training has changed the embedding.
     """
-    trained = sorted(set(split.train.values()))
+    seen = sorted(set(split.train.values()))
     validated = {name for part in split.validation for name in part.values()}
-    if validated - set(trained) or len(trained) < 2:
-        return validated - set(trained)
-    drawn = np.random.default_rng([seed, 5]).permutation(trained)
-    return set(drawn[: max(1, round(0.2 * len(trained)))].tolist())
+    if trained or validated - set(seen) or len(seen) < 2:
+        return validated - set(seen)
+    drawn = np.random.default_rng([seed, 5]).permutation(seen)
+    return set(drawn[: max(1, round(0.2 * len(seen)))].tolist())
 
 
 def calibrate_threshold(
@@ -71,6 +78,8 @@ def calibrate_threshold(
     settings: ReferenceSettings,
     false_accept: float,
     seed: int,
+    trained: bool = False,
+    identities: int | None = None,
 ) -> dict[str, Any]:
     """Choose the rejection threshold, and measure what it does to known identities.
 
@@ -83,12 +92,16 @@ def calibrate_threshold(
         settings: How identities are represented.
         false_accept: Maximum share of impostors' pictures that are given a name.
         seed: Seed of the impostors' choice and of the clustering.
+        trained: Whether training has changed the embedding.
+        identities: How many identities are known where the threshold is used; None: as many as
+            here. An impostor has a chance to be like each of them, so that the rate that is allowed
+            here is 1 - (1 - false_accept)^(here / there).
 
     Returns:
         The table of `error_rates`, with a description of the two sets of pictures: "known" and
         "strangers". {"threshold": None} where one of the sets is empty.
     """
-    impostors = choose_impostors(split, seed)
+    impostors = choose_impostors(split, seed, trained)
 
     def without_impostors(pictures: Pictures) -> Pictures:
         return {path: name for path, name in pictures.items() if name not in impostors}
@@ -104,8 +117,10 @@ def calibrate_threshold(
         queries = np.stack([embeddings[path] for path in paths])
         return [matches[0] for matches in match_rows(queries, references, settings)]
 
-    matches, identities = best_matches(genuine), list(genuine.values())
-    return error_rates(matches, identities, best_matches(others), false_accept) | {
+    here = len(set(known.values()))
+    allowed = 1 - (1 - false_accept) ** (here / (identities or here))
+    matches, names = best_matches(genuine), list(genuine.values())
+    return error_rates(matches, names, best_matches(others), allowed) | {
         "known": f"{len(genuine)} pictures of {len(set(known.values()))} people",
         "strangers": f"{len(others)} pictures of {len(impostors)} people",
     }
@@ -145,7 +160,11 @@ def error_rates(
 
 
 def load_calibration(
-    run: Run, extractor: FeatureExtractor, settings: ReferenceSettings, false_accept: float
+    run: Run,
+    extractor: FeatureExtractor,
+    settings: ReferenceSettings,
+    false_accept: float,
+    identities: int | None = None,
 ) -> dict[str, Any]:
     """Return the calibration of a run, stored in its identify.json until its inputs change.
 
@@ -156,17 +175,22 @@ def load_calibration(
         extractor: Embeds faces.
         settings: How identities are represented.
         false_accept: Maximum share of impostors' pictures that are given a name.
+        identities: How many identities are known where it is used; None: as many as here.
 
     Returns:
         The table of `calibrate_threshold`, with the method and the inputs.
     """
     split, pictures = unseen_split(run), labeled_pictures(run)
     inputs = calibration_inputs(run, extractor, settings, false_accept)
+    inputs |= {} if identities is None else {"identities": identities}
+    trained = run.settings.train.changes_embedding
     path = run.path(CALIBRATION)
     stored = read_if_good(read_calibration, path, "calibrated again")
     if stored is None or stored["made_from"] != inputs:
         embeddings = dict(zip(pictures.path, embed(extractor, pictures), strict=True))
-        result = calibrate_threshold(embeddings, split, settings, false_accept, run.seed)
+        result = calibrate_threshold(
+            embeddings, split, settings, false_accept, run.seed, trained, identities
+        )
         stored = {"method": settings.method, **result, "made_from": inputs}
         write_sealed(path, stored)
     log_calibration(stored, run)

@@ -108,7 +108,9 @@ def make_identifier(
     rows = embed(extractor, pictures)
     references = make_references(rows, list(pictures.identity), settings, run.seed)
     if threshold is None:
-        threshold = load_calibration(run, extractor, settings, false_accept)["threshold"]
+        others = None if settings.folder is None else pictures.identity.nunique()
+        calibration = load_calibration(run, extractor, settings, false_accept, others)
+        threshold = calibration["threshold"]
     log.info("%d identities known by %d pictures", pictures.identity.nunique(), len(pictures))
     return Identifier(extractor, references, settings, threshold)
 

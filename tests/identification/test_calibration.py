@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lookalike.core.errors import UserError
+from lookalike.core.numeric import unit
 from lookalike.core.sealed import write_sealed
 from lookalike.data.splits import RetrievalTask, Split
 from lookalike.evaluation.metrics import threshold_at
@@ -58,14 +59,43 @@ def split_of(train: str, holdout: str, validation: str) -> Split:
     return Split("disjoint", False, part("train", train), part("holdout", holdout), task)
 
 
+CLOSED = split_of("abcdefghij" * 2, "abcdefghij", "abcdefghij")
+
+
 def test_impostors_are_the_identities_that_are_not_trained_on() -> None:
-    assert choose_impostors(split_of("aabb", "ab", "ccdd"), 0) == {"c", "d"}
-    closed = split_of("abcdefghij" * 2, "abcdefghij", "abcdefghij")
-    drawn = choose_impostors(closed, 0)
+    for trained in (True, False):
+        assert choose_impostors(split_of("aabb", "ab", "ccdd"), 0, trained) == {"c", "d"}
+    drawn = choose_impostors(CLOSED, 0, trained=False)
     assert len(drawn) == 2 and drawn < set("abcdefghij")
-    assert drawn == choose_impostors(closed, 0)
-    assert any(drawn != choose_impostors(closed, seed) for seed in range(1, 6))
-    assert choose_impostors(split_of("aa", "a", ""), 0) == set()
+    assert drawn == choose_impostors(CLOSED, 0, trained=False)
+    assert any(drawn != choose_impostors(CLOSED, seed, trained=False) for seed in range(1, 6))
+    assert choose_impostors(split_of("aa", "a", ""), 0, trained=False) == set()
+
+
+def test_nothing_is_calibrated_on_identities_that_the_embedding_was_trained_on() -> None:
+    assert choose_impostors(CLOSED, 0, trained=True) == set()
+    assert choose_impostors(CLOSED.refitted(), 0, trained=True) == set()
+    rows = {path: at(number)[0] for number, path in enumerate(CLOSED.labeled)}
+    result = calibrate_threshold(rows, CLOSED, by("knn"), 0.01, seed=0, trained=True)
+    assert result == {"threshold": None}
+
+
+def test_the_threshold_holds_for_the_number_of_known_identities() -> None:
+    """Impostors are near to random known identities: with more of these, nearer to one."""
+    rng = np.random.default_rng(0)
+    known = [f"k{i}" for i in range(20)]
+    strangers = [f"s{i}" for i in range(600)]
+    train = {f"train/{name}": name for name in known}
+    holdout = {f"holdout/{name}": name for name in known}
+    task = RetrievalTask({f"query/{name}": name for name in strangers}, {})
+    split = Split("disjoint", False, train, holdout, task)
+    rows = {path: unit(rng.normal(size=(1, 8)))[0] for path in split.labeled}
+    for there in (20, 5, 200):
+        result = calibrate_threshold(rows, split, by("centroid"), 0.1, seed=0, identities=there)
+        gallery = unit(rng.normal(size=(there, 8)))
+        others = unit(rng.normal(size=(4000, 8)))
+        accepted = ((others @ gallery.T).max(axis=1) >= result["threshold"]).mean()
+        assert accepted == pytest.approx(0.1, abs=0.06), there
 
 
 def test_the_threshold_separates_known_from_unknown_identities() -> None:
