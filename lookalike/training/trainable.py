@@ -21,6 +21,7 @@ from lookalike.models.embedder import Embedder
 Unfreeze = int | Literal["all"]
 # What goes with the layer before it: freezing a convolution but not its normalization makes no
 # sense.
+VIT_TAIL = ("norm", "attn_pool", "fc_norm", "head_drop", "head", "head_dist")  # behind its blocks
 ATTACHED = (_NormBase, nn.LayerNorm, nn.PReLU)
 
 
@@ -198,8 +199,9 @@ class VitStem(nn.Module):
     def __init__(self, vit: VisionTransformer) -> None:
         super().__init__()
         self.vit = [vit]  # in a list: the blocks are not this module's
-        for name in ("patch_embed", "cls_token", "reg_token", "pos_embed", "norm_pre"):
-            setattr(self, name, getattr(vit, name, None))
+        own = {**dict(vit.named_children()), **dict(vit.named_parameters(recurse=False))}
+        for name in own.keys() - {"blocks", *VIT_TAIL}:
+            setattr(self, name, own[name])
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Map (N, 3, side, side) to (N, tokens, width)."""
@@ -214,9 +216,11 @@ class VitTail(nn.Module):
     def __init__(self, vit: VisionTransformer) -> None:
         super().__init__()
         self.vit = [vit]
-        self.norm, self.fc_norm = vit.norm, vit.fc_norm
+        for name, part in vit.named_children():
+            if name in VIT_TAIL:
+                setattr(self, name, part)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map (N, tokens, width) to (N, features)."""
-        features: Tensor = self.vit[0].forward_head(self.norm(tokens))
+        features: Tensor = self.vit[0].forward_head(self.vit[0].norm(tokens))
         return features

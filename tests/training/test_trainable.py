@@ -1,17 +1,26 @@
 """A backbone divides into a frozen and a trained part that together are the backbone."""
 
+from collections.abc import Callable
 from copy import deepcopy
+from typing import Any
 
 import pytest
 import torch
+from timm.models.deit import VisionTransformerDistilled
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from lookalike.core.errors import UserError
 from lookalike.core.settings import TrainSettings
 from lookalike.models.embedder import Embedder, load_embedder
+from lookalike.models.preprocessing import Preprocessing
 from lookalike.training.schedules import parameter_groups
 from lookalike.training.trainable import Unfreeze, blocks_of, divide_embedder
 
+SMALL_VIT: dict[str, Any] = {
+    **{"img_size": 32, "patch_size": 8, "embed_dim": 32},
+    **{"depth": 2, "num_heads": 2, "num_classes": 0},
+}
 BACKBONES = ("test_efficientnet", "test_vit", "test_resnet", "mobilenet_v2", "sface")
 
 
@@ -101,3 +110,26 @@ def test_a_backbone_without_weights_cannot_be_trained() -> None:
     whole.backbone = nn.AdaptiveAvgPool2d(1)
     with pytest.raises(UserError, match="cannot be trained here"):
         divide_embedder(whole, 1)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: VisionTransformer(**SMALL_VIT, global_pool="map"),
+        lambda: VisionTransformer(**SMALL_VIT, global_pool="avg", fc_norm=True),
+        lambda: VisionTransformer(**SMALL_VIT, reg_tokens=2),
+        lambda: VisionTransformerDistilled(**SMALL_VIT),
+    ],
+    ids=["attention pooling", "average", "registers", "distilled"],
+)
+def test_all_of_a_vit_is_trained_where_nothing_is_frozen(make: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    embedder = Embedder("vit", make(), Preprocessing(32, "bilinear", (0.5,) * 3, (0.5,) * 3))
+    _, trainable = divide_embedder(embedder, "all")
+    frozen = [n for n, p in embedder.backbone.named_parameters() if not p.requires_grad]
+    assert not frozen
+    pictures = torch.rand(2, 3, 32, 32)
+    trained = {id(parameter) for parameter in trainable.parameters()}
+    assert {id(parameter) for parameter in embedder.backbone.parameters()} <= trained
+    with torch.inference_mode():
+        assert torch.allclose(trainable.features(pictures), embedder.features(pictures), atol=1e-5)
