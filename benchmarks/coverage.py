@@ -9,12 +9,11 @@ this toolkit had before. The table shows the lowest coverage of several populati
 identities that are all right or all wrong, alike, or in between.
 """
 
+import argparse
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import tyro
 from tabulate import tabulate
 
 from lookalike.core.runs import open_run
@@ -28,18 +27,6 @@ IDENTITIES = 100  # of a population
 RESAMPLES = 1000  # of the bootstrap
 
 Population = list[np.ndarray]  # the scores of each identity's queries, from 0 to 1
-
-
-@dataclass
-class CoverageCommand:
-    """Options of benchmarks.coverage."""
-
-    run: Path | None = None
-    """A run whose labeled identities are a population too, as its steps rank them."""
-    draws: int = 1000
-    """Test sets of each size, from each population."""
-    seed: int = 0
-    """Seed of the populations and the draws."""
 
 
 def populations(mean: float, rng: np.random.Generator) -> Iterator[Population]:
@@ -98,8 +85,13 @@ def of_run(folder: Path) -> Population:
     return [values[identities == name] for name in np.unique(identities)]
 
 
-def main(command: CoverageCommand) -> None:
+def main() -> None:
     """Print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--run", type=Path, help="a run whose labeled identities are a population")
+    parser.add_argument("--draws", type=int, default=1000, help="test sets of each size")
+    parser.add_argument("--seed", type=int, default=0)
+    command = parser.parse_args()
     rng = np.random.default_rng(command.seed)
     named = {str(mean): list(populations(mean / 1000, rng)) for mean in MEANS}
     if command.run is not None:
@@ -120,4 +112,4 @@ def main(command: CoverageCommand) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(CoverageCommand, prog="benchmarks.coverage", config=(tyro.conf.OmitArgPrefixes,)))
+    main()

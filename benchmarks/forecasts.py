@@ -7,13 +7,12 @@ others in the gallery only, in every second test. The rest forecasts its score b
 The table shows how many forecasts hold it, and below it stands the run's own forecast of its test.
 """
 
+import argparse
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import tyro
 from tabulate import tabulate
 from tqdm import tqdm
 
@@ -24,18 +23,6 @@ from lookalike.retrieval.labeled_tasks import LabeledTask, LabeledTasks, load_ta
 
 SHARES = (0.1, 0.3, 0.5)  # identities set aside, as shares of the labeled ones
 FEWEST = 4
-
-
-@dataclass
-class ForecastsCommand:
-    """Options of benchmarks.forecasts."""
-
-    runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Runs, by main.py with the stage forecast done."""
-    tests: int = 20
-    """Simulated tests of each size."""
-    seed: int = 0
-    """Seed of the simulated tests."""
 
 
 def set_aside(
@@ -59,16 +46,16 @@ def set_aside(
     return test, left
 
 
-def simulated(tasks: LabeledTasks, command: ForecastsCommand, folder: Path) -> Iterator[list[str]]:
+def simulated(tasks: LabeledTasks, tests: int, seed: int, folder: Path) -> Iterator[list[str]]:
     """Yield a row of the table for each size of simulated tests."""
     settings = open_run(folder).settings.retrieve
     (task,) = tasks.tasks
     labeled = len(set(task.query.values()))
     for share in SHARES:
         count = max(FEWEST, round(share * labeled))
-        rng = np.random.default_rng([command.seed, count])
+        rng = np.random.default_rng([seed, count])
         inside, errors, widths = [], [], []
-        for number in tqdm(range(command.tests), f"{folder.name}, {count}", unit=" tests"):
+        for number in tqdm(range(tests), f"{folder.name}, {count}", unit=" tests"):
             distractors = number % 2 == 1 and labeled - 2 * count >= FEWEST
             test, left = set_aside(task, count, distractors, rng)
             truth = score_task(tasks.embeddings(test), test, settings).mean("score")
@@ -99,14 +86,19 @@ def real(folder: Path) -> list[str]:
     return [str(folder), f"{made['score']:.0f} ({low:.0f} to {high:.0f})", f"{truth:.1f}", held]
 
 
-def main(command: ForecastsCommand) -> None:
+def main() -> None:
     """Print both tables."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("runs", type=Path, nargs="+", help="with the stage forecast done")
+    parser.add_argument("--tests", type=int, default=20, help="simulated tests of each size")
+    parser.add_argument("--seed", type=int, default=0)
+    command = parser.parse_args()
     rows: list[list[str]] = []
     for folder in command.runs:
         run = open_run(folder)
         tasks = load_tasks(run, parts=1)
         tasks.embed(trained_extractor(run))
-        rows += simulated(tasks, command, folder)
+        rows += simulated(tasks, command.tests, command.seed, folder)
     heads = ["run", "identities", "inside", "mean error", "deviation", "width"]
     print(tabulate(rows, heads, disable_numparse=True))
     print()
@@ -115,5 +107,4 @@ def main(command: ForecastsCommand) -> None:
 
 
 if __name__ == "__main__":
-    config = (tyro.conf.OmitArgPrefixes,)
-    main(tyro.cli(ForecastsCommand, prog="benchmarks.forecasts", config=config))
+    main()
