@@ -228,7 +228,16 @@ def test_stages_of_a_run_that_is_not_there_make_nothing(
     assert not (tmp_path / "nowhere").exists() and not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("name", ["gallery.faiss", "gallery.json", "model.safetensors", "test.csv"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gallery.faiss",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("gallery.json", "model.safetensors", "test.csv")
+        ),
+    ],
+)
 def test_a_damaged_file_of_the_run_is_not_used_by_a_single_stage(
     name: str, done: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -265,6 +274,7 @@ def test_labels_are_looked_at_before_the_work(
     assert "embedd" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_wrong_labels_do_not_cost_the_submission(
     competition: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -60,6 +60,7 @@ def test_names_shapes_and_order_are_those_of_the_public_weights(facenet: nn.Modu
     assert list(own.items()) == list(public_shapes().items())
 
 
+@pytest.mark.slow
 def test_features_are_those_of_facenet_pytorch(facenet: nn.Module) -> None:
     theirs = pytest.importorskip("facenet_pytorch", reason="pip install --no-deps facenet-pytorch")
     other = theirs.InceptionResnetV1().eval()
