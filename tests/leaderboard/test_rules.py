@@ -164,3 +164,37 @@ def read_off(step: float, posts: int = 240) -> float:
 def test_answers_cannot_be_read_off_by_many_posts() -> None:
     assert read_off(step=0) > 0.7, "exact scores give the answers away"
     assert read_off(score_step(QUERIES)) < 0.4
+
+
+def regress(step: float, seed: int, posts: int = 240) -> float:
+    """Attack: random lists for all queries at once, and a ridge regression of what comes back.
+
+    Returns:
+        The share of the queries for which the picture with the largest coefficient is right.
+    """
+    rng = np.random.default_rng(seed)
+    design, given = np.zeros((posts, QUERIES * GALLERY)), np.zeros(posts)
+    weights = np.array([1, 0.4, 0.4, 0.4, 0.4, 0.1, 0.1, 0.1, 0.1, 0.1])
+    for post in range(posts):
+        lists = np.stack([rng.permutation(GALLERY)[:10] for _ in range(QUERIES)])
+        submission = {
+            q: [NAMES[i] for i in row] for q, row in zip(LABELS.query, lists, strict=True)
+        }
+        right = OWNERS[lists] == np.arange(QUERIES)[:, None]
+        hits = np.stack([right[:, 0], right[:, :5].any(1), right.any(1)])
+        exact = float((np.array([600, 300, 100]) @ hits).mean())
+        given[post] = coarse(exact, step, submission, SECRET) if step else exact
+        np.put_along_axis(design[post].reshape(QUERIES, GALLERY), lists, weights[None], axis=1)
+    design -= design.mean(0)
+    kernel = design @ design.T
+    ridge = 0.3 * np.trace(kernel) / posts * np.eye(posts)
+    coefficients = design.T @ np.linalg.solve(kernel + ridge, given - given.mean())
+    return float(
+        (OWNERS[coefficients.reshape(QUERIES, GALLERY).argmax(1)] == range(QUERIES)).mean()
+    )
+
+
+def test_answers_cannot_be_learned_from_posts_that_change_all_queries_at_once() -> None:
+    assert regress(step=0, seed=2) > 0.7, "exact scores give the answers away"
+    found = np.mean([regress(score_step(QUERIES), seed) for seed in range(4)])
+    assert found <= 0.25, "steps of two queries: 0.75; guesses: 0.08"
