@@ -146,7 +146,7 @@ def load(teams: int, submissions: int, folder: Path, seed: int = 0) -> Load:
         seconds = time.monotonic() - began
         ranking = requests.get(f"{url}ranking.json", timeout=60).json()
     replies = {name: [outcome.score for outcome in outcomes[name]] for name in names}
-    secret, step = Results(folder / "results.sqlite", "").secret(), score_step(len(labels.query))
+    secret, step = Results(folder / "results.sqlite", "").secret, score_step(len(labels.query))
 
     def given(submission: Submission) -> float:
         exact = mean_measures(find_hits(submission, labels))["score"]

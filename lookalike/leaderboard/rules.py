@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import ipaddress
 import json
 import math
 import threading
@@ -16,11 +17,24 @@ from lookalike.evaluation.submissions import Submission
 
 MAX_NAME_LENGTH = 64
 MINUTE = 60.0
+# A regression over 240 random posts finds a right picture of 11 of 12 queries by exact scores, of 9
+# with steps of two queries, of 5 with four, and of 2 with ten; a guess finds that of 1.
+QUERIES_OF_STEP = 10
 MAX_REMEMBERED = 10_000  # keys of a rate limit, at once
 # Letters of other scripts that look like Latin ones, and signs that look like letters.
-CYRILLIC = "\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0456\u0458\u0455\u04cf\u0501\u051b\u051d"
-GREEK = "\u03b1\u03bf\u03c1\u03bd\u03b9\u03ba\u03c5"
-LOOKALIKES = str.maketrans(f"{CYRILLIC}{GREEK}01|", "aeopcyxijsldqwaopvikuoll")
+CYRILLIC = (
+    "\u0430\u0435\u043a\u043e\u0440\u0441\u0443\u0445\u0456\u0458\u0455\u04cf\u0501\u051b\u051d"
+    "\u0410\u0412\u0415\u041a\u041c\u041d\u041e\u0420\u0421\u0422\u0423\u0425\u0406\u0408\u0405"
+)
+GREEK = (
+    "\u03b1\u03bf\u03c1\u03bd\u03b9\u03ba\u03c5"
+    "\u0391\u0392\u0395\u0396\u0397\u0399\u039a\u039c\u039d\u039f\u03a1\u03a4\u03a5\u03a7"
+)
+LATIN = "aekopcyxijsldqwABEKMHOPCTYXIJSaopvikuABEZHIKMNOPTYX"
+LOOKALIKES = str.maketrans(f"{CYRILLIC}{GREEK}01|", f"{LATIN}oll")
+# Parts of names in Unicode of characters that nobody sees although they are letters or marks.
+UNSEEN = ("FILLER", "BLANK", "VARIATION SELECTOR", "GRAPHEME JOINER", "INHERENT")
+MAX_MARKS = 3  # on a letter; more run over the lines of the page
 # Scripts that are written together.
 TOGETHER = {"HIRAGANA": "CJK", "KATAKANA": "CJK", "KATAKANA-HIRAGANA": "CJK"}
 
@@ -38,23 +52,25 @@ def checked_name(name: str) -> str:
     >>> checked_name("  the  \uff21 team ")
     'the A team'
     """
-    shown = " ".join(unicodedata.normalize("NFKC", name).split())
+    shown = _in_one_form(name)
     if not 1 <= len(shown) <= MAX_NAME_LENGTH or not shown.isprintable():
         raise UserError(f"groupname must be 1 to {MAX_NAME_LENGTH} printable characters")
-    if any(unicodedata.category(c) in ("Cf", "Co", "Cn", "Me") for c in shown) or _is_blank(shown):
+    kinds = [unicodedata.category(c) for c in shown]
+    if {"Cf", "Co", "Cn", "Me"} & {*kinds} or all(kind[0] in "MZ" for kind in kinds):
         raise UserError("groupname must hold no invisible characters")
+    if any(part in unicodedata.name(c, "") for c in shown for part in UNSEEN):
+        raise UserError("groupname must hold no invisible characters")
+    if (MAX_MARKS + 1) * "M" in "".join(kind[0] for kind in kinds):
+        raise UserError(f"groupname must have at most {MAX_MARKS} marks on a letter")
     scripts = {_script(c) for c in shown if c.isalpha()}
     if len(scripts) > 1:
         raise UserError(f"groupname must be of one script, not {', '.join(sorted(scripts))}")
     return shown
 
 
-def _is_blank(name: str) -> bool:
-    """Return whether a name has a letter without a shape, or nothing to see at all."""
-    fillers = any(
-        "FILLER" in unicodedata.name(c, "") or "BLANK" in unicodedata.name(c, "") for c in name
-    )
-    return fillers or all(unicodedata.category(c)[0] in "MZ" for c in name)
+def _in_one_form(name: str) -> str:
+    """Return a name in one form of Unicode, without spare spaces."""
+    return " ".join(unicodedata.normalize("NFKC", name).split())
 
 
 def _script(letter: str) -> str:
@@ -69,7 +85,9 @@ def skeleton(name: str) -> str:
     >>> skeleton("Team-A") == skeleton("TEAM \u0410")
     True
     """
-    plain = unicodedata.normalize("NFKD", name.casefold()).translate(LOOKALIKES)
+    # Letters are replaced as they are written: a capital may look like another letter than its
+    # small form does.
+    plain = unicodedata.normalize("NFKD", name).translate(LOOKALIKES).casefold()
     return "".join(c for c in plain if c.isalnum()) or plain
 
 
@@ -77,8 +95,11 @@ class Groups:
     """The groups of a leaderboard: one for each name that can be told from the others."""
 
     def __init__(self, names: Iterable[str] = ()) -> None:
-        self._names = {skeleton(name): name for name in names}
+        self._names: dict[str, str] = {}
+        self._looks: dict[str, str] = {}
         self._lock = threading.Lock()
+        for name in names:
+            self.add(name)
 
     def known(self, name: str) -> str:
         """Return the group that a name means, as it was first written.
@@ -88,18 +109,32 @@ class Groups:
         """
         shown = checked_name(name)
         with self._lock:
-            known = self._names.get(skeleton(shown), shown)
-        if known.casefold() != shown.casefold():
-            raise UserError(f"groupname looks like that of the group {known!r}: choose another")
-        return known
+            known = self._names.get(shown.casefold())
+            similar = self._looks.get(skeleton(shown))
+        if known is None and similar is not None:
+            raise UserError(f"groupname looks like that of the group {similar!r}: choose another")
+        return known or shown
 
     def add(self, name: str) -> None:
         """Add the group of an accepted submission."""
         with self._lock:
-            self._names.setdefault(skeleton(name), name)
+            self._names.setdefault(_in_one_form(name).casefold(), name)
+            self._looks.setdefault(skeleton(name), name)
 
 
 # ---- rates --------------------------------------------------------------------------------------
+
+
+def sender(address: str) -> str:
+    """Return whose address it is: of IPv6, a whole network of 64 bits is one sender's.
+
+    >>> sender("10.0.0.1"), sender("2001:db8::7")
+    ('10.0.0.1', '2001:db8::/64')
+    """
+    if ":" not in address:
+        return address
+    network = int(ipaddress.IPv6Address(address)) >> 64 << 64
+    return str(ipaddress.IPv6Network((network, 64)))
 
 
 class RateLimit:
@@ -147,12 +182,12 @@ class RateLimit:
 
 
 def score_step(queries: int) -> float:
-    """Return the step in which scores are given: that of two queries, rounded up to 1, 2 or 5.
+    """Return the step in which scores are given: that of ten queries, rounded up to 1, 2 or 5.
 
     >>> [score_step(queries) for queries in (900, 120, 3)]
-    [5.0, 20.0, 1000.0]
+    [20.0, 100.0, 1000.0]
     """
-    least = 2 * HIGHEST_SCORE / queries
+    least = QUERIES_OF_STEP * HIGHEST_SCORE / max(QUERIES_OF_STEP, queries)
     power = 10.0 ** math.floor(math.log10(least))
     return min(HIGHEST_SCORE, next(f * power for f in (1, 2, 5, 10) if f * power >= least))
 

@@ -22,14 +22,14 @@ import sqlite3
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Interval
 
 from lookalike.core.checks import check_bounds
 from lookalike.core.errors import UserError
 from lookalike.core.files import file_hash
-from lookalike.core.log import log
+from lookalike.core.log import log, printable
 from lookalike.core.readers import parse_json
 from lookalike.core.settings import Natural
 from lookalike.evaluation.matching import match, refusals
@@ -41,18 +41,18 @@ from lookalike.evaluation.scoring import (
     read_labels,
 )
 from lookalike.evaluation.submissions import Submission, parse_submission
+from lookalike.leaderboard.listening import is_local, listen, page_url
 from lookalike.leaderboard.results import Results
-from lookalike.leaderboard.rules import Groups, RateLimit, coarse, score_step
+from lookalike.leaderboard.rules import Groups, RateLimit, coarse, score_step, sender
 
 if TYPE_CHECKING:  # flask and waitress are loaded when a server starts, not for --help
     from flask import Flask
-    from waitress.server import BaseWSGIServer, MultiSocketServer
+    from waitress.server import BaseWSGIServer
 
 POLICY = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+# Let no browser guess a type, or tell others where it comes from.
+HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 ADDRESS_FACTOR = 10  # times the rate of a group: many groups may share an address
-LOCAL = ("127.0.0.1", "::1")
-CONNECTIONS, RESERVED_FILES = 2000, 100  # at once; for the results, the log and the libraries
-IDLE = 30  # seconds after which a silent connection is closed
 FORM = '{"groupname": name, "images": {query: [gallery names]}}'
 
 
@@ -105,11 +105,11 @@ def make_app(labels: Labels, results: Results, settings: ServeSettings) -> "Flas
     """
     from flask import Flask
 
-    find_hits({}, labels)  # raises now, not at the first submission
+    scorer = Scorer(labels, results, settings.rate)
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = int(settings.largest * 1e6)
-    _add_submissions(app, Scorer(labels, results, settings.rate))
-    _add_ranking(app, results, settings.title)
+    _add_submissions(app, scorer)
+    _add_ranking(app, results, printable(settings.title))
     _add_errors(app, settings.largest)
     return app
 
@@ -122,9 +122,14 @@ class Scorer:
     """
 
     def __init__(self, labels: Labels, results: Results, rate: int) -> None:
+        """Continue with the groups of earlier results.
+
+        Raises:
+            UserError: No query of the labels has a relevant picture in the gallery.
+        """
         self.labels, self.results, self.rate = labels, results, rate
         self.groups = Groups(results.groups())
-        self.secret, self.step = results.secret(), score_step(len(labels.query))
+        self.step = score_step(len(find_hits({}, labels).queries))
         self.by_group, self.by_address = RateLimit(rate), RateLimit(ADDRESS_FACTOR * rate)
 
     def score(self, body: bytes, address: str) -> float:
@@ -141,25 +146,25 @@ class Scorer:
         """
         from werkzeug.exceptions import BadRequest, UnprocessableEntity
 
-        is_local = address in LOCAL
-        if not is_local:
-            _refuse_haste(self.by_address.wait(address), "this address", ADDRESS_FACTOR * self.rate)
-            self.by_address.count(address)
+        who = sender(address)
+        if not is_local(address):
+            _refuse_haste(self.by_address.wait(who), "this address", ADDRESS_FACTOR * self.rate)
+            self.by_address.count(who)
         try:
             name, submission = parse_request(body)
             group = self.groups.known(name)
         except UserError as error:
             raise BadRequest(str(error)[:500]) from error
-        sender = f"{group} {address}"
-        _refuse_haste(self.by_group.wait(sender), group, self.rate)
+        group_there = f"{group} {who}"
+        _refuse_haste(self.by_group.wait(group_there), group, self.rate)
         matched = match(submission, self.labels.query, self.labels.gallery)
         if reasons := refusals(matched):
             raise UnprocessableEntity("; ".join(reasons))
         measures = mean_measures(hits_of_match(matched, self.labels))
-        given = coarse(measures["score"], self.step, submission, self.secret)
+        given = coarse(measures["score"], self.step, submission, self.results.secret)
         self.results.add(group, given, measures["recall@1"])
         self.groups.add(group)
-        self.by_group.count(sender)
+        self.by_group.count(group_there)
         log.info("%s: %.1f", group, given)
         return given
 
@@ -179,7 +184,7 @@ def _add_submissions(app: "Flask", scorer: Scorer) -> None:
 
     @app.post("/retrieval/", strict_slashes=False)
     def retrieval() -> Response:
-        return jsonify(accuracy=scorer.score(request.get_data(), request.remote_addr or ""))
+        return jsonify(accuracy=scorer.score(request.get_data(), str(request.remote_addr)))
 
 
 def _add_ranking(app: "Flask", results: Results, title: str) -> None:
@@ -207,10 +212,9 @@ def _add_ranking(app: "Flask", results: Results, title: str) -> None:
 
     @app.after_request
     def protect(response: Response) -> Response:
-        """Let no browser guess a type, run anything else, or show a page within another."""
+        """Let no browser run anything else, or show a page within another."""
         response.headers.setdefault("Content-Security-Policy", POLICY)
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        response.headers["Referrer-Policy"] = "no-referrer"
+        response.headers.update(HEADERS)
         return response
 
     @app.template_filter("clock")
@@ -224,8 +228,9 @@ def _add_errors(app: "Flask", largest: float) -> None:
     from werkzeug.exceptions import HTTPException, TooManyRequests
 
     @app.errorhandler(sqlite3.Error)
-    def unavailable(error: sqlite3.Error) -> Response:
-        log.error("error: results cannot be read or written: %s", error)
+    @app.errorhandler(OSError)
+    def unavailable(error: Exception) -> Response:
+        log.error("error: a result cannot be saved, and its sender is told so: %s", error)
         response = jsonify(error="results cannot be kept at the moment: try again later")
         response.status_code = 503
         return response
@@ -246,61 +251,26 @@ def _add_errors(app: "Flask", largest: float) -> None:
 # ---- the server ---------------------------------------------------------------------------------
 
 
-def make_server(settings: ServeSettings) -> "MultiSocketServer | BaseWSGIServer":
+def make_server(settings: ServeSettings) -> "BaseWSGIServer":
     """Return a server that listens already; its `run()` answers until it is stopped.
 
     Raises:
         UserError: The labels or the results cannot be used, or the port is taken.
     """
-    from waitress.server import create_server
-
     check_bounds(settings)
     labels = read_labels(settings.labels)
     results = Results(settings.results, labels_hash(labels), str(file_hash(settings.labels)))
     app = make_app(labels, results, settings)
     if ranking := results.ranking():
         log.info("%s: continues with the results of %d groups", settings.results, len(ranking))
-    try:
-        return create_server(
-            app,
-            host=settings.host,
-            port=settings.port,
-            threads=8,
-            connection_limit=connection_limit(),
-            channel_timeout=IDLE,
-            cleanup_interval=IDLE // 3,
-            log_socket_errors=False,
-            asyncore_use_poll=True,
-            # A little more than the limit: senders of slightly too much get to see the reason.
-            max_request_body_size=int(settings.largest * 1e6) + (1 << 16),
-        )
-    except (OSError, OverflowError, ValueError) as error:
-        address = f"{settings.host}:{settings.port}"
-        raise UserError(f"cannot listen at {address} ({error}): choose another --port") from error
-
-
-def connection_limit() -> int:
-    """Return how many connections may be open at once: fewer than the system allows files."""
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return CONNECTIONS
-    files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = CONNECTIONS + RESERVED_FILES
-    if files < wanted and (most == resource.RLIM_INFINITY or most > files):
-        files = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (files, most))
-    return max(8, min(CONNECTIONS, files - RESERVED_FILES))
+    largest = int(settings.largest * 1e6)
+    headers = [("Content-Security-Policy", POLICY), *HEADERS.items()]
+    return listen(app, settings.host, settings.port, largest, headers)
 
 
 def labels_hash(labels: Labels) -> str:
     """Return a hash of what labels say, however their file is written."""
     return hashlib.sha256(json.dumps(labels._asdict(), sort_keys=True).encode()).hexdigest()
-
-
-def page_url(server: Any) -> str:
-    """Return the URL of a listening server's page."""
-    return f"http://{server.effective_host}:{server.effective_port}/"
 
 
 def serve(settings: ServeSettings) -> None:

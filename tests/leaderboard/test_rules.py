@@ -13,6 +13,7 @@ from lookalike.leaderboard.rules import (
     checked_name,
     coarse,
     score_step,
+    sender,
     skeleton,
 )
 
@@ -40,6 +41,11 @@ def test_names_of_every_script_can_be_used(name: str) -> None:
         "ab\u0441",
         "a\ue000",
         "\u0301",
+        "a\ufe0f",
+        "a\u034f",
+        "a\u180b",
+        "\u17b4a",
+        "a" + 20 * "\u0301",
     ],
 )
 def test_names_that_deceive_are_refused(name: str) -> None:
@@ -55,6 +61,26 @@ def test_a_name_is_known_in_any_case_and_not_by_a_look_alike() -> None:
         with pytest.raises(UserError, match="looks like that of the group 'Ace'"):
             groups.known(name)
     assert groups.known("Aces") == "Aces"
+
+
+@pytest.mark.parametrize(
+    "other", ["\u0422\u0415\u0410\u041c", "\u03a4\u0395\u0391\u039c", "T.E.A.M", "T\u00c9AM"]
+)
+def test_capitals_of_another_script_are_look_alikes(other: str) -> None:
+    with pytest.raises(UserError, match="looks like that of the group 'team'"):
+        Groups(["team"]).known(other)
+
+
+def test_case_does_not_tell_groups_of_another_script_apart() -> None:
+    name = "\u043a\u043e\u043c\u0430\u043d\u0434\u0430"
+    assert Groups([name]).known(name.upper()) == name
+
+
+def test_groups_of_earlier_versions_stay_themselves_even_where_they_look_alike() -> None:
+    groups = Groups(["Team A", "Team-A"])
+    assert groups.known("Team A") == "Team A" and groups.known("team-a") == "Team-A"
+    with pytest.raises(UserError, match="looks like"):
+        groups.known("Team_A")
 
 
 def test_only_what_is_counted_counts() -> None:
@@ -75,6 +101,11 @@ def test_a_rate_limit_forgets_silent_keys() -> None:
     assert len(limit._times) == 1
 
 
+def test_a_sender_is_an_address_or_a_whole_network_of_ipv6() -> None:
+    assert sender("10.0.0.1") != sender("10.0.0.2")
+    assert sender("2001:db8::1") == sender("2001:db8::ffff:2") != sender("2001:db8:0:1::1")
+
+
 # ---- scores -------------------------------------------------------------------------------------
 
 QUERIES, GALLERY = 12, 60
@@ -87,7 +118,7 @@ LABELS = Labels(
 
 
 def test_a_score_is_given_within_a_step_and_right_on_average() -> None:
-    step = score_step(120)
+    step = 20.0
     given = []
     for number in range(2000):
         submission = {"q.jpg": [f"{number}.jpg"]}
@@ -133,3 +164,37 @@ def read_off(step: float, posts: int = 240) -> float:
 def test_answers_cannot_be_read_off_by_many_posts() -> None:
     assert read_off(step=0) > 0.7, "exact scores give the answers away"
     assert read_off(score_step(QUERIES)) < 0.4
+
+
+def regress(step: float, seed: int, posts: int = 240) -> float:
+    """Attack: random lists for all queries at once, and a ridge regression of what comes back.
+
+    Returns:
+        The share of the queries for which the picture with the largest coefficient is right.
+    """
+    rng = np.random.default_rng(seed)
+    design, given = np.zeros((posts, QUERIES * GALLERY)), np.zeros(posts)
+    weights = np.array([1, 0.4, 0.4, 0.4, 0.4, 0.1, 0.1, 0.1, 0.1, 0.1])
+    for post in range(posts):
+        lists = np.stack([rng.permutation(GALLERY)[:10] for _ in range(QUERIES)])
+        submission = {
+            q: [NAMES[i] for i in row] for q, row in zip(LABELS.query, lists, strict=True)
+        }
+        right = OWNERS[lists] == np.arange(QUERIES)[:, None]
+        hits = np.stack([right[:, 0], right[:, :5].any(1), right.any(1)])
+        exact = float((np.array([600, 300, 100]) @ hits).mean())
+        given[post] = coarse(exact, step, submission, SECRET) if step else exact
+        np.put_along_axis(design[post].reshape(QUERIES, GALLERY), lists, weights[None], axis=1)
+    design -= design.mean(0)
+    kernel = design @ design.T
+    ridge = 0.3 * np.trace(kernel) / posts * np.eye(posts)
+    coefficients = design.T @ np.linalg.solve(kernel + ridge, given - given.mean())
+    return float(
+        (OWNERS[coefficients.reshape(QUERIES, GALLERY).argmax(1)] == range(QUERIES)).mean()
+    )
+
+
+def test_answers_cannot_be_learned_from_posts_that_change_all_queries_at_once() -> None:
+    assert regress(step=0, seed=2) > 0.7, "exact scores give the answers away"
+    found = np.mean([regress(score_step(QUERIES), seed) for seed in range(4)])
+    assert found <= 0.25, "steps of two queries: 0.75; guesses: 0.08"

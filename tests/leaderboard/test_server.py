@@ -1,11 +1,13 @@
 """The leaderboard: what it takes and refuses, what it saves, and its page in a real browser."""
 
 import json
+import os
 import resource
 import select
+import shutil
 import socket
 import sqlite3
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +21,11 @@ from lookalike.core.errors import UserError
 from lookalike.core.files import file_hash
 from lookalike.evaluation.scoring import Labels, score
 from lookalike.evaluation.submissions import Submission
+from lookalike.leaderboard import results as results_module
 from lookalike.leaderboard import server
+from lookalike.leaderboard.listening import connection_limit, page_url
 from lookalike.leaderboard.results import Results
-from lookalike.leaderboard.server import ServeSettings, connection_limit, make_server
+from lookalike.leaderboard.server import ServeSettings, labels_hash, make_server
 from tests.conftest import Start
 
 LABELS = Labels(
@@ -203,6 +207,63 @@ def test_every_answer_has_its_headers(settings: ServeSettings, start: Start) -> 
         assert answer.headers["Referrer-Policy"] == "no-referrer"
 
 
+HOST = b" HTTP/1.1\r\nHost: a\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"POST /retrieval/" + HOST + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n", b"400"),
+        (b"POST /retrieval/" + HOST + b"Content-Length: 90000000\r\n\r\n", b"413"),
+        (b"POST /retrieval/" + HOST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", b"400"),
+        (b"GET http://[::1" + HOST + b"\r\n", b"400"),
+        (b"GET http://[x]y/" + HOST + b"\r\n", b"400"),
+        (b"GET /%ff%00/../x" + HOST + b"\r\n", b"404"),
+        (b"GET //evil" + HOST + b"\r\n", b"404"),
+        (b"GET / HTTP/1.1\r\nHost: a b\xff[\r\n\r\n", b"200"),
+        (b"GET /" + HOST + b"no header\r\n\r\n", b"400"),
+        (b"GET /" + HOST + b"A: " + b"x" * 300_000 + b"\r\n\r\n", b"431"),
+        (b"TRACE /" + HOST + b"\r\n", b"405"),
+        (b"get /" + HOST + b"\r\n", b"400"),
+    ],
+    ids=lambda value: ascii(value)[:40],
+)
+def test_hostile_requests_are_answered_with_the_headers_of_every_reply(
+    settings: ServeSettings,
+    start: Start,
+    caplog: pytest.LogCaptureFixture,
+    sent: bytes,
+    status: bytes,
+) -> None:
+    address = ("127.0.0.1", int(start(settings).rpartition(":")[2].strip("/")))
+    with socket.create_connection(address, timeout=10) as connection:
+        connection.sendall(sent)
+        answer = b""
+        while b"\r\n\r\n" not in answer and (part := connection.recv(65536)):
+            answer += part
+    assert answer.split(b" ")[1:2] == [status]
+    for header in (b"nosniff", b"no-referrer", b"frame-ancestors 'none'", b"base-uri 'none'"):
+        assert header in answer
+    assert "exception" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [("::1", "http://[::1]:"), ("[::1]", "http://[::1]:"), ("localhost", "http://127.0.0.1:")],
+)
+def test_the_url_of_every_host_can_be_opened(settings: ServeSettings, host: str, url: str) -> None:
+    listening = make_server(replace(settings, host=host))
+    listening.close()
+    listening.task_dispatcher.shutdown()
+    assert page_url(listening).startswith(url)
+
+
+def test_a_title_that_is_not_unicode_is_shown(settings: ServeSettings, start: Start) -> None:
+    assert (
+        r"Fri\udcff" in requests.get(start(replace(settings, title="Fri\udcff")), timeout=30).text
+    )
+
+
 def test_labels_that_were_saved_anew_keep_their_results(
     settings: ServeSettings, start: Start
 ) -> None:
@@ -225,12 +286,88 @@ def test_results_that_cannot_be_kept_are_an_answer(
     def full(*values: Any) -> None:
         raise sqlite3.OperationalError("database or disk is full")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Results, "add", full)
-        reply = send(url, "us", GOOD)
-        assert reply.status_code == 503 and "try again later" in reply.json()["error"]
-    settings.results.unlink()
-    assert send(url, "us", GOOD).ok and len(ranking(url)) == 1
+    monkeypatch.setattr(Results, "add", full)
+    reply = send(url, "us", GOOD)
+    assert reply.status_code == 503 and "try again later" in reply.json()["error"]
+
+
+@pytest.mark.parametrize("loss", ["deleted", "emptied", "folder deleted"])
+def test_results_that_are_deleted_while_it_runs_are_written_anew(
+    settings: ServeSettings, start: Start, loss: str
+) -> None:
+    settings = replace(settings, results=settings.results.parent / "runs" / "results.sqlite")
+    Results(settings.results, "another test").add("they", 1.0, 0.0)
+    url = start(settings)
+    assert send(url, "first", BEST).ok
+    if loss == "folder deleted":
+        shutil.rmtree(settings.results.parent)
+    elif loss == "deleted":
+        settings.results.unlink()
+    else:
+        settings.results.write_bytes(b"")
+    assert [group for group, *_ in ranking(url)] == ["first"], "it is shown all the while"
+    assert send(url, "second", BEST).ok
+    assert [group for group, *_ in ranking(start(settings))] == ["first", "second"]
+    assert [row.group for row in Results(settings.results, "another test").ranking()] == ["they"]
+
+
+@pytest.mark.parametrize("trouble", ["locked", "damaged", "full"])
+def test_a_post_whose_result_cannot_be_saved_is_refused_and_the_ranking_stays(
+    settings: ServeSettings, start: Start, monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    url = start(settings)
+    assert send(url, "us", BEST).ok
+    monkeypatch.setattr(results_module, "PATIENCE", 0.05)
+    before = settings.results.read_bytes()
+    with closing(sqlite3.connect(settings.results)) as other:
+        if trouble == "locked":
+            other.execute("BEGIN EXCLUSIVE")
+        elif trouble == "damaged":
+            settings.results.write_bytes(b"x" * len(before))
+        else:
+            full = sqlite3.OperationalError("database or disk is full")
+            monkeypatch.setattr(sqlite3, "connect", raising(full))
+        assert send(url, "they", BEST).status_code == 503
+        assert ranking(url) == [("us", 1000.0, 1)]
+    monkeypatch.undo()
+    settings.results.write_bytes(before)
+    assert [row.group for row in Results(settings.results, labels_hash(LABELS)).ranking()] == ["us"]
+
+
+def raising(error: Exception) -> Any:
+    """Return a function that raises an error."""
+
+    def function(*_: Any, **__: Any) -> None:
+        raise error
+
+    return function
+
+
+def test_a_device_is_no_file_of_results(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (Path("/dev/null"), tmp_path / "pipe", tmp_path):
+        with pytest.raises(UserError, match="cannot hold results"):
+            Results(path, "")
+        assert not path.is_file(), "it is not replaced"
+
+
+def test_groups_of_another_test_reserve_no_names(settings: ServeSettings, start: Start) -> None:
+    Results(settings.results, "another test").add("TEAM-A", 1.0, 0.0)
+    assert send(start(settings), "Team A", GOOD).ok
+
+
+def test_nothing_exact_is_published(settings: ServeSettings, start: Start) -> None:
+    url = start(settings)
+    assert send(url, "us", HALF).ok
+    groups = requests.get(f"{url}ranking.json", timeout=30).json()
+    assert {*groups[0]} == {"rank", "group", "score", "submissions", "last"}
+    assert "recall@1</th>" not in requests.get(url, timeout=30).text
+
+
+def test_the_step_is_of_the_queries_that_are_scored(settings: ServeSettings) -> None:
+    alone = {f"x{i}.jpg": f"nobody{i}" for i in range(1000)}
+    labels = Labels(LABELS.query | alone, LABELS.gallery)
+    assert server.Scorer(labels, Results(settings.results, ""), rate=0).step == 1000
 
 
 def test_a_damaged_file_of_results_is_an_error(settings: ServeSettings) -> None:
@@ -262,12 +399,13 @@ def test_unfinished_uploads_end_at_the_limit(settings: ServeSettings, start: Sta
         assert sent < 5_000_000, "the server answers long before"
 
 
-def test_fewer_connections_than_files() -> None:
+def test_fewer_connections_than_half_of_the_files() -> None:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (300, before[1]))
         limit = connection_limit()
-        assert 8 <= limit < resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        assert limit >= 8 and 2 * limit < files, "an upload has a socket and a temporary file"
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
@@ -281,10 +419,13 @@ def test_fewer_connections_than_files() -> None:
         {"largest": float("inf")},
         {"largest": 0.0},
         {"rate": 10**30},
+        {"host": ""},
+        {"host": "*"},
         {"host": "a b"},
         {"host": "name.invalid"},
         {"host": "\udcff"},
         {"host": "a" * 300},
+        {"host": "host:80"},
     ],
     ids=str,
 )
