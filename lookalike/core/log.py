@@ -68,6 +68,15 @@ def exit_code(work: Callable[[], None]) -> int:
         log.debug("traceback", exc_info=error)
         log.error("error: %s", str(error) or "not enough memory")
         return 1
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # PyTorch's, which is not imported for it
+            raise
+        log.debug("traceback", exc_info=error)
+        log.error(
+            "error: the GPU's memory is full: name a smaller --batch-size, --image-size or "
+            "backbone, or end other programs that use it"
+        )
+        return 1
     except KeyboardInterrupt:
         log.error("stopped: the same command continues from here")
         return 130

@@ -441,25 +441,32 @@ class FeatureSource:
         missing: Number of pictures that the cache lacks.
         plan: How the backbone runs: the first plan that has made all of the pictures already, or
             whose engine works.
+
+    Raises:
+        UserError: The backbone runs by none of the plans; why not.
     """
 
     def __init__(self, extractor: FeatureExtractor, pictures: pd.DataFrame, view: View) -> None:
         self.extractor, self.view = extractor, view
+        reason: Exception | None = None
         for plan in extractor.plans:
             self.plan, self.store = plan, open_cache(extractor, plan, view)
             parts = (keys_of(pictures.content.iloc[block]) for block in blocks(len(pictures)))
             self.missing = sum(len(self.store.missing(keys)) for keys in parts)
-            if not self.missing or self._works(plan):
-                break
-
-    def _works(self, plan: Plan) -> bool:
-        """Tell whether the engine of a plan can be built."""
-        try:
-            self.extractor.engine(plan)
-        except Exception as error:  # compilers raise what they like
-            log.warning("warning: no %s for %s (%s)", plan, self.extractor.embedder.name, error)
-            return False
-        return True
+            if not self.missing:
+                return
+            try:
+                extractor.engine(plan)
+                return
+            except Exception as error:  # compilers raise what they like
+                reason = error
+                log.warning("warning: no %s for %s (%s)", plan, extractor.embedder.name, error)
+        place = "the GPU" if self.plan.device == "cuda" else "this machine"
+        raise UserError(
+            f"--backbone {extractor.embedder.name} does not run on {place}, in batches of "
+            f"{self.plan.batch} neither ({reason}): name a smaller --image-size or backbone, or "
+            "end other programs that use its memory"
+        )
 
     def features(self, pictures: pd.DataFrame, bar: tqdm) -> np.ndarray:
         """Return (N, features_dim) float32 of a block of the pictures, in their order.

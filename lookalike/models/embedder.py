@@ -204,7 +204,9 @@ def project_rows(embedder: Embedder, features: np.ndarray) -> np.ndarray:
     On one thread: a sum that several threads share depends on how they share it.
     """
     with torch.inference_mode(), one_thread():
-        device = next(chain(embedder.parameters(), embedder.buffers())).device
+        # The projection's own: it alone may have been trained, and moved to a GPU.
+        parts = (embedder.projection, embedder)
+        device = next(t.device for p in parts for t in chain(p.parameters(), p.buffers()))
         rows = [
             embedder.project(torch.from_numpy(features[i : i + 4096]).to(device)).cpu()
             for i in range(0, len(features), 4096)

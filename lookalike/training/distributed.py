@@ -73,6 +73,15 @@ def rank_zero_first() -> Iterator[None]:
         barrier()
 
 
+def broadcast_state(*modules: nn.Module | None) -> None:
+    """Give all ranks the weights and buffers of rank 0, in place; None is skipped."""
+    if not dist.is_initialized():
+        return
+    for module in modules:
+        for tensor in () if module is None else (*module.parameters(), *module.buffers()):
+            dist.broadcast(tensor.detach(), src=0)
+
+
 def share_sizes(count: int) -> list[int]:
     """Return how many of a batch's `count` rows each rank takes, as even as possible."""
     return [len(share) for share in np.array_split(np.arange(count), world_size())]
@@ -114,6 +123,20 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     if not dist.is_initialized():
         return
     for parameter in parameters:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-        dist.all_reduce(parameter.grad)
+        if parameter.requires_grad:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            dist.all_reduce(parameter.grad)
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Average the gradients of all ranks in place.
+
+    For what sees the whole batch on each rank, as a loss with weights does: they are the same but
+    for rounding, and stay the same for ever where all ranks step by their mean.
+    """
+    parameters = list(parameters)
+    sum_gradients(parameters)
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad /= world_size()

@@ -145,15 +145,21 @@ class MetricLearning(TrainingMethod):
         """Return the objective of a whole batch, of which this rank embeds its share."""
         rows, tuples = batch.drawn
         own = rows[own_share(len(rows))]
-        inputs = self.data.inputs.take(own, batch.views[own]).to(self.device)
-        on_gpu = self.device.type == "cuda"
-        with torch.autocast("cuda", torch.bfloat16) if on_gpu else nullcontext():
-            embeddings = self.trainable(inputs)
-        embeddings = gather(embeddings.float(), len(rows))
+        embeddings = gather(self._embed(own, batch.views[own]), len(rows))
         targets = self.data.targets[torch.from_numpy(rows)].to(self.device)
         indices = tuple(torch.from_numpy(part).to(self.device) for part in tuples or ())
         loss: Tensor = self.objective(embeddings, targets, indices or None)
         return loss
+
+    def _embed(self, rows: np.ndarray, views: np.ndarray) -> Tensor:
+        """Return (n, dim) float32 embeddings of the pictures, each in its view."""
+        if not len(rows):  # more ranks than pictures: a gradient, of nothing
+            return torch.zeros(0, self.trainable.dim, device=self.device, requires_grad=True)
+        inputs = self.data.inputs.take(rows, views).to(self.device)
+        on_gpu = self.device.type == "cuda"
+        with torch.autocast("cuda", torch.bfloat16) if on_gpu else nullcontext():
+            embeddings: Tensor = self.trainable(inputs)
+        return embeddings.float()
 
     def evaluate(self, model: nn.Module) -> Metrics:
         """Return score and spread of the validation; see `RetrievalValidator.score`."""

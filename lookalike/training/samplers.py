@@ -5,7 +5,8 @@
 
 `shuffled` takes every picture once. `pk` takes P identities with K pictures each, the K from all
 domains in turn where those are known, so that an anchor's positives are found across them.
-`triplets` and `pairs` draw what they are named after. All draw by numpy: a generator's seed decides
+`triplets` and `pairs` draw what they are named after, every positive pair equally likely, whatever
+its domains. All draw by numpy: a generator's seed decides
 everything.
 """
 
@@ -199,17 +200,10 @@ def _draw_positives(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draw (count,) anchors, their positives, and say of which identities; all pairs alike."""
     drawn = rng.choice(len(classes.indices), count, p=pair_weights(classes.sizes))
-    pairs = [_draw_pair(classes.indices[i], rng) for i in drawn]
+    pictures = [np.concatenate(classes.indices[i]) for i in drawn]
+    pairs = [rng.choice(own, 2, replace=False) for own in pictures]
     anchors, positives = np.array(pairs).T
     return anchors, positives, drawn
-
-
-def _draw_pair(domains: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:
-    """Draw two pictures of an identity, from two domains where it has two."""
-    if len(domains) == 1:
-        return rng.choice(domains[0], 2, replace=False)
-    one, other = rng.choice(len(domains), 2, replace=False)
-    return np.array([rng.choice(domains[one]), rng.choice(domains[other])])
 
 
 def _draw_negatives(classes: ClassIndex, drawn: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -30,7 +30,13 @@ from tqdm import tqdm
 from lookalike.core.errors import UserError
 from lookalike.core.files import file_hash, whole_file
 from lookalike.core.log import log
-from lookalike.training.distributed import broadcast, rank, sum_gradients
+from lookalike.training.distributed import (
+    average_gradients,
+    broadcast,
+    broadcast_state,
+    rank,
+    sum_gradients,
+)
 
 CHECKPOINT_FORMAT = 2
 State = dict[str, Tensor]
@@ -209,6 +215,8 @@ class Trainer:
         Raises:
             UserError: A loss, or the monitored metric, is not finite.
         """
+        if self.distributed:
+            broadcast_state(self.model, self.criterion, self.average)
         while not self.rule.is_over(self.history):
             epoch = self._run_epoch(method)
             self.history.append(epoch)
@@ -269,6 +277,8 @@ class Trainer:
         """Update the weights by the gradients that have been summed up."""
         if self.distributed:
             sum_gradients(self.model.parameters())
+            if self.criterion is not None:
+                average_gradients(self.criterion.parameters())
         if self.clip_grad_norm is not None:
             parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
             nn.utils.clip_grad_norm_(parameters, self.clip_grad_norm)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from lookalike.core.errors import UserError
 from lookalike.core.log import exit_code, log, log_to, report_each
@@ -60,3 +61,16 @@ def test_names_from_outside_neither_colour_nor_break_the_log(
     for text in (capsys.readouterr().err, (tmp_path / "log.txt").read_text(encoding="utf-8")):
         assert r"red\x1b[31m, half\udcff, line\nerror: forged, back\rwards, é" in text
         assert r"bell\x07" in text and len(text.splitlines()) == 2
+
+
+def test_a_full_gpu_is_a_sentence_and_no_other_runtime_error_is(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(error: Exception) -> None:
+        raise error
+
+    log_to(None)
+    assert exit_code(lambda: fail(torch.OutOfMemoryError("CUDA out of memory"))) == 1
+    assert "the GPU's memory is full: name a smaller --batch-size" in capsys.readouterr().err
+    with pytest.raises(RuntimeError, match="a fault"):
+        exit_code(lambda: fail(RuntimeError("a fault")))

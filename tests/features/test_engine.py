@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
+from lookalike.core.errors import UserError
 from lookalike.core.log import log_to
 from lookalike.data.images import read_picture
 from lookalike.features import engine
@@ -167,3 +168,18 @@ def test_a_compiler_that_fails_is_reported_and_done_without(
     printed = capsys.readouterr().err
     assert "no openvino on cpu in float32" in printed and "no such operation" in printed
     assert not list(extractor.cache.glob("engines/*"))
+
+
+def test_a_backbone_that_runs_by_no_plan_is_a_sentence(
+    extractor: FeatureExtractor, pictures: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU whose memory suffices for no batch."""
+
+    def fail(plan: Plan, *_: object) -> None:
+        raise torch.OutOfMemoryError(f"a batch of {plan.batch}")
+
+    sizes = [Plan("torch", "2", "cuda", "float16", size) for size in engine.GPU_BATCHES]
+    monkeypatch.setattr("lookalike.features.extractor.plans", lambda *_: sizes)
+    monkeypatch.setattr("lookalike.features.extractor.build_engine", fail)
+    with pytest.raises(UserError, match=r"does not run on the GPU, in batches of 32 .*smaller"):
+        embed_features(extractor, pictures[:3])

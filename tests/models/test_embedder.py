@@ -69,3 +69,10 @@ def test_own_weights_are_loaded_from_a_file(tmp_path: Path) -> None:
     embedder = load_embedder(TINY, str(tmp_path / "own.safetensors"))
     own = embedder.backbone.state_dict()
     assert all(torch.equal(own[name], state[name]) for name in own)
+
+
+def test_a_projection_may_lie_on_another_device_than_the_backbone(tiny: Embedder) -> None:
+    """As after a training on a GPU of a projection alone: the backbone never moved."""
+    tiny.set_projection(4)
+    tiny.backbone.to("meta")
+    assert project_rows(tiny, np.ones((2, tiny.features_dim), np.float32)).shape == (2, 4)

@@ -1,13 +1,17 @@
 """Batches are shared among processes, and several processes learn what one does."""
 
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torch.multiprocessing as mp
 from torch import nn
 
 from lookalike import pipeline
@@ -47,6 +51,44 @@ def test_auto_needs_a_single_process(
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert pipeline.main(["--auto", "--source", "demo"]) == 1
     assert "--auto chooses in one process" in capsys.readouterr().err
+
+
+def both_ranks(tmp_path: Path, work: Callable[[int], object]) -> list[object]:
+    """Return what two processes that gloo connects make of `work`."""
+    queue = mp.get_context("spawn").SimpleQueue()
+    mp.spawn(_one_rank, (str(tmp_path / "meet"), work, queue), nprocs=2)
+    return [value for _, value in sorted(queue.get() for _ in range(2))]
+
+
+def _one_rank(rank: int, meet: str, work: Callable[[int], object], queue: Any) -> None:
+    os.environ.update(RANK=str(rank), WORLD_SIZE="2")
+    torch.distributed.init_process_group("gloo", f"file://{meet}", rank=rank, world_size=2)
+    queue.put((rank, work(rank)))
+    torch.distributed.destroy_process_group()
+
+
+def train_a_picture(rank: int) -> list[float]:
+    """Take a step on a batch of one picture: rank 1 has none; the ranks start unlike."""
+    torch.manual_seed(rank)
+    weights = nn.Linear(2, 2, bias=False), nn.Linear(2, 1, bias=False)
+    embed, loss = weights
+    distributed.broadcast_state(embed, None, loss)
+    own = torch.ones(1, 2)[distributed.own_share(1)]
+    rows = embed(own) if len(own) else torch.zeros(0, 2, requires_grad=True)
+    loss(distributed.gather(rows, 1)).sum().backward()
+    distributed.sum_gradients(embed.parameters())
+    distributed.average_gradients(loss.parameters())
+    values = [value for part in weights for value in (part.weight, part.weight.grad)]
+    return [number for value in values if value is not None for number in value.flatten().tolist()]
+
+
+@pytest.mark.slow
+def test_a_rank_without_pictures_ends_with_the_same_weights(tmp_path: Path) -> None:
+    first, second = both_ranks(tmp_path, train_a_picture)
+    assert first == second
+    embed, grad, loss, loss_grad = torch.tensor(first).split([4, 4, 2, 2])
+    assert torch.allclose(grad.view(2, 2), loss[:, None].expand(2, 2))
+    assert torch.allclose(loss_grad, embed.view(2, 2).sum(1))
 
 
 @pytest.mark.slow
