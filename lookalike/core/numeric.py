@@ -26,6 +26,19 @@ def unit(rows: np.ndarray) -> np.ndarray:
 # Torch takes seconds to import, and modules that need only the functions above need none of it.
 
 
+def first_of_equal(rows: np.ndarray) -> np.ndarray:
+    """Return (N,) int64, for each row the number of the first row that is equal to it.
+
+    >>> first_of_equal(np.array([[1.0, 2.0], [3.0, 4.0], [1.0, 2.0]])).tolist()
+    [0, 1, 0]
+    """
+    if not rows.size:
+        return np.arange(len(rows))
+    whole = np.ascontiguousarray(rows).view(np.dtype((np.void, rows.itemsize * rows.shape[1])))
+    _, first, of = np.unique(whole.ravel(), return_index=True, return_inverse=True)
+    return np.asarray(first[of])
+
+
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Let torch draw from a seed; afterwards its generators are as they were."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from sklearn.cluster import AgglomerativeClustering
 
-from lookalike.core.numeric import unit
+from lookalike.core.numeric import first_of_equal, unit
 from lookalike.core.settings import RetrieveSettings
 from lookalike.retrieval.rerank import k_reciprocal
 
@@ -88,8 +88,9 @@ def apply(embeddings: Embeddings, settings: RetrieveSettings) -> Embeddings:
         settings: The steps; those that are off change nothing.
 
     Returns:
-        Embeddings of the same numbers of rows; `whiten` changes D.
+        Embeddings of the same numbers of rows; `whiten` changes D. Equal rows stay equal.
     """
+    queries, gallery = embeddings.queries, embeddings.gallery
     if settings.center:
         embeddings = center(embeddings, transductive=not settings.no_transductive)
     if settings.whiten:
@@ -105,7 +106,12 @@ def apply(embeddings: Embeddings, settings: RetrieveSettings) -> Embeddings:
     if settings.expand is not None:
         rows = expand_queries(embeddings.queries, embeddings.gallery, settings.expand)
         embeddings = replace(embeddings, queries=rows)
-    return embeddings
+    # A product of matrices rounds a row by its place: copies of a picture would differ a little.
+    return replace(
+        embeddings,
+        queries=embeddings.queries[first_of_equal(queries)],
+        gallery=embeddings.gallery[first_of_equal(gallery)],
+    )
 
 
 def center(embeddings: Embeddings, transductive: bool = True) -> Embeddings:
@@ -240,6 +246,7 @@ def score_all(embeddings: Embeddings, settings: RetrieveSettings) -> np.ndarray:
 
     Returns:
         (Q, G) float32, the higher the more alike; only the order within a row means something.
+        Copies of a picture, equal rows, have equal scores.
     """
     scores = _base_scores(embeddings, settings)
     if settings.hubs != "none":
@@ -250,7 +257,8 @@ def score_all(embeddings: Embeddings, settings: RetrieveSettings) -> np.ndarray:
             scores = correct(scores, bank @ embeddings.gallery.T, weights)
     if settings.gallery_clusters is not None:
         scores = average_with_cluster(scores, embeddings.gallery, settings.gallery_clusters)
-    return scores
+    rows, columns = first_of_equal(embeddings.queries), first_of_equal(embeddings.gallery)
+    return np.asarray(np.take(scores[rows], columns, axis=1))
 
 
 def _base_scores(embeddings: Embeddings, settings: RetrieveSettings) -> np.ndarray:
