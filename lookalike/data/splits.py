@@ -14,7 +14,7 @@ import pandas as pd
 
 from lookalike.core.errors import UserError
 from lookalike.core.files import write_json
-from lookalike.core.log import log
+from lookalike.core.log import log, report_each
 from lookalike.core.readers import read_json
 from lookalike.core.runs import Run
 from lookalike.data.catalogue import (
@@ -99,7 +99,8 @@ def make_split(
     Args:
         catalogue: What `read_catalogue` returns; its columns path, identity, domain, part and
             problem are used.
-        kind: `folder`: the validation is the data set's own `validation/`. `disjoint`: a fifth of
+        kind: `folder`: the validation is the data set's own `validation/`, where it shares some
+            identities with `training/` but not all, only of the others. `disjoint`: a fifth of
             the identities, whole, which the training never sees. `stratified`: a fifth of each
             identity's pictures. `auto`: `folder` where there is one, else `disjoint`.
         query_domain: The domain of the validation's queries; all other pictures of the validation
@@ -148,12 +149,31 @@ def _divide(labeled: pd.DataFrame, kind: str, seed: int) -> tuple[str, Groups, G
     if kind == "folder":
         if not in_folder:
             raise UserError("--split folder: the data set has no validation/ with pictures")
-        return kind, _by_identity(labeled[labeled.part == "training"]), in_folder
+        return kind, *_part(_by_identity(labeled[labeled.part == "training"]), in_folder)
     ways: dict[str, Callable[[Groups, np.random.Generator], tuple[Groups, Groups]]]
     ways = {"disjoint": _split_disjoint, "stratified": _hold_out}
     if kind not in ways:
         raise UserError(f"split {kind!r}: must be auto, folder, disjoint or stratified")
     return kind, *ways[kind](_by_identity(labeled), np.random.default_rng([seed, 1]))
+
+
+def _part(train: Groups, validation: Groups) -> tuple[Groups, Groups]:
+    """Return a training and a validation that have all identities in common, or none.
+
+    A validation of both kinds would count as unseen, and is so only in part.
+    """
+    common = sorted(train.keys() & validation.keys())
+    unseen = sorted(validation.keys() - train.keys())
+    if not common or not unseen:
+        return train, validation
+    moved = common if len(unseen) > 1 else unseen  # nobody can be ranked above a single one
+    report_each(
+        "identities of validation/ are trained on instead: the others there are "
+        + ("unseen, and these are in training/ too" if moved is common else "all in training/"),
+        moved,
+    )
+    both = {name: sorted(train.get(name, []) + validation[name]) for name in moved}
+    return train | both, {name: validation[name] for name in validation.keys() - set(moved)}
 
 
 def group(pictures: Pictures) -> Groups:

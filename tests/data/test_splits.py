@@ -53,13 +53,49 @@ def test_a_stratified_split_is_a_closed_set(competition: Path) -> None:
     assert split.holdout == validation
 
 
-def test_a_validation_folder_is_taken_as_it_is(competition: Path) -> None:
-    for person in (3, 20):
+def draw_validation(competition: Path, *people: int) -> None:
+    for person in people:
         for number in range(5):
             folder = competition / "validation" / f"person_{person:02}"
             draw(folder / f"photo_{number}.jpg", person, 50 + number)
+
+
+@pytest.mark.parametrize(
+    ("people", "validated", "said"),
+    [
+        ((3, 20, 21), {"person_20", "person_21"}, "1 identities of validation/ are trained on"),
+        (
+            (3, 4, 20),
+            {"person_03", "person_04"},
+            "are trained on instead: the others there are all",
+        ),
+        ((3, 4), {"person_03", "person_04"}, ""),
+    ],
+)
+def test_a_validation_is_unseen_as_a_whole_or_a_closed_set(
+    competition: Path,
+    capsys: pytest.CaptureFixture[str],
+    people: tuple[int, ...],
+    validated: set[str],
+    said: str,
+) -> None:
+    log_to(None)
+    draw_validation(competition, *people)
     split = make_split(read_catalogue(competition), "auto", "photo", seed=0)
-    assert split.kind == "folder" and not split.closed_set, "person_20 is in no training"
+    assert identities(split.validation.query) == validated
+    trained = identities(split.train)
+    assert split.closed_set == (validated <= trained) and (
+        split.closed_set or not validated & trained
+    )
+    assert len(split.labeled) == 60 + 5 * len(people), "no labeled picture is lost"
+    printed = capsys.readouterr().err
+    assert said in printed and ("trained on" in printed) == bool(said)
+
+
+def test_a_validation_folder_is_taken_as_it_is(competition: Path) -> None:
+    draw_validation(competition, 20, 21)
+    split = make_split(read_catalogue(competition), "auto", "photo", seed=0)
+    assert split.kind == "folder" and not split.closed_set, "they are in no training"
     validation = split.validation.query | split.validation.gallery
     assert len(validation) == 10 and all(path.startswith("validation/") for path in validation)
     assert len(split.validation.query) == 2
