@@ -8,7 +8,7 @@ With a frozen backbone all labeled pictures serve, in parts whose identities are
 training changes the embedding, only the validation does.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -98,10 +98,16 @@ class LabeledTasks:
 
     def score(self, settings: RetrieveSettings) -> TaskScores:
         """Rank every task by these steps; return the measures of all their queries."""
-        parts = [score_task(self.embeddings(task), task, settings) for task in self.tasks]
-        names = parts[0].values
-        values = {name: np.concatenate([part.values[name] for part in parts]) for name in names}
-        return TaskScores(values, [identity for part in parts for identity in part.identities])
+        return join_scores(
+            [score_task(self.embeddings(task), task, settings) for task in self.tasks]
+        )
+
+
+def join_scores(parts: Sequence[TaskScores]) -> TaskScores:
+    """Return the scores of all queries of several tasks."""
+    names = parts[0].values
+    values = {name: np.concatenate([part.values[name] for part in parts]) for name in names}
+    return TaskScores(values, [identity for part in parts for identity in part.identities])
 
 
 def score_task(embeddings: Embeddings, task: LabeledTask, settings: RetrieveSettings) -> TaskScores:

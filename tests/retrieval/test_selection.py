@@ -1,6 +1,7 @@
 """--auto: a choice stays only if its gain is significant, and what is chosen is a recipe."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,15 +9,19 @@ import pandas as pd
 import pytest
 
 from lookalike import pipeline as runner
+from lookalike.core.numeric import unit
 from lookalike.core.readers import read_json
-from lookalike.core.settings import EmbedSettings, RetrieveSettings
-from lookalike.retrieval.labeled_tasks import TaskScores
+from lookalike.core.settings import EmbedSettings, RetrieveSettings, RunSettings, Settings
+from lookalike.retrieval import selection
+from lookalike.retrieval.labeled_tasks import LabeledTask, LabeledTasks, TaskScores
 from lookalike.retrieval.selection import (
     Trial,
     add_steps,
     change_embedding,
+    choose,
     gain_p_values,
     record_round,
+    record_unseen,
     step_choices,
     thresholds,
 )
@@ -129,6 +134,54 @@ def test_the_step_that_gains_most_is_added_first() -> None:
     assert best.mean("score") == tasks.score(settings).mean("score") > start.mean("score")
 
 
+def test_what_is_said_of_a_choice_comes_from_identities_not_chosen_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of 16 backbones of equal worth the best one is taken, whatever its p-value."""
+    monkeypatch.setattr(selection, "SIGNIFICANCE", 1.01)
+    monkeypatch.setattr(selection, "choose_steps", lambda steps, *_: steps)
+    monkeypatch.setattr(
+        selection,
+        "embedding_choices",
+        lambda settings, name, backbones: list(backbones) if name == "backbone" else [],
+    )
+    names = tuple(f"backbone {number}" for number in range(16))
+    settings = Settings(general=RunSettings(auto_backbones=names))
+    claimed, unseen = [], []
+    for seed in range(8):
+        tasks = in_halves(tasks_of(clustered(60, 6, seed), noise=0))
+        trials: list[Trial] = []
+        embed = partial(embed_with_noise, seed=seed)
+        choose(settings, tasks, embed, trials)
+        line = record_unseen(settings, tasks, embed, trials)
+        kept, last = next(trial for trial in trials if trial.kept), trials[-1]
+        claimed.append(kept.after - kept.before)
+        unseen.append(last.after - last.before)
+        assert f"not chosen on {last.after:.1f}, without any choice {last.before:.1f}" in line
+    assert np.mean(claimed) > 40 and abs(np.mean(unseen)) < 20
+
+
+def in_halves(tasks: LabeledTasks) -> LabeledTasks:
+    """The same pictures as two tasks of other identities."""
+    (task,) = tasks.tasks
+    halves = [
+        LabeledTask(*({p: n for p, n in part.items() if int(n) % 2 == odd} for part in task))
+        for odd in (0, 1)
+    ]
+    return LabeledTasks(tasks.catalogue, tasks.query_domain, halves, tasks.rows)
+
+
+TRUE_ROWS: dict[int, dict[str, np.ndarray]] = {}
+
+
+def embed_with_noise(tasks: LabeledTasks, settings: EmbedSettings, seed: int) -> None:
+    """Give each backbone embeddings that are as good as those of all others, with other errors."""
+    rows = TRUE_ROWS.setdefault(seed, dict(tasks.rows))
+    rng = np.random.default_rng([seed, *settings.backbone.encode()])
+    noise = 0.35 * rng.normal(size=(len(rows), tasks.dim))
+    tasks.rows = dict(zip(rows, unit(np.array([*rows.values()]) + noise), strict=True))
+
+
 def test_another_backbone_has_an_image_size_of_its_own() -> None:
     settings = EmbedSettings(image_size=160)
     assert change_embedding(settings, "backbone", "sface").image_size is None
@@ -150,6 +203,8 @@ def test_auto_chooses_writes_a_recipe_and_forecasts(
     run = Path("runs/tiny")
     trials = pd.read_csv(run / "auto.csv")
     expected = {"crop face", "flip on", "centred, with its steps", "rerank reciprocal"}
+    assert trials.choice.iloc[-1] == "chosen on one half, scored on the other"
+    assert f"on identities not chosen on {trials.after.iloc[-1]:.1f}, without any choice" in output
     assert expected <= set(trials.choice)
     assert (trials.chance_of_none[trials.kept] < 0.05).all()
     forecast = read_json(run / "metrics.json", "")["forecast"]
