@@ -199,7 +199,7 @@ def learning_rates(table: pd.DataFrame) -> Figure:
 
 
 def _ends(rows: pd.DataFrame) -> list[pd.Series]:
-    """Return the whiskers' lengths; a bootstrap's interval may miss the mean of a tiny sample."""
+    """Return the whiskers' lengths; an interval may miss the mean of a tiny sample."""
     return [(rows.score - rows.low).clip(lower=0), (rows.high - rows.score).clip(lower=0)]
 
 

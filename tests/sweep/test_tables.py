@@ -62,8 +62,28 @@ def test_changes_are_compared_seed_by_seed(tmp_path: Path) -> None:
     text, _ = write(THREE, tmp_path)
     line = next(line for line in text.splitlines() if line.startswith("| lr=0.1"))
     assert "-10.0" in line and "worse" in line and "1e-2 and 1e-1 worse" in line
-    half = 4.302653 * np.std([-10, -12, -8], ddof=1) / np.sqrt(3)
+    half = 4.302653 * np.std([-10, -12, -8], ddof=1) * np.sqrt(1 / 3 + 0.6)
     assert f"{-10 - half:.1f} to {-10 + half:.1f}" in line
+
+
+def test_the_interval_of_overlapping_splits_holds_the_truth() -> None:
+    """200 pictures, of which each seed tests 60: five seeds are no five samples."""
+    rng = np.random.default_rng(0)
+    held, plain = [], []
+    for _ in range(1000):
+        gains = rng.normal(size=200)  # of a change that does nothing, by picture
+        seeds = np.array([rng.permutation(gains)[:60].mean() for _ in range(5)])
+        found = tables.paired_difference(seeds, changes=1)
+        held.append(found["low"] <= 0 <= found["high"])
+        plain.append(abs(seeds.mean()) <= 2.776 * seeds.std(ddof=1) / np.sqrt(5))
+    assert np.mean(held) >= 0.94 and np.mean(plain) < 0.85
+
+
+def test_many_changes_are_judged_together() -> None:
+    differences = np.array([10.0, 12.0, 8.0, 9.0, 11.0])
+    one, ten = (tables.paired_difference(differences, changes) for changes in (1, 10))
+    assert ten["low"] < one["low"] < 10 < one["high"] < ten["high"]
+    assert np.isnan(tables.paired_difference(differences[:1], 1)["low"])
 
 
 def test_the_baseline_reports_rows_stand_beside_ours(tmp_path: Path) -> None:
