@@ -21,6 +21,7 @@ COMMANDS = {
     "evaluate": ("lookalike.evaluation.evaluate:main", "score a submission against labels"),
     "submit": ("lookalike.leaderboard.submit:main", "check, send and list submissions"),
     "report": ("lookalike.report.report:main", "write the HTML report of a run"),
+    "runs": ("lookalike.report.runs_table:main", "list one's runs, their settings and scores"),
     "sweep": ("lookalike.sweep.grid:main", "compare backbones and settings side by side"),
     "identify": ("lookalike.identification.identify:main", "name faces, or find a lookalike"),
     "verify": ("lookalike.verification.verify:main", "same person or not: score, train, pair"),

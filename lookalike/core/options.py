@@ -139,8 +139,23 @@ def announce(settings: Settings) -> str:
     return f"settings: {_in_words(chosen)}\ndefaults: {_in_words(unchanged)}"
 
 
+def differences(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a table of settings is set and differs from the defaults.
+
+    >>> differences({"backbone": "sface", "epochs": Settings().train.epochs, "scales": [1, 0.9]})
+    {'backbone': 'sface', 'scales': '1 0.9'}
+    """
+    default = Settings().flat()
+    return _shown({k: v for k, v in table.items() if v != default.get(k)})
+
+
 def _in_words(table: Mapping[str, Any]) -> str:
     """Return name=value for all that is set."""
+    return ", ".join(f"{k}={v}" for k, v in _shown(table).items()) or "nothing"
+
+
+def _shown(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is set, lists as text."""
     shown = {k: v for k, v in table.items() if v not in (None, [])}
     lists = {k: " ".join(map(str, v)) for k, v in shown.items() if isinstance(v, list)}
-    return ", ".join(f"{k}={v}" for k, v in (shown | lists).items()) or "nothing"
+    return shown | lists
