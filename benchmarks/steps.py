@@ -76,7 +76,7 @@ class Task:
         split = unseen_split(run)
         paths = split.labeled if is_test else split.train | split.holdout
         labeled = rows_of(training, sorted(paths))
-        self.labeled = embed_by_domain(extractor, labeled, run.settings.split.query_domain)
+        self.labeled = embed_by_domain(extractor, labeled, split.query_domain)
 
     def score(self, settings: RetrieveSettings, used: np.ndarray | None = None) -> float:
         """Return the score with these steps, of all queries or of those in the mask `used`."""

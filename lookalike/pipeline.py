@@ -91,7 +91,6 @@ STAGE_LIST = (
             *RANKING,
             "auto_backbones",
             *OBJECTIVE_SETTINGS,
-            "query_domain",
             "seed",
         ),
         files=TRAINING,
@@ -122,7 +121,7 @@ STAGE_LIST = (
     Stage(
         "retrieve",
         stage_work("lookalike.retrieval.ranking:run_retrieve"),
-        settings=(*EMBEDDING, *RANKING, "refit", "query_domain"),
+        settings=(*EMBEDDING, *RANKING, "refit"),
         files=("model.safetensors", "test.csv", *TRAINING, *INDEX),
         outputs=("submission.json", "submission.csv", "validation.json", "ranking.json"),
         watch=members_state,
@@ -130,7 +129,7 @@ STAGE_LIST = (
     Stage(
         "forecast",
         stage_work("lookalike.retrieval.forecast:run_forecast"),
-        settings=(*EMBEDDING, *RANKING, *OBJECTIVE_SETTINGS, "query_domain", "seed"),
+        settings=(*EMBEDDING, *RANKING, *OBJECTIVE_SETTINGS, "seed"),
         files=("model.safetensors", "test.csv", *TRAINING),
         outputs=("forecast.json",),
     ),

@@ -129,9 +129,10 @@ class SplitSettings:
     identity's pictures; `auto` is `folder` where there is one, else `disjoint`."""
     domain_pattern: str | None = None
     """Regular expression on a training picture's path with a group named `domain`. Default: what
-    the data set's layout.json says, else domains are unknown."""
-    query_domain: str = "photo"
-    """The domain that validation queries come from; all others are gallery."""
+    the data set's layout.json says, else the domains that file names and looks tell."""
+    query_domain: str | None = None
+    """The domain that validation queries come from; all others are gallery. Default: the one that
+    the test's queries look like."""
 
 
 @dataclass

@@ -18,7 +18,7 @@ class DataCommand:
     """Folder of the data set, with test/query and test/gallery."""
     domain_pattern: str | None = None
     """Regular expression on a training picture's path with a group named `domain`. Default: what
-    the data set's layout.json says, else domains are unknown."""
+    the data set's layout.json says, else the domains that file names and looks tell."""
 
 
 def show(command: DataCommand) -> None:

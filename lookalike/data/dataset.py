@@ -7,6 +7,7 @@ import pandas as pd
 
 from lookalike.data import domains
 from lookalike.data.catalogue import bare_names, read_catalogue, readable
+from lookalike.data.domain_choice import with_domains
 from lookalike.data.splits import Split, make_split
 
 
@@ -18,10 +19,12 @@ class Dataset:
         root: The data set's folder; the catalogue's paths are relative to it.
         catalogue: A row per file: `path`, `name` (the bare file name, which a submission holds),
             `identity` (empty in the test), `domain`, `part`, `content` (a hash) and `problem`.
+        query_domain: The domain of the queries, where domains are known.
     """
 
     root: Path
     catalogue: pd.DataFrame
+    query_domain: str = "photo"
 
     @property
     def training(self) -> pd.DataFrame:
@@ -43,9 +46,9 @@ class Dataset:
         """The files of any part that cannot be read as pictures."""
         return self.catalogue[~readable(self.catalogue)].reset_index(drop=True)
 
-    def split(self, kind: str = "auto", query_domain: str = "photo", seed: int = 0) -> Split:
+    def split(self, kind: str = "auto", query_domain: str | None = None, seed: int = 0) -> Split:
         """Divide the labeled pictures into training and validation; see `make_split`."""
-        return make_split(self.catalogue, kind, query_domain, seed)
+        return make_split(self.catalogue, kind, query_domain or self.query_domain, seed)
 
     def _rows(self, *parts: str) -> pd.DataFrame:
         chosen = self.catalogue.part.isin(parts) & readable(self.catalogue)
@@ -60,7 +63,8 @@ def read_dataset(root: str | Path, domain_pattern: str | None = None) -> Dataset
     Args:
         root: Folder with `test/query/` and `test/gallery/`, and usually `training/<identity>/`.
         domain_pattern: Regular expression with a group named `domain`, searched in the path of each
-            training picture. Default: what the data set's own layout.json says, else none.
+            training picture. Default: what the data set's own layout.json says, else the domains
+            that file names and looks tell.
 
     Raises:
         UserError: There is no competition, the pattern is no such expression, or two pictures of
@@ -80,6 +84,7 @@ def read_dataset(root: str | Path, domain_pattern: str | None = None) -> Dataset
         (3, 10)
     """
     root = Path(root)
-    catalogue = read_catalogue(root, domains.domain_pattern(domain_pattern, root))
+    pattern = domains.domain_pattern(domain_pattern, root)
+    catalogue, domain = with_domains(read_catalogue(root, pattern), root, pattern, None)
     catalogue.insert(1, "name", bare_names(catalogue.path).to_numpy())
-    return Dataset(root, catalogue)
+    return Dataset(root, catalogue, domain)

@@ -7,7 +7,7 @@ on the catalogue, the settings and the seed, and on nothing else.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -26,6 +26,7 @@ from lookalike.data.catalogue import (
     rows_of,
     write_catalogue,
 )
+from lookalike.data.domain_choice import with_domains
 from lookalike.data.domains import domain_pattern
 
 Pictures = dict[str, str]  # path -> identity
@@ -67,6 +68,7 @@ class Split:
         holdout: {path: identity} of other pictures of the identities in `train`, to evaluate a
             classifier on.
         validation: A retrieval task, to choose settings by.
+        query_domain: The domain of its queries and of the test's, where domains are known.
     """
 
     kind: str
@@ -74,6 +76,7 @@ class Split:
     train: Pictures
     holdout: Pictures
     validation: RetrievalTask
+    query_domain: str = "photo"
 
     @property
     def labeled(self) -> Pictures:
@@ -138,7 +141,7 @@ def make_split(
         train, holdout = _hold_out(train, np.random.default_rng([seed, 2]))
     domains = dict(zip(labeled.path, labeled.domain, strict=True))
     task = retrieval_task(validation, domains, query_domain, seed)
-    return Split(kind, closed, _flatten(train), _flatten(holdout), task)
+    return Split(kind, closed, _flatten(train), _flatten(holdout), task, query_domain)
 
 
 def _divide(labeled: pd.DataFrame, kind: str, seed: int) -> tuple[str, Groups, Groups]:
@@ -275,8 +278,10 @@ def run_split(run: Run) -> str:
         UserError: The data set cannot be used, see `read_catalogue` and `make_split`.
     """
     settings = run.settings.split
-    catalogue = read_catalogue(run.data, domain_pattern(settings.domain_pattern, run.data))
-    split = make_split(catalogue, settings.split, settings.query_domain, run.seed)
+    pattern = domain_pattern(settings.domain_pattern, run.data)
+    catalogue = read_catalogue(run.data, pattern)
+    catalogue, domain = with_domains(catalogue, run.data, pattern, settings.query_domain)
+    split = make_split(catalogue, settings.split, domain, run.seed)
     in_test = catalogue.part.isin(TEST)
     write_catalogue(run.path("test.csv"), catalogue[in_test])
     write_catalogue(run.path("training.csv"), catalogue[~in_test])
@@ -310,6 +315,7 @@ class _SplitForm(TypedDict):
     train: Pictures
     holdout: Pictures
     validation: _TaskForm
+    query_domain: NotRequired[str]
 
 
 def load_split(path: Path) -> Split:
@@ -327,7 +333,8 @@ def load_split(path: Path) -> Split:
     table: _SplitForm = read_json(path, "--stage split", _SplitForm)
     validation = RetrievalTask(**table["validation"])
     kind, closed_set = table["kind"], table["closed_set"]
-    return Split(kind, closed_set, table["train"], table["holdout"], validation)
+    domain = table.get("query_domain", "photo")  # of a run of before: the default of then
+    return Split(kind, closed_set, table["train"], table["holdout"], validation, domain)
 
 
 def unseen_split(run: Run) -> Split:

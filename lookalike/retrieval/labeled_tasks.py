@@ -143,7 +143,8 @@ def load_tasks(run: Run, parts: int) -> LabeledTasks:
     Raises:
         UserError: A file of the run is missing or damaged.
     """
-    split, query_domain = unseen_split(run), run.settings.split.query_domain
+    split = unseen_split(run)
+    query_domain = split.query_domain
     catalogue = load_catalogue(run.path("training.csv"))
     if run.settings.train.changes_embedding:
         return LabeledTasks(catalogue, query_domain, validation_tasks(split))

@@ -330,7 +330,7 @@ def open_gallery(run: Run, name: str) -> StoredGallery:
         split = unseen_split(run)
         paths = split.labeled if name == "gallery" else split.train | split.holdout
         rows = rows_of(load_catalogue(run.path("training.csv")), sorted(paths))
-        labeled = embed_by_domain(extractor, rows, run.settings.split.query_domain)
+        labeled = embed_by_domain(extractor, rows, split.query_domain)
         _warn_of_missing_labels(settings, len(rows), name)
     return StoredGallery(extractor, index, names, settings, labeled)
 
