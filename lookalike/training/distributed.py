@@ -18,6 +18,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from lookalike.core.errors import UserError
+
 TIMEOUT = timedelta(hours=24)  # how long the other ranks wait while rank 0 embeds or evaluates
 T = TypeVar("T")
 
@@ -34,10 +36,20 @@ def rank() -> int:
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """Connect the processes that `torchrun` has started, and part them at the end."""
+    """Connect the processes that `torchrun` has started, and part them at the end.
+
+    Raises:
+        UserError: If this machine has fewer GPUs than processes.
+    """
     on_gpu = torch.cuda.is_available()
     if on_gpu:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+        local_rank, gpus = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+        if local_rank >= gpus:
+            raise UserError(
+                f"more processes than GPUs: each process needs its own, and this machine has "
+                f"{gpus}. Start torchrun with --nproc-per-node {gpus}"
+            )
+        torch.cuda.set_device(local_rank)
     dist.init_process_group("nccl" if on_gpu else "gloo", timeout=TIMEOUT)
     try:
         yield

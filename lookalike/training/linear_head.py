@@ -205,7 +205,8 @@ def train_head(
     identities = sorted(set(split.train.values()))
     train = read_examples(extractor, catalogue, split.train, identities, views)
     holdout = read_examples(extractor, catalogue, split.holdout, identities, [PLAIN])
-    head = LinearHead(embedder.projection, embedder.dim, len(identities))
+    # On the CPU, as the features are: an engine has moved the whole embedder to the GPU.
+    head = LinearHead(embedder.projection, embedder.dim, len(identities)).cpu()
     with one_thread():
         return head, fit_head(head, train, holdout, settings, seed)
 

@@ -15,6 +15,7 @@ import torch.multiprocessing as mp
 from torch import nn
 
 from lookalike import pipeline
+from lookalike.core.errors import UserError
 from lookalike.core.readers import read_json
 from lookalike.training import distributed
 from tests.conftest import FAST, ROOT, draw_competition
@@ -91,7 +92,25 @@ def test_a_rank_without_pictures_ends_with_the_same_weights(tmp_path: Path) -> N
     assert torch.allclose(loss_grad, embed.view(2, 2).sum(1))
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_probe_is_trained_beside_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = draw_competition(tmp_path / "tiny")
+    stages = ["--stage", "split", "train", "index", "retrieve"]
+    assert pipeline.main(["--data", str(data), *stages, *FAST, *TRAIN, "--run", "one"]) == 0
+    assert (tmp_path / "one/submission.json").is_file()
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(UserError, match="this machine has 1"), distributed.process_group():
+        pass
+
+
 @pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.device_count() == 1, reason="each process needs a GPU of its own")
 @pytest.mark.parametrize("name", ["objective", "probe"])
 def test_two_processes_learn_what_one_does(tmp_path: Path, name: str) -> None:
     """Batches of 9, in shares of 5 and 4, and a last one that is smaller; a probe is rank 0's."""
