@@ -24,8 +24,8 @@ from lookalike.faces.detection import AT_ONCE, central_guess, load_detector
 from lookalike.faces.geometry import Face
 from lookalike.features.extractor import FeatureExtractor, embed
 from lookalike.models.embedder import embedder_of
+from lookalike.retrieval.embeddings import Embeddings, center
 from lookalike.retrieval.index import as_mapping, build_index, search
-from lookalike.retrieval.postprocess import Embeddings, center
 
 PATTERN = r"(?P<domain>photo|caricature)_"
 

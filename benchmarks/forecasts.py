@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from lookalike.core.runs import open_run
 from lookalike.features.extractor import trained_extractor
-from lookalike.retrieval.forecast import forecast_test
+from lookalike.retrieval.forecast import Part, forecast_test
 from lookalike.retrieval.labeled_tasks import LabeledTask, LabeledTasks, load_tasks, score_task
 
 SHARES = (0.1, 0.3, 0.5)  # identities set aside, as shares of the labeled ones
@@ -61,7 +61,8 @@ def simulated(tasks: LabeledTasks, tests: int, seed: int, folder: Path) -> Itera
             truth = score_task(tasks.embeddings(test), test, settings).mean("score")
             others = LabeledTasks(tasks.catalogue, tasks.query_domain, [left], tasks.rows)
             queries = tasks.stack(test.query)
-            made = forecast_test(others, settings, queries, len(test.gallery), seed=number)
+            part = Part(others, settings, queries)
+            made = forecast_test([part], len(test.gallery), seed=number)
             low, high = made["ci95"]["score"]
             inside.append(low - 1e-6 <= truth <= high + 1e-6)
             errors.append(made["score"] - truth)

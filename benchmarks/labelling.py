@@ -20,7 +20,7 @@ from lookalike.core.runs import Run, open_run
 from lookalike.data.catalogue import bare_names, load_catalogue, readable
 from lookalike.evaluation.scoring import read_labels
 from lookalike.evaluation.stage import labels_path
-from lookalike.features.extractor import embed, trained_extractor
+from lookalike.features.extractor import embed, single_extractor
 from lookalike.identification.calibration import load_calibration
 from lookalike.identification.references import labeled_pictures, make_references, match_rows
 from lookalike.identification.settings import METHODS, ReferenceSettings
@@ -56,7 +56,7 @@ def main() -> None:
     arguments, words = parser.parse_known_args()
     words = ["--backbone", arguments.backbone, *words]
     run = make_run(words, arguments.source_path, arguments.seed)
-    extractor, labeled, test = trained_extractor(run), labeled_pictures(run), test_pictures(run)
+    extractor, labeled, test = single_extractor(run), labeled_pictures(run), test_pictures(run)
     known = labeled[labeled.part == "training"]
     rows, queries = embed(extractor, known), embed(extractor, test)
     table = []

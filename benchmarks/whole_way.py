@@ -81,7 +81,7 @@ def whole_way(arguments: BenchmarkSettings) -> list[Row]:
     def our_way() -> float:
         fresh(ours)
         words = ("--data", data, "--run", ours / "run", "--cache", ours / "cache", "--epochs", 3)
-        return timed("main.py", "--stage", "all", *words)
+        return timed("main.py", "--stage", "all", "--time-limit", "0", *words)
 
     def plain_way() -> float:
         fresh(plain)

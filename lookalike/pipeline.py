@@ -23,7 +23,7 @@ from lookalike.core.config import from_table, read_config, settings_of
 from lookalike.core.errors import UserError
 from lookalike.core.files import file_hash, listing, only_process, write_json
 from lookalike.core.log import exit_code, log, log_to
-from lookalike.core.options import announce, parse_settings
+from lookalike.core.options import announce, named_settings, parse_settings
 from lookalike.core.readers import read_if_good, saved_record
 from lookalike.core.runs import BEFORE_REPORT, Run, Stage
 from lookalike.core.settings import (
@@ -85,16 +85,11 @@ STAGE_LIST = (
     ),
     Stage(
         "auto",
-        stage_work("lookalike.retrieval.selection:run_auto"),
-        settings=(
-            *EMBEDDING,
-            *RANKING,
-            "auto_backbones",
-            *OBJECTIVE_SETTINGS,
-            "seed",
-        ),
-        files=TRAINING,
-        outputs=("auto.json", "auto.csv"),
+        lambda run: resolve_name("lookalike.retrieval.search:run_search")(run, make_submission),
+        settings=(*EMBEDDING, *RANKING, "time_limit", "metric", "seed"),
+        files=("test.csv", *TRAINING),
+        outputs=("recipe.json", "timeline.csv", "unseen.json"),
+        watch=lambda run: " ".join(sorted(run.named)),
     ),
     Stage(
         "crop",
@@ -130,7 +125,7 @@ STAGE_LIST = (
         "forecast",
         stage_work("lookalike.retrieval.forecast:run_forecast"),
         settings=(*EMBEDDING, *RANKING, *OBJECTIVE_SETTINGS, "seed"),
-        files=("model.safetensors", "test.csv", *TRAINING),
+        files=("model.safetensors", "test.csv", "unseen.json", *TRAINING),
         outputs=("forecast.json",),
     ),
     Stage(
@@ -160,6 +155,7 @@ STAGE_LIST = (
             "labels.json",
             "history.csv",
             "faces.csv",
+            "timeline.csv",
             "model.safetensors",
             "test.csv",
             *TRAINING,
@@ -180,6 +176,8 @@ STAGE_LIST = (
     ),
 )
 
+# Stages that make a submission of an embedding and a ranking.
+SUBMISSION = ("crop", "train", "index", "retrieve")
 # Stages that an ensemble leaves to its members.
 BY_MEMBERS = ("extract", "split", "auto", "crop", "train", "index", "forecast", "report")
 
@@ -199,11 +197,17 @@ def prepare(arguments: Sequence[str]) -> Run:
         UserError: See `checked_run`.
         SystemExit: 2 on an unknown option or a bad value, 0 on --help.
     """
-    return checked_run(read_settings(arguments))
+    settings = read_settings(arguments)
+    named = named_settings(arguments) | settings_named_before(settings).keys()
+    return checked_run(settings, frozenset(named))
 
 
-def checked_run(settings: Settings) -> Run:
+def checked_run(settings: Settings, named: frozenset[str]) -> Run:
     """Return the run of the settings, checked as far as possible before any work.
+
+    Args:
+        settings: Of the run.
+        named: The names of those that its user has named.
 
     Raises:
         UserError: A setting, label file, leaderboard or folder that cannot be used.
@@ -216,7 +220,7 @@ def checked_run(settings: Settings) -> Run:
         required_target(settings.submit)
     elif "all" in settings.general.stage:
         configured_target(settings.submit)
-    run = locate(settings)
+    run = replace(locate(settings), named=named)
     require_run(run)
     require_separate_folders(run)
     return run
@@ -253,11 +257,27 @@ def settings_to_inherit(named: Mapping[str, Any]) -> dict[str, Any]:
         named: What the command line and --config say of stages, runs and data, by name.
     """
     table = inherited([Path(folder) for folder in named.get("ensemble", ())])
-    if "all" not in named.get("stage", ("all",)):
-        remembered = run_folder({**table, **named}) / "config.json"
-        if remembered.is_file():
-            table |= read_config(remembered)
+    folder = run_folder({**table, **named})
+    if "all" in named.get("stage", ("all",)):
+        return table if named.get("reset") else table | named_before(folder)
+    remembered = folder / "config.json"
+    if remembered.is_file():
+        table |= read_config(remembered)
     return table
+
+
+def named_before(folder: Path) -> dict[str, Any]:
+    """Return the settings that were named for a run folder before, by name."""
+    path = folder / "named.json"
+    return read_config(path) if path.is_file() else {}
+
+
+def settings_named_before(settings: Settings) -> dict[str, Any]:
+    """Return what was named before for the run of the settings, and counts unless --reset."""
+    if settings.general.reset:
+        return {}
+    data, _ = choose_data(settings.general.data, settings.extract)
+    return named_before(settings.general.run or default_folder(data))
 
 
 def run_folder(named: Mapping[str, Any]) -> Path:
@@ -329,7 +349,7 @@ def run_stages(run: Run) -> Run:
             train_on_all_ranks(run, stage)
         else:
             run.do(stage)
-        if stage.name == "auto":
+        if stage.name == "auto" and not ensemble:
             run = with_auto_choice(run)
     write_timing(run)
     log.info("\n%s", summary(run))
@@ -338,18 +358,29 @@ def run_stages(run: Run) -> Run:
 
 
 def is_wanted(stage: str, settings: Settings) -> bool:
-    """Return whether --stage names a stage; `all` includes auto only with --auto."""
+    """Return whether --stage names a stage; `all` includes auto where there is anything to choose.
+
+    A trained embedding is not chosen, nor is anything by several processes.
+    """
     stages = settings.general.stage
-    return stage in stages or ("all" in stages and (stage != "auto" or settings.general.auto))
+    if stage in stages or stage != "auto":
+        return stage in stages or "all" in stages
+    free = settings.general.time_limit > 0 and not settings.train.changes_embedding
+    return "all" in stages and free and not in_several_processes()
+
+
+def make_submission(run: Run) -> None:
+    """Do the stages that make submission.json, for other settings than the run's own."""
+    for stage in STAGE_LIST:
+        if stage.name in SUBMISSION:
+            run.do(stage)
 
 
 def with_auto_choice(run: Run) -> Run:
-    """Return the run with the settings that the stage auto has written, if it has."""
-    path = run.path("auto.json")
-    if not path.is_file():
-        return run
-    settings = from_table(Settings, run.settings.flat() | read_config(path))
-    log.info("auto has chosen: %s", announce(settings).splitlines()[0])
+    """Return the run with the recipe that the stage auto has written."""
+    chosen = read_config(run.path("recipe.json"))
+    names = {*EMBEDDING, *RANKING, "epochs"} & chosen.keys()
+    settings = from_table(Settings, run.settings.flat() | {name: chosen[name] for name in names})
     run = replace(run, settings=settings)
     run.save_settings()
     return run
@@ -438,9 +469,11 @@ def run_pipeline(**settings: Any) -> Run:
     """
     table = {name: plain(value) for name, value in settings.items()}
     settings_of(table)
-    result = from_table(Settings, settings_to_inherit(table) | table)
+    before = settings_to_inherit(table)
+    result = from_table(Settings, before | table)
     check(result)
-    return execute(checked_run(result))
+    named = table.keys() | settings_named_before(result).keys()
+    return execute(checked_run(result, frozenset(named)))
 
 
 def execute(run: Run) -> Run:
@@ -451,15 +484,25 @@ def execute(run: Run) -> Run:
     """
     log_to(run.folder)
     log.info("run %s on %s\n%s", run.folder, run.data, announce(run.settings))
+    report_changes(run)
     with only_process(run.path(".lock"), str(run.folder)):
         run.remove_partial_files()
         if "all" in run.settings.general.stage:
             run.save_settings()
+            run.save_named()
         kept = settings_to_keep(run)
         # Settings of a single stage count for the run once they have worked.
         run = run_stages(run)
         run.save_settings(kept)
     return run
+
+
+def report_changes(run: Run) -> None:
+    """Log which settings have other values than they were named with for this run folder before."""
+    now = recipe(run.settings)
+    for name, value in named_before(run.folder).items():
+        if now.get(name) != value:
+            log.info("%s: %s → %s", name, value, now.get(name))
 
 
 def settings_to_keep(run: Run) -> set[str]:
@@ -490,11 +533,13 @@ def work_together(arguments: Sequence[str]) -> None:
     Every rank trains; rank 0 runs the other stages and writes.
 
     Raises:
-        UserError: --auto is among the settings: it chooses in a single process.
+        UserError: The stage auto is named: it chooses in a single process.
     """
     settings = read_settings(arguments)
-    if settings.general.auto or "auto" in settings.general.stage:
-        raise UserError("--auto chooses in one process: run it alone, then torchrun --stage train")
+    if "auto" in settings.general.stage:
+        raise UserError(
+            "--stage auto chooses in one process: run it alone, then torchrun --stage train"
+        )
     distributed = import_module("lookalike.training.distributed")
     with distributed.process_group():
         if distributed.rank() == 0:

@@ -22,7 +22,8 @@ from lookalike.leaderboard.server import ServeSettings, make_server, page_url
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
 # A backbone of a few thousand weights, which are random: for tests of everything around it.
-FAST = ("--backbone", "test_efficientnet", "--weights", "none")
+BACKBONE = ("--backbone", "test_efficientnet", "--weights", "none")
+FAST = (*BACKBONE, "--time-limit", "0")  # and nothing else is chosen
 
 
 def draw(path: Path, identity: int, picture: int, drawn: bool = False, side: int = 48) -> None:

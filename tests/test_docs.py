@@ -156,9 +156,9 @@ def is_benchmark(program: str) -> bool:
 
 @each_page
 def test_programs_accept_the_commands_of_a_page(page: Path, tmp_path: Path) -> None:
-    for run in ("a", "b", "b0", "first", "auto"):  # read before the command line is
+    for run in ("a", "b", "b0", "first", "best"):  # read before the command line is
         (tmp_path / "runs" / run).mkdir(parents=True)
-        for name in (*OWN, *SHARED, "auto.json"):
+        for name in (*OWN, *SHARED, "recipe.json"):
             (tmp_path / "runs" / run / name).write_text("{}")
     check_commands(page, lambda program: not is_benchmark(program))
 

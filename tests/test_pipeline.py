@@ -159,7 +159,7 @@ def test_no_old_form_or_score_stands_beside_a_new_submission(done: Path, competi
     words = ("--data", competition, *FAST, *DOMAINS)
     assert run_all(*words, "--format", "csv") == 0 and (done / "submission.csv").exists()
     (competition / "labels.json").write_text('{"query": {"other.jpg": "x"}, "gallery": {}}')
-    assert run_all(*words, "--embed-dim", "4") == 1
+    assert run_all(*words, "--format", "mapping", "--embed-dim", "4") == 1
     assert not (done / "submission.csv").exists() and not (done / "metrics.json").exists()
 
 

@@ -23,6 +23,7 @@ def check(settings: Settings) -> None:
     check_bounds(settings)
     check_extract(settings.extract)
     check_scales(settings.embed.scales)
+    _check_backbones(settings)
     _check_ensemble(settings.retrieve)
     _check_training(settings.train)
     if not settings.general.stage:
@@ -114,6 +115,23 @@ def check_scales(scales: tuple[float, ...]) -> None:
     if not scales or len(set(scales)) < len(scales):
         named = " ".join(map(str, scales)) or "nothing"
         raise UserError(f"--scales {named}: one or more different numbers from 0.1 to 10")
+
+
+def _check_backbones(settings: Settings) -> None:
+    """Check several backbones, or several resolutions of one."""
+    embed = settings.embed
+    names = embed.backbones
+    if not all(names) or len(set(names)) < len(names):
+        raise UserError(f"--backbone {embed.backbone}: different names, joined by +")
+    if not embed.resolutions or len(set(embed.resolutions)) < len(embed.resolutions):
+        raise UserError("--resolutions: one or more different numbers from 0.25 to 4")
+    if len(names) > 1 and embed.weights not in (None, "none"):
+        raise UserError(f"--weights {embed.weights}: are those of one backbone; name a single one")
+    if len(embed.members) > 1 and settings.train.changes_embedding:
+        raise UserError(
+            "training is of a single --backbone at a single one of --resolutions: name one, or "
+            "leave out --objective, --unfreeze and --embed-dim"
+        )
 
 
 def _check_ensemble(settings: RetrieveSettings) -> None:

@@ -16,7 +16,7 @@ from lookalike.core.checks import check
 from lookalike.core.errors import UserError
 from lookalike.core.log import log
 from lookalike.core.readers import parse_json, read_text
-from lookalike.core.settings import RENAMED, Settings
+from lookalike.core.settings import REMOVED, RENAMED, Settings
 
 T = TypeVar("T")
 IN_WORDS = {
@@ -92,7 +92,8 @@ def with_current_names(table: Mapping[str, Any], path: Path) -> dict[str, Any]:
     if old:
         pairs = ", ".join(f"{name} -> {RENAMED[name]}" for name in old)
         log.warning("warning: %s: settings have new names: %s", path, pairs)
-    return {RENAMED.get(name, name): value for name, value in table.items()}
+    kept = {name: value for name, value in table.items() if name not in REMOVED}
+    return {RENAMED.get(name, name): value for name, value in kept.items()}
 
 
 def from_table(cls: type[T], table: Mapping[str, Any]) -> T:

@@ -15,7 +15,7 @@ import tyro
 from lookalike.core.checks import check
 from lookalike.core.config import from_table, read_config
 from lookalike.core.log import log
-from lookalike.core.settings import NOT_REMEMBERED, RENAMED, STAGES, Settings, SourceName
+from lookalike.core.settings import NOT_REMEMBERED, REMOVED, RENAMED, STAGES, Settings, SourceName
 
 Table = dict[str, Any]
 
@@ -87,10 +87,26 @@ def first_look(arguments: Sequence[str]) -> Table:
     parser.add_argument("--stage", nargs="*", choices=("all", *STAGES))
     parser.add_argument("--ensemble", nargs="*")
     parser.add_argument("--source", nargs="?", choices=(*get_args(SourceName), "None"))
+    parser.add_argument("--reset", action="store_true")
     for name in ("config", "run", "data", "source-path", "metadata"):
         parser.add_argument(f"--{name}", nargs="?")
     found, _ = parser.parse_known_args(with_current_options(arguments, quiet=True))
-    return {name: value for name, value in vars(found).items() if value not in (None, "None")}
+    unset = (None, "None", False)
+    return {name: value for name, value in vars(found).items() if value not in unset}
+
+
+def named_settings(arguments: Sequence[str]) -> set[str]:
+    """Return the names of the settings that a command line and its --config name.
+
+    >>> sorted(named_settings(["--backbone=sface", "--no-center", "--scales", "1", "0.85"]))
+    ['backbone', 'center', 'scales']
+    """
+    known = Settings().flat().keys()
+    words = [word.partition("=")[0] for word in with_current_options(arguments, quiet=True)]
+    names = {word[2:].replace("-", "_") for word in words if word.startswith("--")}
+    named = {name if name in known else name.removeprefix("no_") for name in names} & known
+    config = first_look(arguments).get("config")
+    return named | (read_config(Path(config)).keys() if config else set())
 
 
 def with_current_options(arguments: Sequence[str], quiet: bool = False) -> list[str]:
@@ -107,6 +123,10 @@ def with_current_options(arguments: Sequence[str], quiet: bool = False) -> list[
     for word in arguments:
         name, equals, value = word.partition("=")
         key = name.removeprefix("--").replace("-", "_") if name.startswith("--") else ""
+        if key in REMOVED:
+            if not quiet:
+                log.warning("warning: %s: is the default now; --time-limit 0 turns it off", name)
+            continue
         if key:
             now = "--" + RENAMED.get(key, key).replace("_", "-")
             if key in RENAMED and not quiet:

@@ -84,10 +84,12 @@ class Session:
     """What the stages of one process share, and no file holds.
 
     Attributes:
+        started: When the process began, by `time.perf_counter`.
         pace: Of the stage at work.
         extractors: The last feature extractor that was loaded, by all that it depends on.
     """
 
+    started: float = field(default_factory=time.perf_counter)
     pace: Pace = field(default_factory=Pace)
     extractors: dict[str, Any] = field(default_factory=dict)
 
@@ -126,12 +128,14 @@ class Run:
         folder: The run folder.
         data: Folder of the data set.
         settings: All settings of the run.
+        named: Names of the settings that its user has named; others may be chosen.
         session: What its stages share in this process.
     """
 
     folder: Path
     data: Path
     settings: Settings
+    named: frozenset[str] = frozenset()
     session: Session = field(default_factory=Session, repr=False, compare=False)
 
     def path(self, name: str) -> Path:
@@ -161,6 +165,13 @@ class Run:
         table |= {name: before[name] for name in kept if name in before}
         write_json(self.path("config.json"), table)
         write_json(self.path("versions.json"), self.versions())
+
+    def save_named(self) -> None:
+        """Write named.json: the settings that the run's user has named, with their values."""
+        table = recipe(self.settings)
+        table |= {name: _absolute(table[name]) for name in PATH_SETTINGS}
+        named = sorted(self.named & table.keys() - {"data", "run"})
+        write_json(self.path("named.json"), {name: table[name] for name in named})
 
     def versions(self) -> dict[str, str]:
         """Return the version of every package that made what is there, by its name.

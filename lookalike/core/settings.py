@@ -44,6 +44,8 @@ ImageSize = Annotated[int, Interval(ge=8, le=4096)]
 Width = Annotated[int, Interval(ge=1, le=65_536)]  # of a layer
 CosineThreshold = Annotated[float, Interval(gt=0, le=1)]
 
+# Settings of earlier releases that nothing takes the place of; config files may still hold them.
+REMOVED = ("auto", "auto_backbones")
 # Names that options and settings had before, and have now. The old ones are read for one release.
 RENAMED = {
     "side": "image_size",
@@ -73,10 +75,13 @@ class RunSettings:
     """Seed of every random choice: layout, split, training."""
     cache: Path = Path("cache")
     """Folder of the embedding cache, shared by all runs."""
-    auto: bool = False
-    """Choose backbone, crop and the steps of retrieve on labeled identities (stage auto)."""
-    auto_backbones: tuple[str, ...] = ("efficientnet_lite0", "sface")
-    """The backbones that --auto chooses from."""
+    time_limit: Annotated[float, Interval(ge=0, le=100_000)] = 10.0
+    """Minutes for --stage all to find the best embedding and ranking, of what no option names; 0
+    chooses nothing and keeps to the options and their defaults."""
+    metric: Literal["score", "recall@1", "recall@5", "recall@10", "map", "map@10"] = "score"
+    """What choices are made by, on labeled identities."""
+    reset: bool = False
+    """Forget the settings that were named for this run folder before."""
     config: Path | None = None
     """File with settings, JSON or TOML; the command line wins over it."""
     force: bool = False
@@ -141,7 +146,8 @@ class EmbedSettings:
 
     backbone: str = "efficientnet_lite0"
     """efficientnet_lite0 to lite2, mobilenet_v2 and sface (no model hub needed), efficientnet_b0,
-    resnet50, vit_b16, any timm name, torchvision:NAME, inception_resnet_v1, or onnx:FILE."""
+    resnet50, vit_b16, any timm name, torchvision:NAME, inception_resnet_v1, or onnx:FILE. Several,
+    joined by +, embed a picture each: efficientnet_lite0+mobilenet_v2."""
     weights: str | None = None
     """File with the backbone's weights (safetensors or a PyTorch state dict), or `none` for random
     ones. Default: the backbone's pretrained weights."""
@@ -164,11 +170,33 @@ class EmbedSettings:
     scales: tuple[Annotated[float, Interval(ge=0.1, le=10)], ...] = (1.0,)
     """Embed a picture at each of these scales, and sum: above 1 shows the face larger (or the
     center of a whole picture), below 1 more of the face's surroundings."""
-    pooling: Literal["auto", "avg", "max", "gem", "cls", "mean"] = "auto"
-    """How a timm backbone pools its feature map: a CNN by avg, max or gem, a ViT by its class
-    token (cls) or the mean of the other tokens. `auto` is the backbone's own."""
+    resolutions: tuple[Annotated[float, Interval(ge=0.25, le=4)], ...] = (1.0,)
+    """Embed a picture at each of these multiples of the image size, in whole steps of 32 pixels."""
+    pooling: Literal["auto", "avg", "max", "gem", "avg+gem", "cls", "mean"] = "auto"
+    """How a timm backbone pools its feature map: a CNN by avg, max, gem or both (avg+gem), a ViT
+    by its class token (cls) or the mean of the other tokens. `auto` is the backbone's own."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Compile the backbone for the CPU; `auto` does where the run has enough pictures for it."""
+
+    @property
+    def backbones(self) -> tuple[str, ...]:
+        """The names in `backbone`.
+
+        >>> EmbedSettings("efficientnet_lite0+sface").backbones
+        ('efficientnet_lite0', 'sface')
+        """
+        if self.backbone.startswith("onnx:"):  # a path, which may hold any sign
+            return (self.backbone,)
+        return tuple(self.backbone.split("+"))
+
+    @property
+    def members(self) -> "list[EmbedSettings]":
+        """The settings of each backbone at each resolution, whose embeddings are concatenated."""
+        return [
+            replace(self, backbone=name, resolutions=(resolution,))
+            for name in self.backbones
+            for resolution in self.resolutions
+        ]
 
 
 @dataclass
@@ -279,6 +307,11 @@ class RetrieveSettings:
     center: bool = False
     """Move the queries and the gallery each to a mean of zero first: what is common to all
     photographs, or to all drawings, does not tell identities apart."""
+    project_steps: Natural | None = None
+    """Learn a linear projection across domains from the labeled pictures, in so many steps; it
+    centers by itself, and 0 steps reduce to the principal directions alone."""
+    project_dim: Positive = 512
+    """Principal directions of the labeled pictures that the projection sees."""
     whiten: Positive | None = None
     """Keep this many principal directions of the training's pictures, each with deviation 1."""
     query_neighbors: CosineThreshold | None = None
@@ -389,7 +422,7 @@ def plain(value: Any) -> Any:
 OBJECTIVE_SETTINGS = ("objective", "unfreeze", "embed_dim", "refit")
 # Not part of a recipe: which stages to run now is the command's business, and a recipe that is
 # handed on must neither send under its author's name nor carry a secret that stands in a URL.
-NOT_REMEMBERED = ("stage", "config", "force", "url", "group", "kaggle", "dry_run", "again")
+NOT_REMEMBERED = ("stage", "config", "force", "reset", "url", "group", "kaggle", "dry_run", "again")
 
 
 def recipe(settings: Settings) -> dict[str, Any]:

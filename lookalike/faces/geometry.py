@@ -85,13 +85,18 @@ WHOLE = Crop("none")
 
 
 def crop_kind(settings: EmbedSettings) -> CropKind:
-    """Return the kind of crop that --crop chooses; `auto` is what the backbone was trained on."""
+    """Return the kind of crop that --crop chooses; `auto` is what the backbone was trained on.
+
+    Of several backbones, it is the crop of the first that sees a crop.
+    """
     if settings.crop != "auto":
         return settings.crop
-    if settings.backbone == "inception_resnet_v1":
-        return "face"
-    aligned = settings.backbone == "sface" or settings.backbone.startswith("onnx:")
-    return "aligned" if aligned else "none"
+    for name in settings.backbones:
+        if name == "inception_resnet_v1":
+            return "face"
+        if name == "sface" or name.startswith("onnx:"):
+            return "aligned"
+    return "none"
 
 
 def crop_middle(pixels: np.ndarray, scale: float) -> np.ndarray:

@@ -40,7 +40,7 @@ from lookalike.faces.detection import Detector, load_detector
 from lookalike.faces.geometry import Crop, Face, crop_kind
 from lookalike.features.engine import Engine, Plan, build_engine, plans
 from lookalike.features.loader import PLAIN, View, load_batches
-from lookalike.models.checkpoints import load_model
+from lookalike.models.checkpoints import check_untrained, load_model
 from lookalike.models.embedder import Embedder, embedder_of, project_rows
 from lookalike.models.onnx_models import OnnxBackbone
 
@@ -126,6 +126,16 @@ class FeatureExtractor:
         """The face detector, loaded when it is first needed."""
         return load_detector(self.detector, self.cache)
 
+    @property
+    def dim(self) -> int:
+        """Width of the embeddings."""
+        return self.embedder.dim
+
+    @property
+    def members(self) -> "tuple[FeatureExtractor, ...]":
+        """Itself, as the only member of a `JointExtractor`."""
+        return (self,)
+
     def __call__(self, pictures: pd.DataFrame | Iterable[Picture]) -> np.ndarray:
         """Embed pictures of any kind; what is cached is not computed again.
 
@@ -147,6 +157,29 @@ class FeatureExtractor:
         return embed(self, picture_rows(pictures, self.root))
 
 
+@dataclass(frozen=True)
+class JointExtractor:
+    """Extractors of the same pictures, whose embeddings are concatenated.
+
+    Attributes:
+        members: The extractors; the cosine of two pictures is the mean of theirs.
+    """
+
+    members: tuple[FeatureExtractor, ...]
+
+    @property
+    def dim(self) -> int:
+        """Width of the embeddings."""
+        return sum(member.dim for member in self.members)
+
+    def __call__(self, pictures: pd.DataFrame | Iterable[Picture]) -> np.ndarray:
+        """Embed pictures as `FeatureExtractor` does."""
+        return embed(self, picture_rows(pictures, self.members[0].root))
+
+
+Extractor = FeatureExtractor | JointExtractor
+
+
 def load_extractor(
     backbone: str = "efficientnet_lite0",
     *,
@@ -156,7 +189,7 @@ def load_extractor(
     weights: str | Path | None = None,
     image_size: int | None = None,
     normalization: Literal["auto", "none", "imagenet", "fixed", "whitening"] = "auto",
-    pooling: Literal["auto", "avg", "max", "gem", "cls", "mean"] = "auto",
+    pooling: Literal["auto", "avg", "max", "gem", "avg+gem", "cls", "mean"] = "auto",
     detector: Literal["yunet", "mtcnn"] = "yunet",
     compile: Literal["auto", "on", "off"] = "auto",
     total: int = 0,
@@ -212,6 +245,8 @@ def load_extractor(
     )
     _check_choices(settings)
     check(Settings(embed=settings))
+    if len(settings.members) > 1:
+        raise UserError(f"backbone={backbone!r}: load one extractor for each; see JointExtractor")
     embedder = embedder_of(settings, Path(cache))
     return make_extractor(settings, embedder, Path(root), Path(cache), total)
 
@@ -276,7 +311,24 @@ def extractor_for(run: Run, embedder: Embedder) -> FeatureExtractor:
     return replace(extractor, pace=run.session.pace)
 
 
-def trained_extractor(run: Run) -> FeatureExtractor:
+def untrained_extractor(run: Run, settings: EmbedSettings) -> Extractor:
+    """Build the extractor of a run's pictures that settings choose, with nothing trained.
+
+    Args:
+        run: Its data, cache and catalogue are used.
+        settings: Of one backbone, or of several.
+
+    Raises:
+        UserError: A backbone cannot be loaded, or settings do not go together.
+    """
+    extractors = []
+    for member in settings.members:
+        its_run = replace(run, settings=replace(run.settings, embed=member))
+        extractors.append(extractor_for(its_run, embedder_of(member, run.cache)))
+    return extractors[0] if len(extractors) == 1 else JointExtractor(tuple(extractors))
+
+
+def trained_extractor(run: Run) -> Extractor:
     """Load a run's trained model, ready to embed the run's pictures.
 
     The last one is kept in the run's session: to load and compile a backbone takes seconds, and
@@ -289,21 +341,46 @@ def trained_extractor(run: Run) -> FeatureExtractor:
     files = (model, Path(settings.weights or ""))
     state = (run.folder.resolve(), run.data, run.cache, settings, *map(file_hash, files))
     key = " ".join(map(str, state))
-    loaded: dict[str, FeatureExtractor] = run.session.extractors
+    loaded: dict[str, Extractor] = run.session.extractors
     if key not in loaded:
         loaded.clear()
-        loaded[key] = extractor_for(run, load_model(model, settings, run.cache))
+        loaded[key] = _load_trained(run)
     return loaded[key]
+
+
+def single_extractor(run: Run) -> FeatureExtractor:
+    """Load a run's trained model, where it is a single backbone.
+
+    Raises:
+        UserError: It is several; see also `trained_extractor`.
+    """
+    extractor = trained_extractor(run)
+    if isinstance(extractor, JointExtractor):
+        raise UserError(
+            f"--run {run.folder}: has several backbones or resolutions; faces are named by one: "
+            "make a run with --backbone sface"
+        )
+    return extractor
+
+
+def _load_trained(run: Run) -> Extractor:
+    """Load a run's trained model; several backbones are never trained."""
+    model, settings = run.path("model.safetensors"), run.settings.embed
+    if len(settings.members) == 1:
+        return extractor_for(run, load_model(model, settings, run.cache))
+    extractor = untrained_extractor(run, settings)
+    check_untrained(model, [member.embedder for member in extractor.members])
+    return extractor
 
 
 # ---- embedding ----------------------------------------------------------------------------------
 
 
-def embed(extractor: FeatureExtractor, pictures: pd.DataFrame) -> np.ndarray:
+def embed(extractor: Extractor, pictures: pd.DataFrame) -> np.ndarray:
     """Embed catalogue rows, from the cache where it has their features.
 
     Where there are several views (`extractor.views`), a row is the sum of their embeddings, scaled
-    to length 1.
+    to length 1; so are the concatenated rows of several extractors.
 
     Args:
         extractor: The backbone, its views and the cache.
@@ -315,8 +392,11 @@ def embed(extractor: FeatureExtractor, pictures: pd.DataFrame) -> np.ndarray:
     Raises:
         UserError: A file is gone, has changed since it was hashed, or cannot be decoded.
     """
-    views, dim = extractor.views, extractor.embedder.dim
-    return _in_blocks(extractor, pictures, views, dim, partial(sum_views, extractor.embedder))
+    parts = [
+        _in_blocks(member, pictures, member.views, member.dim, partial(sum_views, member.embedder))
+        for member in extractor.members
+    ]
+    return parts[0] if len(parts) == 1 else unit(np.concatenate(parts, axis=1))
 
 
 def embed_features(

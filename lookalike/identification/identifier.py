@@ -22,7 +22,7 @@ from lookalike.core.log import log, report_each
 from lookalike.core.runs import Run, open_run
 from lookalike.faces.detection import find_faces
 from lookalike.faces.geometry import Face
-from lookalike.features.extractor import FeatureExtractor, embed, embed_faces, trained_extractor
+from lookalike.features.extractor import FeatureExtractor, embed, embed_faces, single_extractor
 from lookalike.identification.annotate import (
     Photo,
     annotate,
@@ -104,7 +104,7 @@ def make_identifier(
         UserError: There are no references, or a file of the run cannot be used.
     """
     pictures = reference_pictures(run, settings.folder)
-    extractor = face_extractor(trained_extractor(run), run.settings.embed)
+    extractor = face_extractor(single_extractor(run), run.settings.embed)
     rows = embed(extractor, pictures)
     references = make_references(rows, list(pictures.identity), settings, run.seed)
     if threshold is None:

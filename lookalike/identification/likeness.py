@@ -23,7 +23,7 @@ from lookalike.core.runs import open_run
 from lookalike.data.images import read_known_picture
 from lookalike.faces.detection import MISSED
 from lookalike.faces.geometry import Face
-from lookalike.features.extractor import FeatureExtractor, embed, trained_extractor
+from lookalike.features.extractor import FeatureExtractor, embed, single_extractor
 from lookalike.identification.annotate import (
     CELL,
     box_in_pixels,
@@ -73,7 +73,7 @@ def find_likenesses(command: LikeCommand) -> None:
     run = open_run(command.references.run, reads=READS)
     photos, broken = readable_photos(command.picture)
     pictures = reference_pictures(run, command.references.folder)
-    extractor = trained_extractor(run)
+    extractor = single_extractor(run)
     likenesses = compare(extractor, photos, pictures, command.references, command.nearest, run.seed)
     folder = command.output or run.path("like")
     contents = dict(zip(pictures.path, pictures.content, strict=True))

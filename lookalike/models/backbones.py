@@ -28,6 +28,7 @@ TIMM_NAMES = {
     "efficientnet_lite0": "tf_efficientnet_lite0",
     "efficientnet_lite1": "tf_efficientnet_lite1",
     "efficientnet_lite2": "tf_efficientnet_lite2",
+    "mobilenet_v2": "mobilenetv2_100",
     "vit_b16": "vit_base_patch16_224",
 }
 
@@ -61,7 +62,7 @@ def build_backbone(name: str, from_hub: bool) -> tuple[nn.Module, Preprocessing]
         UserError: An unknown name, a hub that cannot be reached, or weights that nobody publishes.
     """
     build = _build_timm
-    if name == "mobilenet_v2" or name.startswith("torchvision:"):
+    if name.startswith("torchvision:"):
         build = _build_torchvision
     elif name in OWN_MODELS:
         build = _build_own
@@ -93,7 +94,7 @@ def load_carried(backbone: nn.Module, name: str, cache: Path) -> None:
 
 def _build_timm(name: str, from_hub: bool) -> tuple[nn.Module, Preprocessing]:
     """Build a timm model; its default configuration says what it was trained on."""
-    name = TIMM_NAMES.get(name, name)
+    short, name = name, TIMM_NAMES.get(name, name)
     if not timm.is_model(name.partition(".")[0]):
         _refuse_name(name, [*timm.list_models(), *TIMM_NAMES, *CARRIERS])
     if from_hub:
@@ -103,6 +104,8 @@ def _build_timm(name: str, from_hub: bool) -> tuple[nn.Module, Preprocessing]:
     except Exception as error:  # hub clients raise what their HTTP library of the day raises
         _explain_hub(name, error)
     config = timm.data.resolve_model_data_config(backbone)
+    if short == "mobilenet_v2":  # its package carries torchvision's weights, trained on these
+        config["interpolation"] = "bilinear"
     return backbone, Preprocessing(
         config["input_size"][-1], config["interpolation"], config["mean"], config["std"]
     )

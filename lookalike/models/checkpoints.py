@@ -8,6 +8,7 @@ preprocessing, and `load_model` refuses settings that would build another one.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -96,6 +97,27 @@ def load_model(path: Path, settings: EmbedSettings, cache: Path) -> Embedder:
     return embedder
 
 
+def check_untrained(path: Path, embedders: Sequence[Embedder]) -> None:
+    """Check that a model file is of these backbones, of which nothing was trained.
+
+    Args:
+        path: The file that `save_untrained` wrote.
+        embedders: What the settings choose.
+
+    Raises:
+        UserError: The file is missing or broken, or was made with other embedders.
+    """
+    about, _ = _read_model(path)
+    _check_identity(path, about, *embedders)
+
+
+def save_untrained(path: Path, embedders: Sequence[Embedder]) -> None:
+    """Write a model file that names several backbones, of which nothing is trained."""
+    with whole_file(path) as beside:
+        about = _identity(*embedders) | {"embed_dim": None}
+        save_file({}, beside, {"about": json.dumps(about)})
+
+
 def _read_model(path: Path) -> tuple[ModelAbout, dict[str, Tensor]]:
     """Read the metadata and the tensors of a model file."""
     if not path.is_file():
@@ -110,9 +132,9 @@ def _read_model(path: Path) -> tuple[ModelAbout, dict[str, Tensor]]:
         raise UserError(f"{path} cannot be read ({error}): --stage train makes it anew") from error
 
 
-def _check_identity(path: Path, about: ModelAbout, embedder: Embedder) -> None:
-    """Raise UserError where a model file was made with another embedder than this one."""
-    for name, value in _identity(embedder).items():
+def _check_identity(path: Path, about: ModelAbout, *embedders: Embedder) -> None:
+    """Raise UserError where a model file was made with other embedders than these."""
+    for name, value in _identity(*embedders).items():
         if about[name] != value:  # type: ignore[literal-required]
             made_with = MISMATCHES.get(name, f"{name} {about[name]}")  # type: ignore[literal-required]
             raise UserError(
@@ -121,12 +143,12 @@ def _check_identity(path: Path, about: ModelAbout, embedder: Embedder) -> None:
             )
 
 
-def _identity(embedder: Embedder) -> dict[str, str]:
+def _identity(*embedders: Embedder) -> dict[str, str]:
     """Return what the trained parts of a model depend on."""
     return {
-        "backbone": embedder.name,
-        "weights": embedder.weights_id,
-        "preprocessing": embedder.preprocessing.key,
+        "backbone": "+".join(embedder.name for embedder in embedders),
+        "weights": "+".join(embedder.weights_id for embedder in embedders),
+        "preprocessing": "+".join(embedder.preprocessing.key for embedder in embedders),
     }
 
 

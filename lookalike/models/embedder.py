@@ -61,13 +61,24 @@ class Embedder(nn.Module):
         self.name, self.preprocessing = name, preprocessing
         self.backbone = backbone.eval()
         self.projection: nn.Module = nn.Identity()
-        with torch.inference_mode():
-            self.features_dim = int(
-                self.features(torch.zeros(1, 3, self.image_size, self.image_size)).shape[1]
-            )
-        self.dim = self.features_dim
         self.pooling = pooling
+        self.features_dim = self._measure_features()
+        self.dim = self.features_dim
         self.identify()
+
+    def _measure_features(self) -> int:
+        """Return the width of the features, which takes a picture to find out."""
+        blank = torch.zeros(1, 3, self.image_size, self.image_size)
+        try:
+            with torch.inference_mode():
+                return int(self.features(blank).shape[1])
+        except RuntimeError as error:
+            if self.pooling == "avg+gem":
+                raise UserError(
+                    f"--pooling avg+gem: --backbone {self.name} has layers behind its pooling, "
+                    "which take one of the two: name avg or gem"
+                ) from error
+            raise
 
     @property
     def image_size(self) -> int:
@@ -183,7 +194,8 @@ def embedder_of(settings: EmbedSettings, cache: Path) -> Embedder:
     """Build the untrained embedder that the settings choose.
 
     Args:
-        settings: Backbone, weights, crop, normalization, pooling and image size.
+        settings: A single backbone at a single resolution, see `EmbedSettings.members`; weights,
+            crop, normalization, pooling and image size.
         cache: Folder for pretrained weights whose package is not installed.
 
     Raises:
@@ -195,6 +207,9 @@ def embedder_of(settings: EmbedSettings, cache: Path) -> Embedder:
         settings.backbone, settings.weights, cache, crop, settings.normalization, settings.pooling
     )
     embedder.set_image_size(settings.image_size)
+    (resolution,) = settings.resolutions
+    if resolution != 1:
+        embedder.set_image_size(max(1, round(embedder.image_size * resolution / 32)) * 32)
     return embedder
 
 

@@ -1,15 +1,17 @@
 """Pooling: how a timm backbone turns its feature map, or its tokens, into one vector."""
 
+import torch
 from timm.layers import SelectAdaptivePool2d
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from lookalike.core.errors import UserError
 
 # timm's name for each --pooling, where it has another. GeM replaces the average that timm builds.
-TIMM_POOLINGS = {"gem": "avg", "cls": "token", "mean": "avg"}
+TIMM_POOLINGS = {"gem": "avg", "avg+gem": "avg", "cls": "token", "mean": "avg"}
 
 
 class Gem(nn.Module):
@@ -33,6 +35,27 @@ class Gem(nn.Module):
         return mean.pow(1 / self.p)
 
 
+class AvgAndGem(nn.Module):
+    """The average and GeM of one feature map beside each other, each scaled to length 1.
+
+    The cosine of two pictures is then the mean of the cosines by either pooling.
+
+    Args:
+        average: The layer that computes the plain mean of (N, C, H, W); the result has 2·C columns.
+    """
+
+    def __init__(self, average: nn.Module) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList([average, Gem(average)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pool a feature map."""
+        return torch.cat([normalize(part(x), dim=1) for part in self.parts], 1)
+
+
+OWN_POOLINGS = {"gem": Gem, "avg+gem": AvgAndGem}
+
+
 def set_pooling(backbone: nn.Module, pooling: str, name: str) -> None:
     """Change how a timm backbone without a classifier pools.
 
@@ -49,17 +72,17 @@ def set_pooling(backbone: nn.Module, pooling: str, name: str) -> None:
         others = ", ".join(("auto", *choices))
         raise UserError(f"--pooling {pooling}: --backbone {name} has no such choice, only {others}")
     backbone.reset_classifier(0, TIMM_POOLINGS.get(pooling, pooling))  # type: ignore[operator]
-    if pooling == "gem":
+    if pooling in OWN_POOLINGS:
         (layer,) = _pooling_layers(backbone)
         parent, _, child = layer.rpartition(".")
-        gem = Gem(backbone.get_submodule(layer))
-        setattr(backbone.get_submodule(parent), child, gem)
+        own = OWN_POOLINGS[pooling](backbone.get_submodule(layer))
+        setattr(backbone.get_submodule(parent), child, own)
 
 
 def poolings(backbone: nn.Module) -> tuple[str, ...]:
     """Return the values of --pooling that a backbone takes, besides `auto`."""
     if len(_pooling_layers(backbone)) == 1:
-        return "avg", "max", "gem"
+        return "avg", "max", "gem", "avg+gem"
     if isinstance(backbone, VisionTransformerDistilled):  # its head takes two tokens, always
         return ()
     if isinstance(backbone, VisionTransformer | Eva):

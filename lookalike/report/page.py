@@ -28,6 +28,7 @@ from lookalike.report.sections import (
     run_summary,
     score_cards,
     sweep_section,
+    timeline_section,
     training_curves,
 )
 
@@ -59,6 +60,7 @@ def make_page(run: Run) -> tuple[str, int]:
         parts=panels,
         errors=[error_tables(part, faces) for part in labeled],
         space=space,
+        timeline=timeline_section(run.path("timeline.csv")),
         curves=training_curves(run.path("history.csv")),
         sweep=sweep_section(settings),
         thumbnail=THUMBNAIL,

@@ -14,12 +14,12 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from lookalike.core.readers import read_if_good
+from lookalike.core.readers import read_if_good, read_table
 from lookalike.core.runs import BEFORE_REPORT, Run, read_versions
 from lookalike.core.settings import ReportSettings, Settings, benchmark_summary, recipe
 from lookalike.data.catalogue import readable
 from lookalike.evaluation.results import Metrics
-from lookalike.features.extractor import FeatureExtractor, embed
+from lookalike.features.extractor import Extractor, embed
 from lookalike.report.embedding_space import (
     Spreads,
     measure_spreads,
@@ -129,6 +129,37 @@ def training_curves(path: Path) -> Markup | None:
     return Markup(plots.as_svg(figure))
 
 
+TIMELINE = {
+    "minutes": float,
+    "choice": str,
+    "before": float,
+    "after": float,
+    "chance_of_none": float,
+    "kept": bool,
+}
+
+
+def timeline_section(path: Path) -> dict[str, Any] | None:
+    """Return the plot of what was tried within the time limit, and the choices that stayed.
+
+    Args:
+        path: A timeline.csv; None is returned where there is none, or nothing was tried.
+    """
+    if not path.is_file():
+        return None
+    trials: pd.DataFrame | None = read_if_good(
+        lambda file: read_table(file, "--stage auto", TIMELINE), path, LEFT_OUT
+    )
+    if trials is None or trials.empty:
+        return None
+    chosen = trials[~trials.choice.str.startswith("chosen on one half")]
+    return {
+        "plot": Markup(plots.as_svg(plots.score_by_minutes(chosen))),
+        "tried": len(chosen),
+        "kept": chosen[chosen.kept].to_dict("records"),
+    }
+
+
 def sweep_section(settings: ReportSettings) -> dict[str, Any] | None:
     """Return the table and the plot of a sweep; None where there is none."""
     summary = read_if_good(read_summary, benchmark_summary(settings), LEFT_OUT)
@@ -144,7 +175,7 @@ def sweep_section(settings: ReportSettings) -> dict[str, Any] | None:
 
 
 def embedding_section(
-    extractor: FeatureExtractor,
+    extractor: Extractor,
     part: RankedPart,
     settings: ReportSettings,
     seed: int,

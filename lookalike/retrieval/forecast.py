@@ -1,7 +1,7 @@
 """Forecast the score of the test from labeled pictures (the stage forecast).
 
     sizes = TaskSizes(identities=40, queries=120, gallery=600, relevant=600)
-    forecast_score(tasks, settings, sizes, seed=0)
+    forecast_score([Part(tasks, settings, queries)], sizes, seed=0)
 
 A forecast simulates tests: it draws as many labeled identities as the test is likely to show,
 takes their pictures as queries and gallery, fills the gallery up with pictures of other identities,
@@ -10,22 +10,27 @@ that size, smaller ones are simulated and their scores extrapolated.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import fields, replace
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
+import pandas as pd
 from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import squareform
 
+from lookalike.core.config import from_table, read_config
 from lookalike.core.files import write_json
+from lookalike.core.readers import read_json
 from lookalike.core.runs import Run
-from lookalike.core.settings import RetrieveSettings
+from lookalike.core.settings import EmbedSettings, RetrieveSettings, Settings
 from lookalike.data.catalogue import load_catalogue, readable
 from lookalike.evaluation.metrics import (
     HIGHEST_SCORE,
     clopper_pearson,
     effective_numbers,
 )
-from lookalike.features.extractor import embed, trained_extractor
+from lookalike.features.extractor import embed, trained_extractor, untrained_extractor
+from lookalike.retrieval.embeddings import Embeddings, center
 from lookalike.retrieval.labeled_tasks import (
     LabeledTask,
     LabeledTasks,
@@ -33,7 +38,7 @@ from lookalike.retrieval.labeled_tasks import (
     load_tasks,
     score_task,
 )
-from lookalike.retrieval.postprocess import Embeddings, center, needs_labeled
+from lookalike.retrieval.postprocess import learns_projection, needs_labeled
 
 DRAWS = 16  # simulated tests of each size
 SMALLER = (0.25, 0.5, 0.75)  # sizes of further simulated tests, where the score is extrapolated
@@ -58,6 +63,27 @@ class TaskSizes(NamedTuple):
     relevant: int
 
 
+class Part(NamedTuple):
+    """Labeled pictures that tests are simulated from.
+
+    Attributes:
+        tasks: A single task, embedded.
+        settings: The steps of the ranking; where they were chosen on labeled identities, on others
+            than the task's.
+        queries: (Q, D) embeddings of the test's queries.
+    """
+
+    tasks: LabeledTasks
+    settings: RetrieveSettings
+    queries: np.ndarray
+
+    @property
+    def task(self) -> LabeledTask:
+        """The task."""
+        (task,) = self.tasks.tasks
+        return task
+
+
 def run_forecast(run: Run) -> str:
     """Run the stage: write forecast.json, the score to expect of the test.
 
@@ -70,21 +96,72 @@ def run_forecast(run: Run) -> str:
     Raises:
         UserError: A file of the run is missing or damaged.
     """
-    tasks = load_tasks(run, parts=1)
     run.path("forecast.json").unlink(missing_ok=True)
-    if not tasks.tasks or len(_identities(tasks.tasks[0])) < FEWEST:
-        return "too few labeled identities to forecast from"
-    extractor = trained_extractor(run)
-    tasks.embed(extractor)
     test = load_catalogue(run.path("test.csv"))
     test = test[readable(test)]
-    queries = embed(extractor, test[test.part == "query"])
-    gallery = int((test.part == "gallery").sum())
-    forecast = forecast_test(tasks, run.settings.retrieve, queries, gallery, run.seed)
+    parts = load_parts(run, test[test.part == "query"])
+    if sum(len(_identities(part.task)) for part in parts) < FEWEST:
+        return "too few labeled identities to forecast from"
+    forecast = forecast_test(parts, int((test.part == "gallery").sum()), run.seed)
     write_json(run.path("forecast.json"), forecast)
     low, high = forecast["ci95"]["score"]
     few, many = forecast["people"]
-    return f"{forecast['score']:.1f} ({low:.1f} to {high:.1f}), for {few} to {many} identities"
+    line = f"{forecast['score']:.1f} ({low:.1f} to {high:.1f}), for {few} to {many} identities"
+    return f"{line}, from identities not chosen on" if read_halves(run) else line
+
+
+def load_parts(run: Run, queries: pd.DataFrame) -> list[Part]:
+    """Load what tests are simulated from: all labeled pictures, or two halves of them.
+
+    They are halves where the recipe was chosen, each with what was chosen on the other half; and
+    where a projection is learned, which takes labeled pictures of other identities.
+
+    Args:
+        run: Its files are read.
+        queries: The catalogue rows of the test's queries.
+    """
+    halves, retrieve = read_halves(run), run.settings.retrieve
+    in_halves = bool(halves) or learns_projection(retrieve)
+    everything = load_tasks(run, parts=2 if in_halves else 1)
+    parts = []
+    for number, task in enumerate(everything.tasks):
+        tasks = LabeledTasks(everything.catalogue, everything.query_domain, [task])
+        extractor, settings = trained_extractor(run), retrieve
+        if halves:
+            chosen = from_table(Settings, run.settings.flat() | halves[number]["settings"])
+            settings, extractor = chosen.retrieve, untrained_extractor(run, chosen.embed)
+        tasks.embed(extractor)
+        parts.append(Part(tasks, settings, embed(extractor, queries)))
+    return parts
+
+
+class Half(TypedDict):
+    """What was chosen on a half of the identities."""
+
+    scored_on: list[str]
+    settings: dict[str, Any]
+
+
+class Unseen(TypedDict):
+    """The content of unseen.json: a choice made on each half, scored on the other one."""
+
+    metric: str
+    before: float
+    after: float
+    halves: list[Half]
+
+
+def read_halves(run: Run) -> list[Half]:
+    """Return what was chosen on halves of the identities, where the run's recipe was chosen so."""
+    path, chosen = run.path("unseen.json"), run.path("recipe.json")
+    if not path.is_file() or not chosen.is_file():
+        return []
+    flat, table = run.settings.flat(), read_config(chosen)
+    names = [field.name for part in (EmbedSettings, RetrieveSettings) for field in fields(part)]
+    if any(flat[name] != table.get(name) for name in names):
+        return []
+    unseen: Unseen = read_json(path, "--stage auto", Unseen)
+    return unseen["halves"]
 
 
 def _identities(task: LabeledTask) -> list[str]:
@@ -92,13 +169,7 @@ def _identities(task: LabeledTask) -> list[str]:
     return sorted(set(task.query.values()))
 
 
-def forecast_test(
-    tasks: LabeledTasks,
-    settings: RetrieveSettings,
-    queries: np.ndarray,
-    gallery: int,
-    seed: int,
-) -> dict[str, Any]:
+def forecast_test(parts: Sequence[Part], gallery: int, seed: int) -> dict[str, Any]:
     """Forecast the score of a test whose number of identities is not known.
 
     That number is estimated twice: by clusters of the queries, and by as many gallery pictures per
@@ -106,9 +177,7 @@ def forecast_test(
     both.
 
     Args:
-        tasks: A single task, embedded.
-        settings: The steps of the ranking.
-        queries: (Q, D) embeddings of the test's queries.
+        parts: What tests are simulated from, of disjoint identities.
         gallery: The size of the test's gallery.
         seed: Of the simulated tests.
 
@@ -116,21 +185,28 @@ def forecast_test(
         What forecast.json holds: `score`, `ci95`, `people` (both estimates of the number of
         identities) and `labelled_people` (the number of labeled ones).
     """
-    (task,) = tasks.tasks
-    labeled = len(_identities(task))
-    per_identity = len(task.gallery) / len(set(task.gallery.values()))
+    labeled = sum(len(_identities(part.task)) for part in parts)
+    shown = sum(len(set(part.task.gallery.values())) for part in parts)
+    per_identity = sum(len(part.task.gallery) for part in parts) / shown
+    queries = len(parts[0].queries)
+    clusters = [
+        count_identities(
+            part.tasks.stack(part.task.query), len(_identities(part.task)), part.queries
+        )
+        for part in parts
+    ]
     counts = (
-        count_identities(tasks.stack(task.query), labeled, queries),
-        min(len(queries), max(1, round(gallery / per_identity))),
+        round(sum(clusters) / len(clusters)),
+        min(queries, max(1, round(gallery / per_identity))),
     )
-    parts = []
+    forecasts = []
     for count in counts:
         relevant = max(1, min(gallery, round(count * per_identity)))
-        sizes = TaskSizes(count, len(queries), gallery, relevant)
-        parts.append(forecast_score(tasks, settings, sizes, seed))
-    lows, highs = zip(*(interval for _, interval in parts), strict=True)
+        sizes = TaskSizes(count, queries, gallery, relevant)
+        forecasts.append(forecast_score(parts, sizes, seed))
+    lows, highs = zip(*(interval for _, interval in forecasts), strict=True)
     return {
-        "score": sum(expected for expected, _ in parts) / 2,
+        "score": sum(expected for expected, _ in forecasts) / 2,
         "ci95": {"score": [min(lows), max(highs)]},
         "people": sorted(counts),
         "labelled_people": labeled,
@@ -177,7 +253,7 @@ def _merge_heights(rows: np.ndarray) -> np.ndarray:
 
 
 def forecast_score(
-    tasks: LabeledTasks, settings: RetrieveSettings, sizes: TaskSizes, seed: int
+    parts: Sequence[Part], sizes: TaskSizes, seed: int
 ) -> tuple[float, tuple[float, float]]:
     """Forecast the score of a test.
 
@@ -186,22 +262,25 @@ def forecast_score(
     it spans the 95 % of the fitted line, too.
 
     Args:
-        tasks: A single task, embedded.
-        settings: The steps of the ranking.
+        parts: What tests are simulated from, of disjoint identities.
         sizes: The size of the test.
         seed: Of the simulated tests.
 
     Returns:
         The expected score, and the ends of its 95 % interval; all from 0 to 1000.
     """
-    (task,) = tasks.tasks
     rng = np.random.default_rng([seed, 6])
-    share = largest_share(task, settings, sizes)
+    share = min(largest_share(part.task, part.settings, sizes) for part in parts)
     shares = [share] if share == 1 else [share, *(share * smaller for smaller in SMALLER)]
-    simulated = [simulate(tasks, settings, scaled(sizes, s), rng) for s in shares]
+    draws = DRAWS // len(parts)
+    ready = [learned_once(part) for part in parts]
+    simulated = [
+        [scores for part in ready for scores in simulate(part, scaled(sizes, s), draws, rng)]
+        for s in shares
+    ]
     means = [np.array([scores.mean("score") for scores in level]) for level in simulated]
     expected, least, most = extrapolate(shares, [m / HIGHEST_SCORE for m in means])
-    labeled = len(_identities(task))
+    labeled = sum(len(_identities(part.task)) for part in parts)
     number = number_of_identity(simulated[0]) / (1 / labeled + 1 / sizes.identities)
     low, _ = clopper_pearson(np.array([least]), np.array([number]))[:, 0]
     _, high = clopper_pearson(np.array([most]), np.array([number]))[:, 0]
@@ -234,13 +313,35 @@ def _learns_from_its_own(task: LabeledTask, settings: RetrieveSettings) -> bool:
     return needs_labeled(settings) and bool({*task.seen.values()} & {*task.query.values()})
 
 
+def learned_once(part: Part) -> Part:
+    """Return a part whose rows are transformed, where its steps learn from other identities only.
+
+    A projection is then learned once and not for every simulated test.
+    """
+    task, steps = part.task, part.settings
+    if not needs_labeled(steps) or _learns_from_its_own(task, steps):
+        return part
+    (embeddings,) = part.tasks.transformed(steps)
+    rows = dict(zip(task.query, embeddings.queries, strict=True))
+    rows |= dict(zip(task.gallery, embeddings.gallery, strict=True))
+    first, second = embeddings.labeled_queries, embeddings.labeled_gallery
+    if first is not second and len(first) + len(second) == len(task.seen):
+        in_first = part.tasks.in_query_domain(task)
+        paths = np.array(list(task.seen))
+        rows |= dict(zip(paths[in_first], first, strict=True))
+        rows |= dict(zip(paths[~in_first], second, strict=True))
+    else:
+        rows |= dict(zip(task.seen, first, strict=True))
+    tasks = replace(part.tasks, rows=rows, _transformed={})
+    return Part(tasks, replace(steps, project_steps=None, whiten=None), part.queries)
+
+
 def simulate(
-    tasks: LabeledTasks, settings: RetrieveSettings, sizes: TaskSizes, rng: np.random.Generator
+    part: Part, sizes: TaskSizes, draws: int, rng: np.random.Generator
 ) -> list[TaskScores]:
     """Return the scores of simulated tests."""
-    (task,) = tasks.tasks
-    drawn = (draw_test(task, settings, sizes, rng) for _ in range(DRAWS))
-    return [score_task(tasks.embeddings(part), part, settings) for part in drawn]
+    drawn = (draw_test(part.task, part.settings, sizes, rng) for _ in range(draws))
+    return [score_task(part.tasks.embeddings(task), task, part.settings) for task in drawn]
 
 
 def draw_test(

@@ -16,14 +16,18 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from lookalike.core.numeric import first_of_equal
 from lookalike.core.runs import Run
 from lookalike.core.settings import RetrieveSettings
 from lookalike.data.catalogue import load_catalogue, rows_of
 from lookalike.data.splits import Pictures, Split, group, retrieval_task, unseen_split
 from lookalike.evaluation.metrics import measure_queries
-from lookalike.features.extractor import FeatureExtractor, embed
+from lookalike.features.extractor import Extractor, embed
+from lookalike.retrieval.embeddings import Embeddings, split_domains
 from lookalike.retrieval.index import ranking_of
-from lookalike.retrieval.postprocess import Embeddings, apply, score_all, split_domains
+from lookalike.retrieval.postprocess import add_all_neighbors, score_all, transform
+
+TRANSFORMED = 8  # transformed embeddings that tasks keep in memory
 
 
 class TaskScores(NamedTuple):
@@ -71,11 +75,14 @@ class LabeledTasks:
     query_domain: str
     tasks: list[LabeledTask]
     rows: dict[str, np.ndarray] = field(default_factory=dict)
+    _transformed: dict[str, list[Embeddings]] = field(default_factory=dict, repr=False)
 
-    def embed(self, extractor: FeatureExtractor) -> None:
+    def embed(self, extractor: Extractor) -> None:
         """Embed all pictures of the tasks."""
         paths = sorted({path for task in self.tasks for part in task for path in part})
-        self.rows = dict(zip(paths, embed(extractor, rows_of(self.catalogue, paths)), strict=True))
+        rows = compact(embed(extractor, rows_of(self.catalogue, paths)))
+        self.rows = dict(zip(paths, rows, strict=True))
+        self._transformed.clear()
 
     @property
     def dim(self) -> int:
@@ -88,9 +95,14 @@ class LabeledTasks:
 
     def embeddings(self, task: LabeledTask) -> Embeddings:
         """Return a task's embeddings, those of `seen` divided by domain where it is known."""
-        in_query_domain = np.array([path in self._query_domain_paths for path in task.seen], bool)
+        in_query_domain = self.in_query_domain(task)
         labeled = split_domains(self.stack(task.seen), in_query_domain)
-        return Embeddings(self.stack(task.query), self.stack(task.gallery), *labeled)
+        identities = split_domains(np.array(list(task.seen.values()), str), in_query_domain)
+        return Embeddings(self.stack(task.query), self.stack(task.gallery), *labeled, identities)
+
+    def in_query_domain(self, task: LabeledTask) -> np.ndarray:
+        """Return which pictures of `seen` are of the query domain, (N,) bool."""
+        return np.array([path in self._query_domain_paths for path in task.seen], bool)
 
     @cached_property
     def _query_domain_paths(self) -> set[str]:
@@ -98,9 +110,24 @@ class LabeledTasks:
 
     def score(self, settings: RetrieveSettings) -> TaskScores:
         """Rank every task by these steps; return the measures of all their queries."""
+        transformed = self.transformed(settings)
         return join_scores(
-            [score_task(self.embeddings(task), task, settings) for task in self.tasks]
+            [
+                _score_transformed(embeddings, task, settings)
+                for embeddings, task in zip(transformed, self.tasks, strict=True)
+            ]
         )
+
+    def transformed(self, settings: RetrieveSettings) -> list[Embeddings]:
+        """Return the transformed embeddings of every task; a projection is learned only once."""
+        names = ("center", "project_steps", "project_dim", "whiten", "no_transductive")
+        key = str([getattr(settings, name) for name in names])
+        if key not in self._transformed:
+            if len(self._transformed) >= TRANSFORMED:
+                self._transformed.pop(next(iter(self._transformed)))
+            parts = [transform(self.embeddings(task), settings) for task in self.tasks]
+            self._transformed[key] = parts
+        return self._transformed[key]
 
 
 def join_scores(parts: Sequence[TaskScores]) -> TaskScores:
@@ -118,7 +145,14 @@ def score_task(embeddings: Embeddings, task: LabeledTask, settings: RetrieveSett
         task: The task.
         settings: The steps of the ranking.
     """
-    scores = score_all(apply(embeddings, settings), settings)
+    return _score_transformed(transform(embeddings, settings), task, settings)
+
+
+def _score_transformed(
+    embeddings: Embeddings, task: LabeledTask, settings: RetrieveSettings
+) -> TaskScores:
+    """Rank a task whose embeddings are transformed."""
+    scores = score_all(add_all_neighbors(embeddings, settings), settings)
     ranking = ranking_of(scores, list(task.gallery), list(task.query))
     identities = np.array(list(task.query.values()))
     names, counts = np.unique(list(task.gallery.values()), return_counts=True)
@@ -128,6 +162,26 @@ def score_task(embeddings: Embeddings, task: LabeledTask, settings: RetrieveSett
     answerable = relevant > 0
     hits = (ranked == identities[:, None])[answerable]
     return TaskScores(measure_queries(hits, relevant[answerable]), identities[answerable].tolist())
+
+
+def compact(rows: np.ndarray) -> np.ndarray:
+    """Return rows with the same inner products in no more columns than there are rows.
+
+    Several backbones together have more columns than a data set has pictures, and all that tasks
+    are scored by are inner products.
+
+    Args:
+        rows: (N, D).
+
+    Returns:
+        (N, d) float32, d = D or at most N.
+    """
+    if rows.shape[1] <= len(rows):
+        return rows
+    squares, vectors = np.linalg.eigh((rows @ rows.T).astype(np.float64))
+    kept = squares > squares[-1] * 1e-9
+    coordinates = (vectors[:, kept] * np.sqrt(squares[kept])).astype(np.float32)
+    return np.asarray(coordinates[first_of_equal(rows)])
 
 
 def load_tasks(run: Run, parts: int) -> LabeledTasks:

@@ -3,62 +3,28 @@
     embeddings = apply(embeddings, settings)      # steps from embeddings to embeddings
     scores = score_all(embeddings, settings)      # steps from embeddings to scores of all pairs
 
-Each step is an option of the retrieve stage, off by default; `--auto` tries them on labeled
-pictures. A step is transductive when a query profits from the other queries of the test; where the
-rules forbid that, `--no-transductive` has such a step learn from labeled pictures instead, or
-leaves it out.
+Each step is an option of the retrieve stage, off by default; the stage auto tries them on
+labeled pictures. A step is transductive when a query profits from the other queries of the test;
+where the rules forbid that, `--no-transductive` has such a step learn from labeled pictures
+instead, or leaves it out.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from sklearn.cluster import AgglomerativeClustering
 
 from lookalike.core.numeric import first_of_equal, unit
 from lookalike.core.settings import RetrieveSettings
+from lookalike.retrieval.embeddings import Embeddings, center
+from lookalike.retrieval.projection import project
 from lookalike.retrieval.rerank import k_reciprocal
 
 QUERY_ALPHA, GALLERY_ALPHA = 1.0, 3.0  # a neighbor's weight is its cosine to this power
 INVERSE_TEMPERATURE = 10.0  # of the inverted softmax
 CSLS_NEIGHBORS = 10
 CHUNK = 1024  # rows of a similarity matrix at once
-
-
-@dataclass(frozen=True)
-class Embeddings:
-    """The embeddings of a retrieval task, float32 rows of length 1.
-
-    Attributes:
-        queries: (Q, D), the pictures to search for.
-        gallery: (G, D), the pictures to rank.
-        labeled_queries: (L1, D), labeled pictures of the queries' domain, which a step may learn
-            from; may be empty.
-        labeled_gallery: (L2, D), labeled pictures of the other domains. Where domains are unknown,
-            both are all labeled pictures.
-    """
-
-    queries: np.ndarray
-    gallery: np.ndarray
-    labeled_queries: np.ndarray
-    labeled_gallery: np.ndarray
-
-    @property
-    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """The four arrays, in the order of the attributes."""
-        return self.queries, self.gallery, self.labeled_queries, self.labeled_gallery
-
-
-def split_domains(rows: np.ndarray, in_query_domain: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows of the query domain and the others; all of them twice if there is only one.
-
-    Args:
-        rows: (N, D).
-        in_query_domain: (N,) bool.
-    """
-    if not in_query_domain.any() or in_query_domain.all():
-        return rows, rows
-    return rows[in_query_domain], rows[~in_query_domain]
 
 
 def needs_labeled(settings: RetrieveSettings) -> bool:
@@ -70,31 +36,62 @@ def needs_labeled(settings: RetrieveSettings) -> bool:
     True
     """
     inductive = settings.no_transductive and (settings.center or settings.hubs != "none")
-    return bool(settings.whiten) or inductive
+    return bool(settings.whiten) or learns_projection(settings) or inductive
+
+
+def learns_projection(settings: RetrieveSettings) -> bool:
+    """Return whether a projection is learned from the identities of labeled pictures."""
+    return settings.project_steps is not None
 
 
 # ---- embeddings to embeddings -------------------------------------------------------------------
 
 
 def apply(embeddings: Embeddings, settings: RetrieveSettings) -> Embeddings:
-    """Apply the chosen steps from embeddings to embeddings.
-
-    In this order: `center`, `whiten`, `gallery_neighbors` (database-side augmentation),
-    `query_neighbors`, `expand` (α-query expansion). Where `rerank` is chosen, `query_neighbors`
-    acts on its scores instead, see `score_all`.
+    """Apply the chosen steps from embeddings to embeddings: `transform`, then `add_all_neighbors`.
 
     Args:
         embeddings: Of a retrieval task.
         settings: The steps; those that are off change nothing.
 
     Returns:
-        Embeddings of the same numbers of rows; `whiten` changes D. Equal rows stay equal.
+        Embeddings of the same numbers of rows; `project_steps` and `whiten` change D. Equal rows
+        stay equal.
     """
-    queries, gallery = embeddings.queries, embeddings.gallery
+    return add_all_neighbors(transform(embeddings, settings), settings)
+
+
+def transform(embeddings: Embeddings, settings: RetrieveSettings) -> Embeddings:
+    """Map every picture by itself: `center`, `project_steps`, `whiten`, in this order.
+
+    Args:
+        embeddings: Of a retrieval task.
+        settings: The steps; of those that are off, and of all others, nothing counts.
+    """
+    transductive = not settings.no_transductive
+    before = embeddings
     if settings.center:
-        embeddings = center(embeddings, transductive=not settings.no_transductive)
+        embeddings = center(embeddings, transductive)
+    if settings.project_steps is not None:
+        steps, dim = settings.project_steps, settings.project_dim
+        embeddings = project(embeddings, steps, dim, transductive)
     if settings.whiten:
         embeddings = whiten(embeddings, settings.whiten)
+    return _with_equal_copies(embeddings, before)
+
+
+def add_all_neighbors(embeddings: Embeddings, settings: RetrieveSettings) -> Embeddings:
+    """Sum rows with their neighbors: in the gallery, among the queries, queries in the gallery.
+
+    In this order: `gallery_neighbors` (database-side augmentation), `query_neighbors`, `expand`
+    (α-query expansion). Where `rerank` is chosen, `query_neighbors` acts on its scores instead, see
+    `score_all`.
+
+    Args:
+        embeddings: Of a retrieval task, after `transform`.
+        settings: The steps.
+    """
+    before = embeddings
     if settings.gallery_neighbors is not None:
         rows = add_neighbors(embeddings.gallery, settings.gallery_neighbors, GALLERY_ALPHA)
         embeddings = replace(embeddings, gallery=rows)
@@ -106,36 +103,20 @@ def apply(embeddings: Embeddings, settings: RetrieveSettings) -> Embeddings:
     if settings.expand is not None:
         rows = expand_queries(embeddings.queries, embeddings.gallery, settings.expand)
         embeddings = replace(embeddings, queries=rows)
-    # A product of matrices rounds a row by its place: copies of a picture would differ a little.
+    return _with_equal_copies(embeddings, before)
+
+
+def _with_equal_copies(embeddings: Embeddings, before: Embeddings) -> Embeddings:
+    """Return embeddings in which copies of a picture, which were equal before, are equal.
+
+    A product of matrices rounds a row by its place: copies of a picture would differ a little.
+    """
+    if embeddings is before:
+        return embeddings
     return replace(
         embeddings,
-        queries=embeddings.queries[first_of_equal(queries)],
-        gallery=embeddings.gallery[first_of_equal(gallery)],
-    )
-
-
-def center(embeddings: Embeddings, transductive: bool = True) -> Embeddings:
-    """Subtract the mean of each side, and bring the rows to length 1 again.
-
-    What all pictures of a domain have in common, such as being photographs, says nothing of the
-    identity. A side of fewer than two pictures stays as it is.
-
-    Args:
-        embeddings: Of a retrieval task.
-        transductive: Whether the means are those of the queries and of the gallery themselves;
-            otherwise they are those of the labeled pictures of each domain.
-    """
-
-    def centered(rows: np.ndarray, labeled: np.ndarray) -> np.ndarray:
-        reference = rows if transductive else labeled
-        return unit(rows - reference.mean(0, dtype=np.float64)) if len(reference) > 1 else rows
-
-    queries, gallery, labeled_queries, labeled_gallery = embeddings.arrays
-    return Embeddings(
-        centered(queries, labeled_queries),
-        centered(gallery, labeled_gallery),
-        centered(labeled_queries, labeled_queries),
-        centered(labeled_gallery, labeled_gallery),
+        queries=embeddings.queries[first_of_equal(before.queries)],
+        gallery=embeddings.gallery[first_of_equal(before.gallery)],
     )
 
 
@@ -161,7 +142,7 @@ def whiten(embeddings: Embeddings, dim: int) -> Embeddings:
     mean = labeled.mean(0)
     variances, vectors = np.linalg.eigh(np.cov(labeled - mean, rowvar=False))
     directions = vectors[:, ::-1][:, :dim] / np.sqrt(np.maximum(variances[::-1][:dim], 1e-12))
-    return Embeddings(*(unit((rows - mean) @ directions) for rows in embeddings.arrays))
+    return embeddings.with_arrays(unit((rows - mean) @ directions) for rows in embeddings.arrays)
 
 
 def add_neighbors(rows: np.ndarray, least: float, alpha: float) -> np.ndarray:
@@ -292,12 +273,22 @@ def have_neighbors(queries: np.ndarray, deviations: float = 3.5) -> np.ndarray:
     """
     if len(queries) < 3:
         return np.zeros(len(queries), bool)
+    threshold = above_strangers(queries, deviations)
+    return _count_neighbors(queries, threshold) > 1  # a query counts itself
+
+
+def above_strangers(queries: np.ndarray, deviations: float = 3.5) -> float:
+    """Return a cosine that strangers hardly reach: so far above the median of all pairs.
+
+    Args:
+        queries: (Q, D) rows of length 1, at least three.
+        deviations: How many standard deviations, estimated robustly from all pairs.
+    """
     sample = queries[np.random.default_rng(0).permutation(len(queries))[:2000]]
     cosines = (sample @ sample.T)[np.triu_indices(len(sample), 1)]
     middle = np.median(cosines)
     # 1.4826: the standard deviation of a normal distribution over its median absolute deviation.
-    threshold = middle + deviations * 1.4826 * np.median(np.abs(cosines - middle))
-    return _count_neighbors(queries, threshold) > 1  # a query counts itself
+    return float(middle + deviations * 1.4826 * np.median(np.abs(cosines - middle)))
 
 
 def _count_neighbors(rows: np.ndarray, least: float) -> np.ndarray:

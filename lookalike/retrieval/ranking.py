@@ -29,7 +29,8 @@ from lookalike.core.settings import RetrieveSettings
 from lookalike.data.catalogue import bare_names, load_catalogue, readable, rows_of
 from lookalike.data.splits import unseen_split, validation_rows
 from lookalike.evaluation.submissions import TOP, write_run_submission
-from lookalike.features.extractor import FeatureExtractor, embed, trained_extractor
+from lookalike.features.extractor import Extractor, embed, trained_extractor
+from lookalike.retrieval.embeddings import Embeddings, split_domains
 from lookalike.retrieval.ensemble import members
 from lookalike.retrieval.fusion import concatenate, fuse_ranks, fuse_scores
 from lookalike.retrieval.index import (
@@ -44,12 +45,11 @@ from lookalike.retrieval.index import (
     with_scores,
 )
 from lookalike.retrieval.postprocess import (
-    Embeddings,
     apply,
+    learns_projection,
     needs_labeled,
     needs_scores,
     score_all,
-    split_domains,
 )
 
 UNIT_TOLERANCE = 1e-5  # rows whose lengths differ from 1 by less count as normalized
@@ -65,6 +65,7 @@ def rank(
     query_names: Iterable[str] | None = None,
     gallery_names: Iterable[str] | None = None,
     labeled: np.ndarray | tuple[np.ndarray, np.ndarray] | None = None,
+    identities: Sequence[str] | tuple[Sequence[str], Sequence[str]] | None = None,
 ) -> Ranking:
     """Rank the gallery for every query, by cosine and the chosen post-processing steps.
 
@@ -82,6 +83,8 @@ def rank(
         labeled: (L, D) embeddings of labeled pictures, for the steps that learn from them:
             `whiten`, and with `no_transductive` also `center` and `hubs`. Where domains differ, a
             pair: labeled pictures of the queries' domain, and of the gallery's.
+        identities: The identities of the labeled pictures, which `project_steps` learns from; a
+            pair where `labeled` is one.
 
     Returns:
         The k best gallery pictures of each query, in the order of the queries.
@@ -110,8 +113,9 @@ def rank(
         _unique_names(gallery_names, len(arrays[1]), "gallery_names"),
     ]
     if labeled is not None:
-        pair = labeled if isinstance(labeled, tuple) else (labeled, labeled)
-        arrays += [_unit_rows(rows, "labeled") for rows in pair]
+        pair = labeled if isinstance(labeled, tuple) else (labeled,)
+        rows = [_unit_rows(part, "labeled") for part in pair]
+        arrays += [rows[0], rows[-1]]
     elif needs_labeled(settings):
         raise UserError(
             "whiten, and with no_transductive also center and hubs, learn from labeled pictures: "
@@ -122,7 +126,26 @@ def rank(
     dims = sorted({rows.shape[1] for rows in arrays})
     if len(dims) > 1:
         raise UserError(f"all embeddings must have the same number of columns, not {dims}")
-    return rank_embeddings(Embeddings(*arrays), settings, names[1], names[0], k)
+    known = _identities_of(arrays[2:], identities, settings)
+    embeddings = Embeddings(arrays[0], arrays[1], arrays[2], arrays[3], known)
+    return rank_embeddings(embeddings, settings, names[1], names[0], k)
+
+
+def _identities_of(
+    labeled: Sequence[np.ndarray],
+    identities: Sequence[str] | tuple[Sequence[str], Sequence[str]] | None,
+    settings: RetrieveSettings,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the identities of both sides' labeled rows; UserError where they do not fit."""
+    if identities is None:
+        if learns_projection(settings):
+            raise UserError("project_steps learns from identities: pass those of labeled")
+        return np.zeros(0, str), np.zeros(0, str)
+    pair = identities if isinstance(identities, tuple) else (identities, identities)
+    first, second = (np.array(list(map(str, side)), str) for side in pair)
+    if (len(first), len(second)) != tuple(map(len, labeled)):
+        raise UserError("identities: as many as labeled has rows, in a pair where it is one")
+    return (first, first) if labeled[0] is labeled[1] else (first, second)
 
 
 def _check_steps(settings: RetrieveSettings) -> None:
@@ -298,17 +321,20 @@ class StoredGallery(NamedTuple):
         settings: The run's own steps.
         labeled: Labeled embeddings, those of the query domain and the others; both of them empty
             where no step needs them.
+        identities: The identities of their pictures.
     """
 
-    extractor: FeatureExtractor
+    extractor: Extractor
     index: faiss.Index
     names: list[str]
     settings: RetrieveSettings
     labeled: tuple[np.ndarray, np.ndarray]
+    identities: tuple[np.ndarray, np.ndarray]
 
     def embeddings(self, queries: np.ndarray) -> Embeddings:
         """Return the retrieval task of some queries, (Q, D) rows of length 1."""
-        return Embeddings(queries, self.index.reconstruct_n(0, self.index.ntotal), *self.labeled)
+        gallery = self.index.reconstruct_n(0, self.index.ntotal)
+        return Embeddings(queries, gallery, *self.labeled, self.identities)
 
 
 def open_gallery(run: Run, name: str) -> StoredGallery:
@@ -324,15 +350,18 @@ def open_gallery(run: Run, name: str) -> StoredGallery:
     """
     extractor, settings = trained_extractor(run), run.settings.retrieve
     index, names = load_index(run.path(f"{name}.faiss"), index_origin(run))
-    none = np.zeros((0, extractor.embedder.dim), np.float32)
-    labeled = none, none
+    none = np.zeros((0, extractor.dim), np.float32)
+    labeled, identities = (none, none), (np.zeros(0, str), np.zeros(0, str))
     if needs_labeled(settings):
         split = unseen_split(run)
         paths = split.labeled if name == "gallery" else split.train | split.holdout
         rows = rows_of(load_catalogue(run.path("training.csv")), sorted(paths))
         labeled = embed_by_domain(extractor, rows, split.query_domain)
+        identities = split_domains(
+            rows.identity.to_numpy(str), (rows.domain == split.query_domain).to_numpy()
+        )
         _warn_of_missing_labels(settings, len(rows), name)
-    return StoredGallery(extractor, index, names, settings, labeled)
+    return StoredGallery(extractor, index, names, settings, labeled, identities)
 
 
 def _warn_of_missing_labels(settings: RetrieveSettings, labeled: int, name: str) -> None:
@@ -351,7 +380,7 @@ def _warn_of_missing_labels(settings: RetrieveSettings, labeled: int, name: str)
 
 
 def embed_by_domain(
-    extractor: FeatureExtractor, rows: pd.DataFrame, query_domain: str
+    extractor: Extractor, rows: pd.DataFrame, query_domain: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Embed catalogue rows and divide them by domain.
 
@@ -421,7 +450,7 @@ def rank_galleries(
     weights = settings.ensemble_weights
     if len(tasks) == 1 or settings.fusion == "concat":
         arrays = zip(*(task.arrays for task in tasks), strict=True)
-        whole = Embeddings(*(concatenate(parts, weights) for parts in arrays))
+        whole = tasks[0].with_arrays(concatenate(parts, weights) for parts in arrays)
         return rank_embeddings(whole, settings, names, query_names)
     scores = [
         score_all(apply(task, gallery.settings), gallery.settings)

@@ -243,7 +243,7 @@ def row_arguments(settings: SweepSettings, row: GridRow, words: Sequence[str]) -
         laid_out = settings.out / "data" / f"seed{row.seed}"
         source = ["--source=folder", "--protocol=report", f"--source-path={settings.source_path}"]
         data = [f"--data={laid_out}", *source]
-    return [*data, *words, *row.options]
+    return [*data, "--time-limit=0", *words, *row.options]
 
 
 def run_row(

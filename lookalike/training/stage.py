@@ -9,8 +9,11 @@ from pkgutil import resolve_name
 from lookalike.core.log import log
 from lookalike.core.runs import Run
 from lookalike.data.splits import load_split
+from lookalike.features.extractor import untrained_extractor
+from lookalike.models.checkpoints import save_untrained
 from lookalike.training import distributed
-from lookalike.training.linear_head import train_linear_probe
+from lookalike.training.history import write_history
+from lookalike.training.linear_head import COLUMNS, train_linear_probe
 
 
 def run_train(run: Run) -> str:
@@ -38,4 +41,14 @@ def run_train(run: Run) -> str:
     if distributed.rank() > 0:
         return ""
     run.path("training.png").unlink(missing_ok=True)
+    if len(run.settings.embed.members) > 1:
+        return _name_backbones(run)
     return train_linear_probe(run)
+
+
+def _name_backbones(run: Run) -> str:
+    """Write the model file of several backbones, which are not trained."""
+    members = untrained_extractor(run, run.settings.embed).members
+    write_history(run.path("history.csv"), [], COLUMNS)
+    save_untrained(run.path("model.safetensors"), [member.embedder for member in members])
+    return f"{len(members)} backbones and resolutions, as they are"

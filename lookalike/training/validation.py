@@ -20,8 +20,8 @@ from lookalike.data.splits import RetrievalTask
 from lookalike.evaluation.scoring import Labels, find_hits, mean_measures
 from lookalike.features.extractor import FeatureExtractor
 from lookalike.models.embedder import Embedder
+from lookalike.retrieval.embeddings import Embeddings
 from lookalike.retrieval.index import as_mapping
-from lookalike.retrieval.postprocess import Embeddings
 from lookalike.retrieval.ranking import rank_embeddings
 from lookalike.training.inputs import Inputs, inputs_of
 

@@ -85,6 +85,28 @@ def _legend(axes: Axes) -> None:
             axes.legend(fontsize=8)
 
 
+# ---- choices ------------------------------------------------------------------------------------
+
+
+def score_by_minutes(trials: pd.DataFrame) -> Figure:
+    """Plot what was tried within a time limit: a line through the choices that stayed.
+
+    Args:
+        trials: A table with minutes, after (the metric with a choice) and kept.
+    """
+    figure, (axes,) = new_figure(8.0, 3.2)
+    kept, others = trials[trials.kept], trials[~trials.kept]
+    axes.plot(others.minutes, others.after, ".", color=COLORS[1], markersize=3, label="tried")
+    axes.step(kept.minutes, kept.after, where="post", color=COLORS[0], marker="o", label="stayed")
+    for number, (minutes, after) in enumerate(zip(kept.minutes, kept.after, strict=True), 1):
+        axes.annotate(
+            str(number), (minutes, after), xytext=(4, -10), textcoords="offset points", fontsize=8
+        )
+    axes.set(xlabel="minutes", ylabel="out of fold")
+    _legend(axes)
+    return figure
+
+
 # ---- training -----------------------------------------------------------------------------------
 
 

@@ -18,7 +18,7 @@ from lookalike import pipeline
 from lookalike.core.log import log
 from lookalike.core.readers import read_json
 from lookalike.core.runs import open_run
-from lookalike.features.extractor import FeatureExtractor, trained_extractor
+from lookalike.features.extractor import FeatureExtractor, single_extractor
 from lookalike.identification import annotate, identifier, identify, likeness
 from lookalike.identification.settings import METHODS
 from tests.conftest import FAST, ROOT, SHARED, draw, draw_competition
@@ -293,7 +293,7 @@ def six_people(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, FeatureE
     folders = [f"--{name}={root / name}" for name in ("data", "run", "cache")]
     assert pipeline.main([*words, *folders]) == 0
     log.handlers.clear()
-    return root / "run", trained_extractor(open_run(root / "run"))
+    return root / "run", single_extractor(open_run(root / "run"))
 
 
 @pytest.fixture
@@ -303,7 +303,7 @@ def faces_run(six_people: tuple[Path, FeatureExtractor], monkeypatch: pytest.Mon
     small = [replace(plan, batch=8) for plan in extractor.plans]
     monkeypatch.setattr("lookalike.features.extractor.plans", lambda mode, pictures: small)
     for module in (identifier, likeness):
-        monkeypatch.setattr(module, "trained_extractor", lambda run: extractor)
+        monkeypatch.setattr(module, "single_extractor", lambda run: extractor)
     return folder
 
 

@@ -14,12 +14,21 @@ from lookalike.models.pooling import poolings, set_pooling
 TINY = "test_efficientnet"
 
 
+def gem(maps: Tensor) -> Tensor:
+    return (maps.clamp(min=1e-6) ** 3).mean((2, 3)) ** (1 / 3)
+
+
+def unit(rows: Tensor) -> Tensor:
+    return rows / rows.norm(dim=1, keepdim=True)
+
+
 @pytest.mark.parametrize(
     ("pooling", "pooled"),
     [
         ("avg", lambda maps: maps.mean((2, 3))),
         ("max", lambda maps: maps.amax((2, 3))),
-        ("gem", lambda maps: (maps.clamp(min=1e-6) ** 3).mean((2, 3)) ** (1 / 3)),
+        ("gem", lambda maps: gem(maps)),
+        ("avg+gem", lambda maps: torch.cat([unit(maps.mean((2, 3))), unit(gem(maps))], 1)),
     ],
 )
 def test_a_cnn_pools_as_it_is_told(pooling: str, pooled: Callable[[Tensor], Tensor]) -> None:
@@ -48,7 +57,7 @@ VIT = ("cls", "mean")
 @pytest.mark.parametrize(
     ("name", "pooling", "choices"),
     [
-        (TINY, "cls", "auto, avg, max, gem"),
+        (TINY, "cls", "auto, avg, max, gem, avg[+]gem"),
         ("test_vit", "gem", "auto, cls, mean"),
         ("sface", "avg", "auto"),
         ("torchvision:mobilenet_v3_small", "gem", "auto"),
@@ -66,3 +75,8 @@ def test_a_distilled_vit_pools_in_its_own_way_only() -> None:
     assert poolings(backbone) == ()
     with pytest.raises(UserError, match="has no such choice, only auto"):
         set_pooling(backbone, "mean", "deit")
+
+
+def test_a_layer_behind_the_pooling_takes_one_of_both() -> None:
+    with pytest.raises(UserError, match=r"avg\+gem: --backbone mobilenetv3_small_050 has layers"):
+        load_embedder("mobilenetv3_small_050", "none", pooling="avg+gem")

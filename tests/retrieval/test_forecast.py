@@ -5,6 +5,7 @@ import pytest
 
 from lookalike.core.settings import RetrieveSettings
 from lookalike.retrieval.forecast import (
+    Part,
     TaskSizes,
     count_identities,
     draw_test,
@@ -18,6 +19,7 @@ from lookalike.retrieval.labeled_tasks import LabeledTasks, TaskScores, score_ta
 from tests.retrieval.tasks import clustered, tasks_of
 
 SETTINGS = RetrieveSettings()
+NONE = np.zeros((0, 4), np.float32)
 LEARNED = RetrieveSettings(whiten=4)
 
 
@@ -27,6 +29,12 @@ def rows_of(count: int, each: int, seed: int) -> np.ndarray:
 
 def sizes_of(count: int, each: int = 3) -> TaskSizes:
     return TaskSizes(count, each * count, each * count, each * count)
+
+
+def forecast_of(
+    tasks: LabeledTasks, settings: RetrieveSettings, sizes: TaskSizes, seed: int
+) -> tuple[float, tuple[float, float]]:
+    return forecast_score([Part(tasks, settings, NONE)], sizes, seed)
 
 
 def learning_from_itself(tasks: LabeledTasks) -> LabeledTasks:
@@ -95,7 +103,7 @@ def test_the_labeled_pictures_may_not_suffice_for_the_whole_test() -> None:
 
 def test_more_identities_are_harder_and_the_forecast_knows() -> None:
     tasks = tasks_of(clustered(24, 6, seed=4), noise=0.5)
-    few, many = (forecast_score(tasks, SETTINGS, sizes_of(count), 0) for count in (6, 200))
+    few, many = (forecast_of(tasks, SETTINGS, sizes_of(count), 0) for count in (6, 200))
     measured = tasks.score(SETTINGS).mean("score")
     assert few[0] > measured > many[0]
     for expected, (low, high) in (few, many):
@@ -104,8 +112,8 @@ def test_more_identities_are_harder_and_the_forecast_knows() -> None:
 
 def test_pictures_without_a_query_make_a_test_harder() -> None:
     tasks = tasks_of(clustered(24, 6, seed=4), noise=0.5)
-    plain, _ = forecast_score(tasks, SETTINGS, TaskSizes(6, 18, 18, 18), 0)
-    filled, _ = forecast_score(tasks, SETTINGS, TaskSizes(6, 18, 60, 18), 0)
+    plain, _ = forecast_of(tasks, SETTINGS, TaskSizes(6, 18, 18, 18), 0)
+    filled, _ = forecast_of(tasks, SETTINGS, TaskSizes(6, 18, 60, 18), 0)
     assert filled < plain - 50
 
 
@@ -127,7 +135,7 @@ def test_a_learned_step_is_not_judged_by_what_it_learned_from() -> None:
         seen=task.seen,
     )
     truth = score_task(fresh.embeddings(test), test, LEARNED).mean("score")
-    expected, (low, high) = forecast_score(tasks, LEARNED, sizes_of(12, each=2), 0)
+    expected, (low, high) = forecast_of(tasks, LEARNED, sizes_of(12, each=2), 0)
     assert low <= truth <= high
     assert abs(expected - truth) < abs(whole - truth) + 100
 
@@ -135,7 +143,7 @@ def test_a_learned_step_is_not_judged_by_what_it_learned_from() -> None:
 def test_twelve_identities_that_are_all_right_do_not_promise_perfection() -> None:
     tasks = tasks_of(clustered(12, 6, seed=4), noise=0.0)
     assert tasks.score(SETTINGS).mean("score") == 1000, "or the test shows nothing"
-    expected, (low, high) = forecast_score(tasks, SETTINGS, sizes_of(12), 0)
+    expected, (low, high) = forecast_of(tasks, SETTINGS, sizes_of(12), 0)
     assert (expected, high) == (pytest.approx(1000), pytest.approx(1000)) and low < 850
 
 
@@ -143,7 +151,7 @@ def test_an_interval_is_wider_for_fewer_identities_of_the_test() -> None:
     tasks = tasks_of(clustered(24, 6, seed=4), noise=0.5)
     widths = []
     for count in (4, 8, 24):
-        _, (low, high) = forecast_score(tasks, SETTINGS, sizes_of(count), 0)
+        _, (low, high) = forecast_of(tasks, SETTINGS, sizes_of(count), 0)
         widths.append(high - low)
     assert widths[0] > widths[1] > widths[2]
 
@@ -165,7 +173,7 @@ def test_simulated_tests_are_held_as_often_as_stated() -> None:
         ]
         truth = score_task(tasks.embeddings(parts[0]), parts[0], SETTINGS).mean("score")
         rest = LabeledTasks(tasks.catalogue, tasks.query_domain, [parts[1]], tasks.rows)
-        _, (low, high) = forecast_score(rest, SETTINGS, sizes_of(8, each=2), number)
+        _, (low, high) = forecast_of(rest, SETTINGS, sizes_of(8, each=2), number)
         inside.append(low <= truth <= high)
     assert np.mean(inside) >= 0.93
 
@@ -173,16 +181,21 @@ def test_simulated_tests_are_held_as_often_as_stated() -> None:
 def test_the_forecast_of_the_test_spans_both_estimates_of_its_identities() -> None:
     tasks = tasks_of(clustered(24, 6, seed=4), noise=0.5)
     queries, gallery = rows_of(40, 3, seed=9), 240
-    forecast = forecast_test(tasks, SETTINGS, queries, gallery, seed=0)
+    forecast = forecast_test([Part(tasks, SETTINGS, queries)], gallery, seed=0)
     assert forecast["labelled_people"] == 24 and 240 / 3 in forecast["people"]
     parts = [
-        forecast_score(tasks, SETTINGS, TaskSizes(n, len(queries), gallery, min(gallery, 3 * n)), 0)
+        forecast_of(
+            tasks,
+            SETTINGS,
+            TaskSizes(n, len(queries), gallery, min(gallery, 3 * n)),
+            0,
+        )
         for n in forecast["people"]
     ]
     assert forecast["score"] == pytest.approx(np.mean([expected for expected, _ in parts]))
     low, high = forecast["ci95"]["score"]
     assert low == min(ends[0] for _, ends in parts) and high == max(ends[1] for _, ends in parts)
-    assert forecast == forecast_test(tasks, SETTINGS, queries, gallery, seed=0)
+    assert forecast == forecast_test([Part(tasks, SETTINGS, queries)], gallery, seed=0)
 
 
 # ---- extrapolation ------------------------------------------------------------------------------

@@ -202,11 +202,9 @@ def test_a_bank_of_queries_counts_identities_not_pictures() -> None:
 def test_re_ranking_changes_nothing_where_every_query_is_another_identity() -> None:
     """Strangers are no neighbors: the plain ranking, to the last score."""
     rng = np.random.default_rng(8)
-    alone = Embeddings(
-        unit(rng.normal(size=(30, 64))),
-        unit(rng.normal(size=(90, 64))),
-        *[np.zeros((0, 64), np.float32)] * 2,
-    )
+    none = np.zeros((0, 64), np.float32)
+    rows = [unit(rng.normal(size=(count, 64))) for count in (30, 90)]
+    alone = Embeddings(rows[0], rows[1], none, none)
     settings = RetrieveSettings(rerank="reciprocal")
     assert np.array_equal(score_all(alone, settings), alone.queries @ alone.gallery.T)
     assert have_neighbors(make_rows(noise=0.3)).all()

@@ -13,8 +13,9 @@ from lookalike.core.numeric import unit
 from lookalike.core.readers import read_json
 from lookalike.core.settings import RetrieveSettings
 from lookalike.retrieval import ranking as ranking_module
+from lookalike.retrieval.embeddings import Embeddings
 from lookalike.retrieval.index import as_mapping
-from lookalike.retrieval.postprocess import Embeddings, apply, score_all
+from lookalike.retrieval.postprocess import apply, score_all
 from lookalike.retrieval.ranking import rank, rank_embeddings
 from tests.conftest import FAST
 

@@ -50,8 +50,8 @@ def test_auto_needs_a_single_process(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert pipeline.main(["--auto", "--source", "demo"]) == 1
-    assert "--auto chooses in one process" in capsys.readouterr().err
+    assert pipeline.main(["--stage", "auto", "--source", "demo"]) == 1
+    assert "--stage auto chooses in one process" in capsys.readouterr().err
 
 
 def both_ranks(tmp_path: Path, work: Callable[[int], object]) -> list[object]:

@@ -19,7 +19,7 @@ from lookalike.verification import verify
 from lookalike.verification.commands import choose_folds, read_command
 from lookalike.verification.settings import ScoreCommand, TrainCommand
 from lookalike.verification.training import FoldSetup, TrainedFold
-from tests.conftest import FAST, ROOT, draw_cfp
+from tests.conftest import BACKBONE, ROOT, draw_cfp
 
 TRAIN = ("--image-size", "32", "--epochs", "1", "--epoch-pairs", "16", "--batch-size", "8")
 
@@ -41,7 +41,7 @@ def test_a_protocol_is_scored_and_a_pair_is_decided(
     cfp: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with one_thread():
-        assert cli.main(["verify", "score", "--data", str(cfp), "--run", "runs/x", *FAST]) == 0
+        assert cli.main(["verify", "score", "--data", str(cfp), "--run", "runs/x", *BACKBONE]) == 0
     assert capsys.readouterr().out.splitlines()[2].startswith("| x ")
     files = {path.name for path in Path("runs/x").iterdir()}
     settings = {"config.json", "versions.json"}
@@ -57,7 +57,7 @@ def test_a_protocol_is_scored_and_a_pair_is_decided(
 def test_a_pair_of_the_protocol_gets_the_same_score_again(
     cfp: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_verify("score", "--data", cfp, "--run", "x", *FAST) == 0
+    assert run_verify("score", "--data", cfp, "--run", "x", *BACKBONE) == 0
     row = pd.read_csv("x/pairs.csv").iloc[5]
     capsys.readouterr()
     words = ("pair", cfp / str(row.a), cfp / str(row.b), "--run", "x")
@@ -83,7 +83,7 @@ def test_a_trained_run_decides_on_pairs_and_is_not_trained_twice(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    train = ("train", "--data", str(cfp), "--run", "x", *FAST, *TRAIN, *words, "--folds")
+    train = ("train", "--data", str(cfp), "--run", "x", *BACKBONE, *TRAIN, *words, "--folds")
     assert run_verify(*train, "1", "3") == 0
     measures = read_json(Path("x/metrics.json"), "")
     assert [row["fold"] for row in measures["by_fold"]] == [1, 3] and measures["pairs"] == 16
@@ -109,7 +109,7 @@ def test_a_trained_run_decides_on_pairs_and_is_not_trained_twice(
 
 
 def test_the_same_seed_trains_the_same_weights(cfp: Path) -> None:
-    train = ("train", "--data", str(cfp), "--folds", "1", *FAST, *TRAIN, "--layers", "all")
+    train = ("train", "--data", str(cfp), "--folds", "1", *BACKBONE, *TRAIN, "--layers", "all")
     for name in "ab":
         assert run_verify(*train, "--run", name) == 0
     one, two = (Path(name, "fold01/model.safetensors").read_bytes() for name in "ab")
@@ -118,7 +118,7 @@ def test_the_same_seed_trains_the_same_weights(cfp: Path) -> None:
 
 def test_runs_are_compared_in_a_table(cfp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, kind in (("one", "FF"), ("two", "FP")):
-        assert run_verify("score", "--data", cfp, "--kind", kind, "--run", name, *FAST) == 0
+        assert run_verify("score", "--data", cfp, "--kind", kind, "--run", name, *BACKBONE) == 0
     capsys.readouterr()
     assert run_verify("table", "one", "two") == 0
     lines = capsys.readouterr().out.splitlines()
@@ -127,7 +127,7 @@ def test_runs_are_compared_in_a_table(cfp: Path, capsys: pytest.CaptureFixture[s
 
 def test_the_settings_of_a_run_are_read_back(cfp: Path) -> None:
     words = ("--scales", "1", "1.2", "--flip", "on", "--distance", "euclidean")
-    assert run_verify("score", "--data", cfp, "--run", "x", *FAST, *words) == 0
+    assert run_verify("score", "--data", cfp, "--run", "x", *BACKBONE, *words) == 0
     command = read_command(Path("x"), Path("elsewhere"))
     assert command.embed.scales == (1.0, 1.2) and command.embed.weights == "none"
     assert isinstance(command, ScoreCommand) and command.distance == "euclidean"
@@ -153,7 +153,7 @@ def test_help_answers_without_the_libraries() -> None:
 def test_the_pairs_of_an_unreadable_picture_are_wrong(cfp: Path, tmp_path: Path) -> None:
     root = draw_cfp(tmp_path / "own")
     (root / "Data/Images/001/frontal/01.jpg").write_bytes(b"no picture")
-    assert run_verify("score", "--data", root, "--run", "x", *FAST) == 0
+    assert run_verify("score", "--data", root, "--run", "x", *BACKBONE) == 0
     measures = read_json(Path("x/metrics.json"), "")
     assert measures["unanswered"] == 3
     scores = pd.read_csv("x/pairs.csv")
@@ -188,7 +188,7 @@ def test_bad_input_is_an_error_in_words(
     cfp: Path, words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = tuple(str(cfp) if word == "CFP" else word for word in words)
-    fast = () if words[0] in ("pair", "table") or "--backbone" in words else FAST
+    fast = () if words[0] in ("pair", "table") or "--backbone" in words else BACKBONE
     assert run_verify(*words, *fast) == 1
     assert message in capsys.readouterr().err
 
@@ -196,7 +196,7 @@ def test_bad_input_is_an_error_in_words(
 def test_a_pair_that_cannot_be_decided_is_an_error(
     cfp: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_verify("score", "--data", cfp, "--run", "x", *FAST) == 0
+    assert run_verify("score", "--data", cfp, "--run", "x", *BACKBONE) == 0
     one = cfp / "Data/Images/001/frontal/01.jpg"
     assert run_verify("pair", one, one, "--run", "x", "--false-accept", "0.5") == 1
     assert "--false-accept 0.5: x is calibrated at 0.1, 0.01, 0.001" in capsys.readouterr().err
@@ -222,7 +222,7 @@ def test_a_run_of_another_program_is_refused(
 def test_a_damaged_fold_is_trained_again_and_named(
     cfp: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train = ("train", "--data", str(cfp), "--run", "x", *FAST, *TRAIN, "--folds", "1")
+    train = ("train", "--data", str(cfp), "--run", "x", *BACKBONE, *TRAIN, "--folds", "1")
     assert run_verify(*train) == 0
     path = Path("x/fold01/fold.json")
     whole = path.read_text()
@@ -238,14 +238,14 @@ def test_damaged_settings_of_a_run_are_not_overwritten(
 ) -> None:
     Path("x").mkdir()
     Path("x/config.json").write_text("[1]")
-    assert run_verify("score", "--data", cfp, "--run", "x", *FAST) == 1
+    assert run_verify("score", "--data", cfp, "--run", "x", *BACKBONE) == 1
     assert "delete it, or name another folder with --run" in capsys.readouterr().err
 
 
 def test_a_changed_calibration_decides_nothing(
     cfp: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_verify("score", "--data", cfp, "--run", "x", *FAST) == 0
+    assert run_verify("score", "--data", cfp, "--run", "x", *BACKBONE) == 0
     path = Path("x/calibration.json")
     path.write_text(path.read_text().replace('"slope": ', '"slope": -'))
     one = cfp / "Data/Images/001/frontal/01.jpg"

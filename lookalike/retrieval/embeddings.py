@@ -1,0 +1,85 @@
+"""The embeddings of a retrieval task, and their centering.
+
+embeddings = Embeddings(queries, gallery, labeled_queries, labeled_gallery)
+embeddings = center(embeddings)
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from lookalike.core.numeric import unit
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """The embeddings of a retrieval task, float32 rows of length 1.
+
+    Attributes:
+        queries: (Q, D), the pictures to search for.
+        gallery: (G, D), the pictures to rank.
+        labeled_queries: (L1, D), labeled pictures of the queries' domain, which a step may learn
+            from; may be empty.
+        labeled_gallery: (L2, D), labeled pictures of the other domains. Where domains are unknown,
+            both are all labeled pictures.
+        identities: (L1,) and (L2,), the identities of the labeled pictures; empty where no step
+            needs them.
+    """
+
+    queries: np.ndarray
+    gallery: np.ndarray
+    labeled_queries: np.ndarray
+    labeled_gallery: np.ndarray
+    identities: tuple[np.ndarray, np.ndarray] = (np.zeros(0, str), np.zeros(0, str))
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """The four arrays, in the order of the attributes."""
+        return self.queries, self.gallery, self.labeled_queries, self.labeled_gallery
+
+    def with_arrays(self, arrays: Iterable[np.ndarray]) -> "Embeddings":
+        """Return the same task with other arrays, in the order of the attributes."""
+        queries, gallery, first, second = arrays
+        return Embeddings(queries, gallery, first, second, self.identities)
+
+
+def split_domains(rows: np.ndarray, in_query_domain: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows of the query domain and the others; all of them twice if there is only one.
+
+    Args:
+        rows: (N, D).
+        in_query_domain: (N,) bool.
+    """
+    if not in_query_domain.any() or in_query_domain.all():
+        return rows, rows
+    return rows[in_query_domain], rows[~in_query_domain]
+
+
+def center(embeddings: Embeddings, transductive: bool = True) -> Embeddings:
+    """Subtract the mean of each side, and bring the rows to length 1 again.
+
+    What all pictures of a domain have in common, such as being photographs, says nothing of the
+    identity. A side of fewer than two pictures stays as it is.
+
+    Args:
+        embeddings: Of a retrieval task.
+        transductive: Whether the means are those of the queries and of the gallery themselves;
+            otherwise they are those of the labeled pictures of each domain.
+    """
+
+    def centered(rows: np.ndarray, labeled: np.ndarray) -> np.ndarray:
+        reference = rows if transductive else labeled
+        return unit(rows - reference.mean(0, dtype=np.float64)) if len(reference) > 1 else rows
+
+    queries, gallery, labeled_queries, labeled_gallery = embeddings.arrays
+    alone = labeled_queries is labeled_gallery
+    first = centered(labeled_queries, labeled_queries)
+    return embeddings.with_arrays(
+        (
+            centered(queries, labeled_queries),
+            centered(gallery, labeled_gallery),
+            first,
+            first if alone else centered(labeled_gallery, labeled_gallery),
+        )
+    )

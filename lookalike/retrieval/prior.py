@@ -1,0 +1,170 @@
+"""The prior recipe: how to embed and rank where nobody is labeled, decided by looking at pictures.
+
+    prior = look_at(run)
+    prior.sentence      # 'faces in 98 % of the queries and 97 % of the gallery: sface, aligned'
+    prior.ladder        # settings of the embedding, each adding to the one before
+
+A face backbone on aligned faces is worth more than any other where there are faces; everywhere else
+no backbone is the best on all data, and all that the machine carries are better than each of them.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+
+from lookalike.core.numeric import one_thread
+from lookalike.core.runs import Run
+from lookalike.core.settings import EmbedSettings, RetrieveSettings
+from lookalike.data.appearance import sample_rows
+from lookalike.data.catalogue import load_catalogue, readable
+from lookalike.faces.dataset import detect
+from lookalike.faces.detection import MISSED, load_detector
+from lookalike.faces.geometry import crop_kind
+from lookalike.features.extractor import embed, untrained_extractor
+from lookalike.retrieval.embeddings import Embeddings, center
+from lookalike.retrieval.postprocess import above_strangers, have_neighbors
+
+SAMPLE = 100  # pictures of a side that are searched for faces
+MOST = 0.5  # share of pictures with a face from which on faces are what it is about
+DOMAIN_SAMPLE = 600  # pictures of a side that a classifier of domains is trained on
+FAR_APART = 0.75  # area under the ROC curve from which on query and gallery are two domains
+FOLDS = 5
+FACES: dict[str, Any] = {"backbone": "sface", "crop": "aligned", "flip": "on"}
+# Each step adds to the one before; the first is a single pass of one backbone.
+WHOLE_PICTURES: tuple[dict[str, Any], ...] = (
+    {"backbone": "efficientnet_lite0", "pooling": "avg+gem"},
+    {"backbone": "efficientnet_lite0+efficientnet_lite1+efficientnet_lite2+mobilenet_v2"},
+    {"resolutions": (1.0, 1.4)},
+    {"flip": "on"},
+)
+
+
+@dataclass(frozen=True)
+class Prior:
+    """What is known of a competition before anybody is labeled.
+
+    Attributes:
+        ladder: Settings of the embedding; each takes more time than the one before, and is better.
+        faces: The lower share of pictures with a face, of the queries and of the gallery.
+        sentence: Why these.
+    """
+
+    ladder: tuple[EmbedSettings, ...]
+    faces: float
+    sentence: str
+
+
+def look_at(run: Run, named: frozenset[str]) -> Prior:
+    """Find the prior recipe's embedding for a run's test.
+
+    Args:
+        run: Its catalogue, pictures and settings are read.
+        named: Settings that the user has named, which stay.
+
+    Raises:
+        UserError: A picture is gone or has changed.
+    """
+    settings = run.settings.embed
+    test = load_catalogue(run.path("test.csv"))
+    test = test[readable(test)]
+    shares = [_share_of_faces(run, test[test.part == part]) for part in ("query", "gallery")]
+    found = "faces in {:.0%} of the queries and {:.0%} of the gallery".format(*shares)
+    if "backbone" in named:
+        return Prior((settings,), min(shares), f"{found}; {settings.backbone}, as named")
+    changes: tuple[dict[str, Any], ...] = (FACES,)
+    why = "aligned faces by sface, mirrored too"
+    if min(shares) < MOST:
+        changes = WHOLE_PICTURES
+        why = "whole pictures by all backbones that need no hub, together, as time allows"
+    ladder = []
+    for change in changes:
+        settings = replace(settings, **{k: v for k, v in change.items() if k not in named})
+        if settings not in ladder:
+            ladder.append(settings)
+    return Prior(tuple(ladder), min(shares), f"{found}: {why}")
+
+
+def _share_of_faces(run: Run, rows: pd.DataFrame) -> float:
+    """Return the share of a sample of pictures in which a face is found."""
+    sample = sample_rows(rows, SAMPLE)
+    if sample.empty:
+        return 0.0
+    detector = load_detector(run.settings.embed.detector, run.cache)
+    found = detect(sample, run.data, run.cache, detector)
+    return float(np.mean([found[content].found != MISSED for content in sample.content]))
+
+
+def prior_steps(
+    run: Run, embed_settings: EmbedSettings, named: frozenset[str]
+) -> tuple[RetrieveSettings, str]:
+    """Decide the steps of the ranking from the test's unlabeled pictures.
+
+    Args:
+        run: Its catalogue, pictures and settings are read.
+        embed_settings: How pictures are embedded.
+        named: Settings that the user has named, which stay.
+
+    Returns:
+        The steps, and a sentence that says why these.
+    """
+    steps, reasons = run.settings.retrieve, []
+    test = load_catalogue(run.path("test.csv"))
+    test = test[readable(test)]
+    extractor = untrained_extractor(run, embed_settings)
+    sides = [embed(extractor, test[test.part == part]) for part in ("query", "gallery")]
+    difference = difference_of_domains(*sides)
+    if not {"center", "no_transductive"} & named:
+        steps = replace(steps, center=difference >= FAR_APART)
+        apart = "two domains, each centered" if steps.center else "one domain"
+        reasons.append(f"query and gallery told apart at an AUC of {difference:.2f}: {apart}")
+    queries = sides[0]
+    if steps.center:
+        none = queries[:0]
+        queries = center(Embeddings(queries, sides[1], none, none)).queries
+    # Strangers' cosines by a backbone for faces are spread normally. By any other they are not:
+    # kinds of things are alike, and would be summed for one identity.
+    free = not {"query_neighbors", "no_transductive"} & named
+    if free and sees_faces(embed_settings) and len(queries) > 2:
+        share = float(have_neighbors(queries).mean())
+        least = round(min(1.0, max(0.01, above_strangers(queries))), 2)
+        steps = replace(steps, query_neighbors=least if share >= MOST else None)
+        which = f"those above {least} summed" if share >= MOST else "left alone"
+        reasons.append(f"{share:.0%} of the queries have another one like them: {which}")
+    return steps, "; ".join(reasons)
+
+
+def difference_of_domains(queries: np.ndarray, gallery: np.ndarray) -> float:
+    """Return how well a linear classifier tells queries from gallery, cross-validated.
+
+    Args:
+        queries: (Q, D) embeddings.
+        gallery: (G, D) embeddings.
+
+    Returns:
+        The area under the ROC curve, 0.5 where it cannot; 0.5 for fewer than five pictures a side.
+    """
+    rng = np.random.default_rng(0)
+    sides = [rows[rng.permutation(len(rows))[:DOMAIN_SAMPLE]] for rows in (queries, gallery)]
+    if min(map(len, sides)) < FOLDS:
+        return 0.5
+    kinds = np.repeat([1, 0], [len(side) for side in sides])
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
+    with one_thread():
+        judged = cross_val_predict(
+            LogisticRegression(max_iter=200),
+            np.concatenate(sides),
+            kinds,
+            cv=folds,
+            method="predict_proba",
+        )
+    return float(roc_auc_score(kinds, judged[:, 1]))
+
+
+def sees_faces(settings: EmbedSettings) -> bool:
+    """Return whether the embedding is of crops of faces."""
+    return crop_kind(settings) != "none"
