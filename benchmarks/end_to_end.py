@@ -32,18 +32,8 @@ def seconds_of(command: list[str], folder: Path) -> tuple[float, str]:
 
 def measure(source: str, mode: str) -> tuple[float, ...]:
     """Return the seconds of pipeline, pass, pass without imports, and pipeline again."""
-    words = [
-        "--stage",
-        "all",
-        "--time-limit",
-        "0",
-        "--source",
-        "folder",
-        "--source-path",
-        source,
-        "--compile",
-        mode,
-    ]
+    words = ["--stage", "all", "--time-limit", "0", "--compile", mode]
+    words += ["--source", "folder", "--source-path", source]
     whole = [sys.executable, str(MAIN), *words, "--data", "data/lfw", "--run", "runs/lfw"]
     single = [sys.executable, "-m", "benchmarks.end_to_end", "--compile", mode, "--pass-of", source]
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as empty:

@@ -158,7 +158,7 @@ class Search:
         self.run.path("unseen.json").unlink(missing_ok=True)
         self.prior = look_at(self.run, self.named)
         log.info("%s", self.prior.sentence)
-        self.best = self._first()
+        self.first = self.best = self._first()
         self._publish(self.best)
         if self.is_labeled:
             self.judge = self._judge("all", self._folds(self._pictures()))
@@ -175,7 +175,6 @@ class Search:
         steps, why = prior_steps(self.run, embed_settings, self.named)
         if why:
             log.info("%s", why)
-        self.centers, self._first_steps = steps.center, steps
         return Recipe(embed_settings, steps)
 
     def _try_candidates(self) -> None:
@@ -204,12 +203,11 @@ class Search:
         """Embed by a candidate, keep it where it is believed, and choose the steps anew."""
         other = self.best._replace(embed=candidate.applied(self.best.embed))
         try:
+            self._embed_test(other.embed)
             if not self.is_labeled:
-                self._embed_test(other.embed)
                 self.best = other
                 self._publish(other)
                 return
-            self._embed_test(other.embed)
             before, after = self.judge.score(self.best), self.judge.score(other)
         except UserError as error:
             log.warning("warning: %s is left out: %s", candidate.name, error)
@@ -300,7 +298,9 @@ class Search:
     def _chooser(self, judge: Judge, record: Callable[[Trial], None]) -> StepChooser:
         """Return what chooses the steps by a judge."""
         projects = not sees_faces(self.prior.ladder[0])
-        return StepChooser(judge, self.named, record, self.clock, self.centers, projects)
+        return StepChooser(
+            judge, self.named, record, self.clock, self.first.retrieve.center, projects
+        )
 
     # ---- identities not chosen on ---------------------------------------------------------------
 
@@ -323,7 +323,7 @@ class Search:
             scorer = self._judge(
                 f"unseen {number}", replace(self.everything, tasks=[task], rows={}, _transformed={})
             )
-            start.append(scorer.score(Recipe(self.prior.ladder[0], self._first_steps)))
+            start.append(scorer.score(self.first))
             end.append(scorer.score(chosen))
             settings = {name: plain(v) for part in chosen for name, v in asdict(part).items()}
             identities = sorted(set(task.query.values()))
@@ -339,7 +339,7 @@ class Search:
         """Go through the same choices on some of the labeled pictures only."""
         judge = self._judge(part, self._folds(pictures))
         chooser = self._chooser(judge, lambda trial: None)
-        best = Recipe(self.prior.ladder[0], self._first_steps)
+        best = self.first
         for kind, candidate in self._steps:
             if candidate is None:
                 best = chooser.choose(best)
