@@ -483,7 +483,9 @@ def execute(run: Run) -> Run:
         The run, with the settings that the stage auto has chosen.
     """
     log_to(run.folder)
-    log.info("run %s on %s\n%s", run.folder, run.data, announce(run.settings))
+    chosen, defaults = announce(run.settings)
+    log.info("run %s on %s\n%s", run.folder, run.data, chosen)
+    log.debug("%s", defaults)
     report_changes(run)
     with only_process(run.path(".lock"), str(run.folder)):
         run.remove_partial_files()

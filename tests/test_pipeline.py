@@ -327,9 +327,11 @@ def test_the_program_says_what_it_made(competition: Path, run_program: Program) 
         "recall@1",
         "95 % of score",
         "all results in runs/tiny/",
-        "defaults:",
+        "training/",
     ):
         assert words in ran.stderr
+    assert "defaults:" not in ran.stderr
+    assert "defaults:" in Path("runs/tiny/log.txt").read_text()
     scored = run_program("evaluate.py", "runs/tiny/submission.json", "--json")
     assert json.loads(scored.stdout) == metrics()["test"]
 

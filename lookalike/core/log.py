@@ -3,7 +3,8 @@
 import io
 import logging
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from lookalike.core.errors import UserError
@@ -48,6 +49,20 @@ def log_to(folder: Path | None) -> None:
         file = logging.FileHandler(folder / "log.txt", encoding="utf-8")
         file.setFormatter(_Printable("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(file)
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Show only warnings and errors on the screen; the log file gets everything."""
+    screens = [handler for handler in log.handlers if type(handler) is logging.StreamHandler]
+    levels = [screen.level for screen in screens]
+    for screen in screens:
+        screen.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for screen, level in zip(screens, levels, strict=True):
+            screen.setLevel(level)
 
 
 NAMED_ON_SCREEN = 10

@@ -149,14 +149,14 @@ def without_secrets(url: str) -> str:
     return f"{scheme}://{host.rpartition('@')[2]}{path}" if host else "(not a URL)"
 
 
-def announce(settings: Settings) -> str:
+def announce(settings: Settings) -> tuple[str, str]:
     """Return two lines: the settings that differ from the defaults, and the defaults."""
     default, values = Settings().flat(), settings.flat()
     if values["url"]:
         values["url"] = without_secrets(values["url"])
     chosen = {k: v for k, v in values.items() if v != default[k]}
     unchanged = {k: v for k, v in values.items() if v == default[k] and k not in NOT_REMEMBERED}
-    return f"settings: {_in_words(chosen)}\ndefaults: {_in_words(unchanged)}"
+    return f"settings: {_in_words(chosen)}", f"defaults: {_in_words(unchanged)}"
 
 
 def differences(table: Mapping[str, Any]) -> dict[str, Any]:

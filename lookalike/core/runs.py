@@ -86,7 +86,7 @@ class Session:
     Attributes:
         started: When the process began, by `time.perf_counter`.
         pace: Of the stage at work.
-        extractors: The last feature extractor that was loaded, by all that it depends on.
+        extractors: Feature extractors that were loaded, by all that each depends on.
     """
 
     started: float = field(default_factory=time.perf_counter)

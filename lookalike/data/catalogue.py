@@ -229,6 +229,32 @@ def readable(catalogue: pd.DataFrame) -> pd.Series:
     return ~catalogue.problem.str.startswith(UNREADABLE.rstrip(": "))
 
 
+def overview(catalogue: pd.DataFrame) -> pd.DataFrame:
+    """Return how a data set was understood: a row for each part and domain.
+
+    Args:
+        catalogue: What `read_catalogue` returns.
+
+    Returns:
+        The columns part, domain, pictures, identities and example.
+
+    >>> rows = {"path": ["training/ada/1.jpg"], "identity": ["ada"], "part": ["training"]}
+    >>> overview(pd.DataFrame(rows | {"domain": ["photo"]})).iloc[0].tolist()
+    ['training', 'photo', 1, '1', 'training/ada/1.jpg']
+    """
+    domains = catalogue.domain.where(~catalogue.part.isin(TEST), "")
+    groups = catalogue.assign(domain=domains).groupby(["part", "domain"], sort=False)
+    table = groups.agg(
+        pictures=("path", "size"),
+        identities=("identity", lambda names: str(names[names != ""].nunique() or "unknown")),
+        example=("path", "first"),
+    ).reset_index()
+    order = {part: number for number, part in enumerate((*LABELED, *TEST))}
+    return table.sort_values(
+        ["part", "domain"], key=lambda names: names.map(lambda name: order.get(name, name))
+    )
+
+
 def rows_of(catalogue: pd.DataFrame, paths: Iterable[str]) -> pd.DataFrame:
     """Return the rows of some pictures, in the order of their paths as passed.
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 import pandas as pd
+from tabulate import tabulate
 
 from lookalike.core.errors import UserError
 from lookalike.core.files import write_json
@@ -21,6 +22,7 @@ from lookalike.data.catalogue import (
     LABELED,
     TEST,
     load_catalogue,
+    overview,
     read_catalogue,
     readable,
     rows_of,
@@ -281,6 +283,7 @@ def run_split(run: Run) -> str:
     pattern = domain_pattern(settings.domain_pattern, run.data)
     catalogue = read_catalogue(run.data, pattern)
     catalogue, domain = with_domains(catalogue, run.data, pattern, settings.query_domain)
+    log.info("\n%s\n", tabulate(overview(catalogue).to_dict("records"), "keys"))
     split = make_split(catalogue, settings.split, domain, run.seed)
     in_test = catalogue.part.isin(TEST)
     write_catalogue(run.path("test.csv"), catalogue[in_test])

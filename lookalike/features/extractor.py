@@ -10,22 +10,20 @@ are processed in blocks, and large results are stored in a file: a million take 
 ten thousand.
 """
 
-import time
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pandas as pd
-import torch
 from PIL import Image
 from tqdm import tqdm
 
-from lookalike.core.cache import FeatureCache, keys_of
 from lookalike.core.checks import check
 from lookalike.core.errors import UserError
 from lookalike.core.files import file_hash, reserve_open
@@ -34,17 +32,19 @@ from lookalike.core.numeric import blocks, one_thread, unit
 from lookalike.core.runs import Pace, Run
 from lookalike.core.settings import EmbedSettings, Settings
 from lookalike.data.catalogue import load_full_catalogue
-from lookalike.data.pictures import Picture, picture_rows, sources
-from lookalike.faces.dataset import detect, detection_recipe
+from lookalike.data.pictures import Picture, picture_rows
+from lookalike.faces.dataset import detect
 from lookalike.faces.detection import Detector, load_detector
 from lookalike.faces.geometry import Crop, Face, crop_kind
 from lookalike.features.engine import Engine, Plan, build_engine, plans
-from lookalike.features.loader import PLAIN, View, load_batches
+from lookalike.features.loader import PLAIN, View
+from lookalike.features.source import FeatureSource
 from lookalike.models.checkpoints import check_untrained, load_model
 from lookalike.models.embedder import Embedder, embedder_of, project_rows
 from lookalike.models.onnx_models import OnnxBackbone
 
 IN_MEMORY = 1 << 24  # bytes; larger results are stored in a file
+KEPT = 20  # extractors that a run's session keeps
 
 
 @dataclass(frozen=True)
@@ -321,31 +321,42 @@ def untrained_extractor(run: Run, settings: EmbedSettings) -> Extractor:
     Raises:
         UserError: A backbone cannot be loaded, or settings do not go together.
     """
-    extractors = []
-    for member in settings.members:
+
+    def load(member: EmbedSettings) -> FeatureExtractor:
         its_run = replace(run, settings=replace(run.settings, embed=member))
-        extractors.append(extractor_for(its_run, embedder_of(member, run.cache)))
-    return extractors[0] if len(extractors) == 1 else JointExtractor(tuple(extractors))
+        return extractor_for(its_run, embedder_of(member, run.cache))
+
+    members = [_kept(run, member, partial(load, member)) for member in settings.members]
+    return members[0] if len(members) == 1 else JointExtractor(tuple(members))
 
 
 def trained_extractor(run: Run) -> Extractor:
     """Load a run's trained model, ready to embed the run's pictures.
 
-    The last one is kept in the run's session: to load and compile a backbone takes seconds, and
-    several stages embed.
-
     Raises:
         UserError: The model is missing or broken, or was made with other settings.
     """
     settings, model = run.settings.embed, run.path("model.safetensors")
-    files = (model, Path(settings.weights or ""))
-    state = (run.folder.resolve(), run.data, run.cache, settings, *map(file_hash, files))
-    key = " ".join(map(str, state))
-    loaded: dict[str, Extractor] = run.session.extractors
-    if key not in loaded:
-        loaded.clear()
-        loaded[key] = _load_trained(run)
-    return loaded[key]
+    if len(settings.members) > 1:  # several backbones are never trained
+        extractor = untrained_extractor(run, settings)
+        check_untrained(model, [member.embedder for member in extractor.members])
+        return extractor
+    key = settings, run.folder.resolve(), file_hash(model)
+    return _kept(run, key, lambda: extractor_for(run, load_model(model, settings, run.cache)))
+
+
+def _kept(run: Run, key: object, load: Callable[[], FeatureExtractor]) -> FeatureExtractor:
+    """Return an extractor of the run's session, loaded when it is first asked for.
+
+    To load and compile a backbone takes seconds, and several stages embed.
+    """
+    kept: dict[str, FeatureExtractor] = run.session.extractors
+    name = f"{key} {run.data} {run.cache} {file_hash(Path(run.settings.embed.weights or ''))}"
+    if name not in kept:
+        if len(kept) >= KEPT:
+            kept.clear()
+        kept[name] = load()
+    return kept[name]
 
 
 def single_extractor(run: Run) -> FeatureExtractor:
@@ -363,20 +374,10 @@ def single_extractor(run: Run) -> FeatureExtractor:
     return extractor
 
 
-def _load_trained(run: Run) -> Extractor:
-    """Load a run's trained model; several backbones are never trained."""
-    model, settings = run.path("model.safetensors"), run.settings.embed
-    if len(settings.members) == 1:
-        return extractor_for(run, load_model(model, settings, run.cache))
-    extractor = untrained_extractor(run, settings)
-    check_untrained(model, [member.embedder for member in extractor.members])
-    return extractor
-
-
 # ---- embedding ----------------------------------------------------------------------------------
 
 
-def embed(extractor: Extractor, pictures: pd.DataFrame) -> np.ndarray:
+def embed(extractor: Extractor, pictures: pd.DataFrame, shown: bool = True) -> np.ndarray:
     """Embed catalogue rows, from the cache where it has their features.
 
     Where there are several views (`extractor.views`), a row is the sum of their embeddings, scaled
@@ -385,6 +386,7 @@ def embed(extractor: Extractor, pictures: pd.DataFrame) -> np.ndarray:
     Args:
         extractor: The backbone, its views and the cache.
         pictures: N rows with `path` and `content` that can be read.
+        shown: Whether a bar and a line tell of the work.
 
     Returns:
         (N, dim) float32 rows of length 1, in the order of the pictures.
@@ -392,11 +394,27 @@ def embed(extractor: Extractor, pictures: pd.DataFrame) -> np.ndarray:
     Raises:
         UserError: A file is gone, has changed since it was hashed, or cannot be decoded.
     """
-    parts = [
-        _in_blocks(member, pictures, member.views, member.dim, partial(sum_views, member.embedder))
-        for member in extractor.members
+    members = extractor.members
+    sources = [
+        [FeatureSource(member, pictures, view) for view in member.views] for member in members
     ]
+    with _progress(sources, shown) as bar:
+        parts = [
+            _in_blocks(pictures, its_sources, member.dim, partial(sum_views, member.embedder), bar)
+            for member, its_sources in zip(members, sources, strict=True)
+        ]
     return parts[0] if len(parts) == 1 else unit(np.concatenate(parts, axis=1))
+
+
+def count_missing(extractor: Extractor, pictures: pd.DataFrame) -> int:
+    """Count what embedding pictures would compute: each in each view, unless it is cached.
+
+    Args:
+        extractor: The backbone, its views and the cache.
+        pictures: Rows with `content`.
+    """
+    views = ((member, view) for member in extractor.members for view in member.views)
+    return sum(FeatureSource(member, pictures, view).missing for member, view in views)
 
 
 def embed_features(
@@ -416,7 +434,9 @@ def embed_features(
     Raises:
         UserError: A file is gone, has changed since it was hashed, or cannot be decoded.
     """
-    return _in_blocks(extractor, pictures, [view], extractor.embedder.features_dim, next)
+    sources = [FeatureSource(extractor, pictures, view)]
+    with _progress([sources]) as bar:
+        return _in_blocks(pictures, sources, extractor.embedder.features_dim, next, bar)
 
 
 def embed_faces(
@@ -471,24 +491,33 @@ def sum_views(embedder: Embedder, features: Iterator[np.ndarray]) -> np.ndarray:
 # ---- from the cache, or by the backbone ---------------------------------------------------------
 
 
+@contextmanager
+def _progress(sources: Sequence[Sequence[FeatureSource]], shown: bool = True) -> Iterator[tqdm]:
+    """Show one bar for all that the cache lacks, and log at the end how it was made."""
+    parts = [source for its_sources in sources for source in its_sources]
+    total = sum(part.missing for part in parts)
+    with tqdm(
+        total=total, desc="embedding", unit=" pictures", disable=not (total and shown)
+    ) as bar:
+        yield bar
+    if total:
+        plan, rate = parts[0].plan, parts[0].extractor.pace.rate()
+        how = "embedded %d pictures by %s, %s per second"
+        log.log(logging.INFO if shown else logging.DEBUG, how, total, plan, rate)
+
+
 def _in_blocks(
-    extractor: FeatureExtractor,
     pictures: pd.DataFrame,
-    views: Sequence[View],
+    sources: Sequence[FeatureSource],
     dim: int,
     combine: Callable[[Iterator[np.ndarray]], np.ndarray],
+    bar: tqdm,
 ) -> np.ndarray:
     """Return (N, dim) rows: what `combine` makes of each block's features in all views."""
-    out = large_array(extractor.cache, len(pictures), dim)
-    parts = [FeatureSource(extractor, pictures, view) for view in views]
-    total = sum(part.missing for part in parts)
-    with tqdm(total=total, desc="embedding", unit=" pictures", disable=not total) as bar:
-        for block in blocks(len(pictures)):
-            rows = pictures.iloc[block]
-            out[block] = combine(part.features(rows, bar) for part in parts)
-    if total:
-        plan, rate = parts[0].plan, extractor.pace.rate()
-        log.info("embedded %d pictures by %s, %s per second", bar.n, plan, rate)
+    out = large_array(sources[0].extractor.cache, len(pictures), dim)
+    for block in blocks(len(pictures)):
+        rows = pictures.iloc[block]
+        out[block] = combine(source.features(rows, bar) for source in sources)
     return out
 
 
@@ -507,106 +536,3 @@ def large_array(folder: Path, rows: int, dim: int) -> np.ndarray:
     with TemporaryFile(dir=folder) as stream:
         reserve_open(stream, folder / "embeddings", size)
         return np.memmap(stream, np.float32, "r+", shape=(rows, dim)).view(np.ndarray)
-
-
-class FeatureSource:
-    """The features of some pictures in one view: from the cache, or computed where it lacks them.
-
-    Args:
-        extractor: The backbone and the cache.
-        pictures: All pictures, so that the same plan serves every block of them.
-        view: How they are shown.
-
-    Attributes:
-        missing: Number of pictures that the cache lacks.
-        plan: How the backbone runs: the first plan that has made all of the pictures already, or
-            whose engine works.
-
-    Raises:
-        UserError: The backbone runs by none of the plans; why not.
-    """
-
-    def __init__(self, extractor: FeatureExtractor, pictures: pd.DataFrame, view: View) -> None:
-        self.extractor, self.view = extractor, view
-        reason: Exception | None = None
-        for plan in extractor.plans:
-            self.plan, self.store = plan, open_cache(extractor, plan, view)
-            parts = (keys_of(pictures.content.iloc[block]) for block in blocks(len(pictures)))
-            self.missing = sum(len(self.store.missing(keys)) for keys in parts)
-            if not self.missing:
-                return
-            try:
-                extractor.engine(plan)
-                return
-            except Exception as error:  # compilers raise what they like
-                reason = error
-                log.warning("warning: no %s for %s (%s)", plan, extractor.embedder.name, error)
-        place = "the GPU" if self.plan.device == "cuda" else "this machine"
-        raise UserError(
-            f"--backbone {extractor.embedder.name} does not run on {place}, in batches of "
-            f"{self.plan.batch} neither ({reason}): name a smaller --image-size or backbone, or "
-            "end other programs that use its memory"
-        )
-
-    def features(self, pictures: pd.DataFrame, bar: tqdm) -> np.ndarray:
-        """Return (N, features_dim) float32 of a block of the pictures, in their order.
-
-        Args:
-            pictures: N rows with `path` and `content`.
-            bar: Advances by a picture for each that is computed.
-
-        Raises:
-            UserError: A file is gone, has changed since it was hashed, or cannot be decoded.
-        """
-        keys = keys_of(pictures.content)
-        return self.store.fetch(
-            keys, lambda missing: self._fill(pictures.iloc[missing], keys[missing], bar)
-        )
-
-    def _fill(self, pictures: pd.DataFrame, keys: np.ndarray, bar: tqdm) -> None:
-        """Compute the features of pictures into the store; an error loses none before it."""
-        extractor, faces = self.extractor, self.extractor.faces(pictures)
-        files = list(zip(sources(pictures, extractor.root), pictures.content, strict=True))
-        pixels = load_batches(
-            files, faces, extractor.embedder.preprocessing, self.view, self.plan.batch
-        )
-        start, done = time.perf_counter(), 0
-        try:
-            for rows in extractor.engine(self.plan).features(pixels):
-                if not np.isfinite(rows).all():
-                    raise UserError(f"{extractor.embedder.name}: features are not finite")
-                count = min(len(rows), len(keys) - done)
-                self.store.add(keys[done : done + count], rows[:count])
-                done += count
-                bar.update(count)
-        finally:
-            self.store.flush()
-        extractor.pace.pictures += done
-        extractor.pace.seconds += time.perf_counter() - start
-
-
-# What decodes and resizes pictures, and what builds and runs backbones: each rounds in its own way.
-LIBRARIES = ("pillow", "opencv-python-headless", "torch", "torchvision", "timm", "onnxruntime")
-
-
-def open_cache(extractor: FeatureExtractor, plan: Plan, view: View) -> FeatureCache:
-    """Open the cache of the features computed in one way; its key is all but the picture.
-
-    Args:
-        extractor: The backbone and the folder of the cache.
-        plan: How the backbone runs.
-        view: How the pictures are shown.
-    """
-    about = {
-        "backbone": extractor.embedder.name,
-        "weights": extractor.embedder.weights_id,
-        "preprocessing": extractor.embedder.preprocessing.key,
-        "faces": detection_recipe(extractor.finder) if extractor.crop.kind != "none" else "",
-        "view": str(view),
-        "libraries": {name: version(name) for name in LIBRARIES},
-        "instructions": torch.backends.cpu.get_cpu_capability() if plan.device == "cpu" else "",
-        **asdict(plan),
-    }
-    return FeatureCache(
-        extractor.cache, extractor.embedder.name, about, extractor.embedder.features_dim
-    )

@@ -10,19 +10,18 @@ that size, smaller ones are simulated and their scores extrapolated.
 """
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
-from typing import Any, NamedTuple, TypedDict
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import squareform
 
-from lookalike.core.config import from_table, read_config
+from lookalike.core.config import from_table
 from lookalike.core.files import write_json
-from lookalike.core.readers import read_json
 from lookalike.core.runs import Run
-from lookalike.core.settings import EmbedSettings, RetrieveSettings, Settings
+from lookalike.core.settings import RetrieveSettings, Settings
 from lookalike.data.catalogue import load_catalogue, readable
 from lookalike.evaluation.metrics import (
     HIGHEST_SCORE,
@@ -39,6 +38,7 @@ from lookalike.retrieval.labeled_tasks import (
     score_task,
 )
 from lookalike.retrieval.postprocess import learns_projection, needs_labeled
+from lookalike.retrieval.unseen import read_halves
 
 DRAWS = 16  # simulated tests of each size
 SMALLER = (0.25, 0.5, 0.75)  # sizes of further simulated tests, where the score is extrapolated
@@ -133,35 +133,6 @@ def load_parts(run: Run, queries: pd.DataFrame) -> list[Part]:
         tasks.embed(extractor)
         parts.append(Part(tasks, settings, embed(extractor, queries)))
     return parts
-
-
-class Half(TypedDict):
-    """What was chosen on a half of the identities."""
-
-    scored_on: list[str]
-    settings: dict[str, Any]
-
-
-class Unseen(TypedDict):
-    """The content of unseen.json: a choice made on each half, scored on the other one."""
-
-    metric: str
-    before: float
-    after: float
-    halves: list[Half]
-
-
-def read_halves(run: Run) -> list[Half]:
-    """Return what was chosen on halves of the identities, where the run's recipe was chosen so."""
-    path, chosen = run.path("unseen.json"), run.path("recipe.json")
-    if not path.is_file() or not chosen.is_file():
-        return []
-    flat, table = run.settings.flat(), read_config(chosen)
-    names = [field.name for part in (EmbedSettings, RetrieveSettings) for field in fields(part)]
-    if any(flat[name] != table.get(name) for name in names):
-        return []
-    unseen: Unseen = read_json(path, "--stage auto", Unseen)
-    return unseen["halves"]
 
 
 def _identities(task: LabeledTask) -> list[str]:

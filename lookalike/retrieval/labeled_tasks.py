@@ -27,6 +27,7 @@ from lookalike.retrieval.embeddings import Embeddings, split_domains
 from lookalike.retrieval.index import ranking_of
 from lookalike.retrieval.postprocess import add_all_neighbors, score_all, transform
 
+FOLDS, PER_FOLD = 5, 10  # folds at most, and identities in each at least
 TRANSFORMED = 8  # transformed embeddings that tasks keep in memory
 
 
@@ -83,6 +84,31 @@ class LabeledTasks:
         rows = compact(embed(extractor, rows_of(self.catalogue, paths)))
         self.rows = dict(zip(paths, rows, strict=True))
         self._transformed.clear()
+
+    def with_tasks(self, tasks: list[LabeledTask]) -> "LabeledTasks":
+        """Return other tasks of the same pictures, not embedded."""
+        return LabeledTasks(self.catalogue, self.query_domain, tasks)
+
+    @property
+    def pictures(self) -> Pictures:
+        """{path: identity} of all pictures of the tasks."""
+        return {k: v for task in self.tasks for part in task for k, v in part.items()}
+
+    def divided(
+        self, parts: int | None, seed: int, pictures: Pictures | None = None
+    ) -> "LabeledTasks":
+        """Return tasks of disjoint identities, which may learn from each other's pictures.
+
+        Args:
+            parts: How many; None for as many folds as there are enough identities for.
+            seed: Of the division.
+            pictures: {path: identity} of those to divide. Default: all.
+        """
+        chosen = self.pictures if pictures is None else pictures
+        if parts is None:
+            parts = min(max(len(set(chosen.values())) // PER_FOLD, 2), FOLDS)
+        tasks = divide_by_identity(self.catalogue, chosen, self.query_domain, parts, seed)
+        return self.with_tasks(tasks)
 
     @property
     def dim(self) -> int:

@@ -110,13 +110,13 @@ class StepChooser:
         """Add the step that gains most, again and again, as long as its gain is significant."""
         while True:
             before = self.judge.score(recipe)
-            steps = [step for step in self._candidates(recipe) if self._is_affordable(recipe, step)]
-            candidates = [
-                recipe._replace(retrieve=replace(recipe.retrieve, **step)) for step in steps
-            ]
-            results = [self.judge.score(candidate) for candidate in candidates]
             prefix = _name_of_start(recipe.retrieve)
-            names = [f"{prefix}: {_in_words(step)}" for step in steps]
+            names, candidates, results = [], [], []
+            for step in self._candidates(recipe):
+                if self._is_affordable(recipe, step):
+                    names.append(f"{prefix}: {_in_words(step)}")
+                    candidates.append(recipe._replace(retrieve=replace(recipe.retrieve, **step)))
+                    results.append(self.judge.score(candidates[-1]))
             winner = record_round(self.record, names, before, results, self.judge.metric)
             if winner is None:
                 return recipe

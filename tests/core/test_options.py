@@ -123,7 +123,7 @@ def test_a_config_file_is_checked(tmp_path: Path) -> None:
 def test_settings_and_defaults_are_announced_without_secrets() -> None:
     said, defaults = announce(
         parse_settings(["--lr", "0.5", "--url", "https://me:secret@example.org/x?token=1"])
-    ).splitlines()
+    )
     assert "lr=0.5" in said and ", lr=" not in defaults
     assert "backbone=efficientnet_lite0" in defaults
     assert "https://example.org/x" in said and "secret" not in said and "token" not in said

@@ -20,7 +20,7 @@ from lookalike.data.demo import draw_picture, make_person
 from lookalike.data.images import content_hash
 from lookalike.faces.detection import find_face, load_detector
 from lookalike.faces.geometry import Crop, crop_face
-from lookalike.features import extractor as extractor_module
+from lookalike.features import source
 from lookalike.features.extractor import (
     FeatureExtractor,
     embed,
@@ -29,9 +29,9 @@ from lookalike.features.extractor import (
     large_array,
     load_extractor,
     make_extractor,
-    open_cache,
 )
 from lookalike.features.loader import PLAIN, View
+from lookalike.features.source import open_cache
 from lookalike.models.embedder import load_embedder
 from tests.conftest import files_up_to
 from tests.models.test_onnx_models import write_onnx
@@ -340,11 +340,9 @@ def test_whatever_can_change_an_embedding_changes_its_key(
         {"batch": 7},
     ]
     keys += [key_of(plain, **change) for change in plans]
-    for library in extractor_module.LIBRARIES:
+    for library in source.LIBRARIES:
         with monkeypatch.context() as patch:
-            patch.setattr(
-                extractor_module, "version", lambda n, name=library: "0" if n == name else "1"
-            )
+            patch.setattr(source, "version", lambda n, name=library: "0" if n == name else "1")
             keys.append(key_of(plain))
     with monkeypatch.context() as patch:
         patch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "another")

@@ -59,10 +59,10 @@ def test_a_search_that_was_killed_goes_on_and_ends_the_same(
     assert run_all(*words, "--run", "whole") == 0
     whole, count = search.Search._choose_steps, 0
 
-    def dies(self: search.Search) -> None:
+    def dies(self: search.Search, labeled: search.Labeled) -> None:
         nonlocal count
         count += 1
-        whole(self)
+        whole(self, labeled)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(search.Search, "_choose_steps", dies)

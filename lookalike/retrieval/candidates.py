@@ -1,0 +1,146 @@
+"""Candidates of the search: changes of the embedding that may help, and what they cost here.
+
+embedder = CandidateEmbedder(run, paths=labeled)
+for candidate in find_candidates(prior, named=frozenset(), labeled=True):
+embedder.seconds(candidate.applied(settings))       # measured on this machine
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from lookalike.core.runs import Run
+from lookalike.core.settings import EmbedSettings
+from lookalike.data.catalogue import load_catalogue, load_full_catalogue, readable, rows_of
+from lookalike.features.extractor import count_missing, embed, untrained_extractor
+from lookalike.retrieval.labeled_tasks import compact
+from lookalike.retrieval.prior import Prior, sees_faces
+
+SAMPLE = 64  # pictures that a candidate's speed is measured on
+FIRST = 8  # pictures before them, which wait for the backbone to be compiled
+SAMPLES = 20  # samples that are looked at for pictures which are not in the cache
+KEPT = 4  # embeddings of the labeled pictures that are kept in memory
+
+
+class Candidate(NamedTuple):
+    """A change of the embedding that may help.
+
+    Attributes:
+        name: As the timeline has it.
+        gain: Points that it may be expected to gain, from other data.
+        change: Settings of the embedding, by name.
+        trusted: Whether it is a part of the prior recipe, which needs no proof.
+    """
+
+    name: str
+    gain: float
+    change: dict[str, Any]
+    trusted: bool = False
+
+    def applied(self, settings: EmbedSettings) -> EmbedSettings:
+        """Return the settings with the change."""
+        return replace(settings, **self.change)
+
+
+FACE_CANDIDATES = (
+    Candidate("scales 0.85 1", 4.0, {"scales": (0.85, 1.0)}),
+    Candidate("scales 0.7 0.85 1", 4.0, {"scales": (0.7, 0.85, 1.0)}),
+)
+WHOLE_CANDIDATES = (
+    Candidate("resolutions 1 1.4", 15.0, {"resolutions": (1.0, 1.4)}),
+    Candidate("flip on", 5.0, {"flip": "on"}),
+)
+GAINS = (80.0, 15.0, 5.0)  # of each step of the prior recipe's ladder
+
+
+def find_candidates(prior: Prior, named: frozenset[str], labeled: bool) -> list[Candidate]:
+    """Return the changes of the embedding that are worth trying.
+
+    Args:
+        prior: The prior recipe; each further step of its ladder is a candidate.
+        named: Settings that the user has named, which stay.
+        labeled: Whether there are labeled pictures to judge further ones by.
+    """
+    ladder, found = prior.ladder, []
+    for gain, lower, higher in zip(GAINS, ladder, ladder[1:], strict=False):
+        now = asdict(higher)
+        change = {name: now[name] for name, value in asdict(lower).items() if value != now[name]}
+        name = ", ".join(f"{key} {in_words(value)}" for key, value in change.items())
+        found.append(Candidate(name, gain, change, trusted=True))
+    if labeled and len(ladder) == 1:
+        more = FACE_CANDIDATES if sees_faces(ladder[0]) else WHOLE_CANDIDATES
+        found += [candidate for candidate in more if not candidate.change.keys() & named]
+    return found
+
+
+def in_words(value: Any) -> str:
+    """Return a value as a command line has it.
+
+    >>> in_words((1.0, 1.4)), in_words("on")
+    ('1.0 1.4', 'on')
+    """
+    is_list = isinstance(value, Sequence) and not isinstance(value, str)
+    return " ".join(map(str, value)) if is_list else str(value)
+
+
+@dataclass
+class CandidateEmbedder:
+    """Embeds a run's pictures by the settings of a candidate.
+
+    Attributes:
+        run: Its data, cache and catalogue are used.
+        labeled: The labeled pictures, by path, that choices are judged by.
+    """
+
+    run: Run
+    labeled: Iterable[str]
+    _rows: dict[str, dict[str, np.ndarray]] = field(default_factory=dict, repr=False)
+    _rates: dict[str, float] = field(default_factory=dict, repr=False)
+
+    def seconds(self, settings: EmbedSettings) -> float:
+        """Estimate how long the embedding of all pictures takes, less those that are cached.
+
+        The speed is measured once, on a few pictures that are not.
+        """
+        catalogue = load_full_catalogue(self.run.folder)
+        catalogue = catalogue[readable(catalogue)]
+        missing = count_missing(untrained_extractor(self.run, settings), catalogue)
+        if missing and str(settings) not in self._rates:
+            self._rates[str(settings)] = self._seconds_each(settings, catalogue)
+        return missing * self._rates.get(str(settings), 0.0)
+
+    def _seconds_each(self, settings: EmbedSettings, catalogue: pd.DataFrame) -> float:
+        """Return the seconds that an embedding takes, measured on a few pictures."""
+        extractor = untrained_extractor(self.run, settings)
+        shuffled = catalogue.sample(frac=1, random_state=0)
+        for start in range(0, min(len(shuffled), SAMPLES * (FIRST + SAMPLE)), FIRST + SAMPLE):
+            first = shuffled[start : start + FIRST]
+            sample = shuffled[start + FIRST : start + FIRST + SAMPLE]
+            embed(extractor, first, shown=False)
+            missing = count_missing(extractor, sample)
+            if missing:
+                started = perf_counter()
+                embed(extractor, sample, shown=False)
+                return (perf_counter() - started) / missing
+        return 0.0
+
+    def embed_test(self, settings: EmbedSettings) -> None:
+        """Embed the test into the cache, so that a submission is made in little time."""
+        test = load_catalogue(self.run.path("test.csv"))
+        embed(untrained_extractor(self.run, settings), test[readable(test)])
+
+    def rows_of(self, settings: EmbedSettings) -> dict[str, np.ndarray]:
+        """Return the embeddings of the labeled pictures, by path."""
+        key = str(settings)
+        if key not in self._rows:
+            paths = sorted(self.labeled)
+            pictures = rows_of(load_catalogue(self.run.path("training.csv")), paths)
+            rows = compact(embed(untrained_extractor(self.run, settings), pictures))
+            if len(self._rows) >= KEPT:
+                self._rows.pop(next(iter(self._rows)))
+            self._rows[key] = dict(zip(paths, rows, strict=True))
+        return self._rows[key]
