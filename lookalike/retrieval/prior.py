@@ -23,7 +23,7 @@ from lookalike.core.settings import EmbedSettings, RetrieveSettings
 from lookalike.data.appearance import sample_rows
 from lookalike.data.catalogue import load_catalogue, readable
 from lookalike.faces.dataset import detect
-from lookalike.faces.detection import MISSED, load_detector
+from lookalike.faces.detection import MISSED, UNSURE, load_detector
 from lookalike.faces.geometry import crop_kind
 from lookalike.features.extractor import embed, untrained_extractor
 from lookalike.retrieval.embeddings import Embeddings, center
@@ -50,7 +50,7 @@ class Prior:
 
     Attributes:
         ladder: Settings of the embedding; each takes more time than the one before, and is better.
-        faces: The lower share of pictures with a face, of the queries and of the gallery.
+        faces: The lower share of pictures with a sure face, of the queries and of the gallery.
         sentence: Why these.
     """
 
@@ -90,13 +90,14 @@ def look_at(run: Run, named: frozenset[str]) -> Prior:
 
 
 def _share_of_faces(run: Run, rows: pd.DataFrame) -> float:
-    """Return the share of a sample of pictures in which a face is found."""
+    """Return the share of a sample of pictures in which a face is found with confidence."""
     sample = sample_rows(rows, SAMPLE)
     if sample.empty:
         return 0.0
     detector = load_detector(run.settings.embed.detector, run.cache)
     found = detect(sample, run.data, run.cache, detector)
-    return float(np.mean([found[content].found != MISSED for content in sample.content]))
+    kinds = [found[content].found for content in sample.content]
+    return float(np.mean([kind not in (MISSED, UNSURE) for kind in kinds]))
 
 
 def prior_steps(
