@@ -30,6 +30,7 @@ from lookalike.core.settings import (
     OBJECTIVE_SETTINGS,
     EmbedSettings,
     ExtractSettings,
+    ListingSettings,
     RetrieveSettings,
     Settings,
     TrainSettings,
@@ -62,6 +63,7 @@ EMBEDDING = tuple(field.name for field in fields(EmbedSettings))
 # Settings that a ranking depends on; of an ensemble's runs their content counts, not their paths.
 RANKING = tuple(field.name for field in fields(RetrieveSettings) if field.name != "ensemble")
 EXTRACTION = tuple(field.name for field in fields(ExtractSettings) if field.name != "keep_archive")
+LISTING = tuple(field.name for field in fields(ListingSettings))
 LEARNING = tuple(field.name for field in fields(TrainSettings) if field.name != "log_to")
 TRAINING = ("training.csv", "split.json")
 INDEX = ("gallery.faiss", "gallery.json", "validation_gallery.faiss", "validation_gallery.json")
@@ -78,7 +80,7 @@ STAGE_LIST = (
     Stage(
         "split",
         stage_work("lookalike.data.splits:run_split"),
-        settings=("split", "domain_pattern", "query_domain", "seed"),
+        settings=(*LISTING, "split", "domain_pattern", "query_domain", "seed"),
         files=(),
         outputs=("training.csv", "test.csv", "split.json"),
         watch=lambda run: listing(run.data),
@@ -340,6 +342,7 @@ def run_stages(run: Run) -> Run:
     if ensemble and is_wanted("retrieve", run.settings):
         adopt(run)
     *stages, submit = STAGE_LIST
+    wanted = run.settings.general.stage
     for stage in stages:
         if not is_wanted(stage.name, run.settings):
             continue
@@ -351,6 +354,9 @@ def run_stages(run: Run) -> Run:
             run.do(stage)
         if stage.name == "auto" and not ensemble:
             run = with_auto_choice(run)
+        if stage.name == "split" and run.settings.submit.dry_run and "submit" not in wanted:
+            log.info("dry run: nothing else is done")
+            return run
     write_timing(run)
     log.info("\n%s", summary(run))
     send(run, submit)

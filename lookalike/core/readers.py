@@ -218,6 +218,66 @@ def read_table(path: Path, made_by: str, columns: Mapping[str, type]) -> Any:
         raise UserError(f"{path}: {reason}; make it anew with {made_by}") from error
 
 
+TABLES = (".csv", ".tsv", ".parquet", ".jsonl")  # suffixes of tables that others have made
+MOST_OF_TABLE = 1 << 31  # bytes
+
+
+def read_outside_table(path: Path) -> Any:
+    """Return a table that others have made as a DataFrame of text: `001`, `NA` and `1e5` are names.
+
+    Args:
+        path: CSV (separated by commas, semicolons or tabs), TSV, Parquet, or JSON lines.
+
+    Raises:
+        UserError: It is damaged, or no such table; or Parquet, and pyarrow is not installed.
+    """
+    import pandas as pd
+
+    readers = {".parquet": _read_parquet, ".jsonl": _read_json_lines}
+    try:
+        raw = read_bytes(path, MOST_OF_TABLE)
+        table = readers.get(path.suffix.lower(), _read_separated)(raw)
+    except ImportError as error:
+        raise UserError(f"{path}: Parquet needs pyarrow: pip install pyarrow") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not UTF-8 at byte {error.start}") from error
+    except (OSError, ValueError, RecursionError) as error:  # of pandas too: ValueErrors
+        raise UserError(f"{path}: cannot be read as a table ({error})") from error
+    if not isinstance(table.index, pd.RangeIndex):  # pandas takes the first columns for an index
+        raise UserError(f"{path}: has more fields in a line than columns")
+    return table.fillna("").astype(str)
+
+
+def _read_separated(raw: bytes) -> Any:
+    """Read CSV, separated by what its first line holds most of."""
+    import pandas as pd
+
+    text = raw.decode("utf-8-sig")
+    if "\0" in text:
+        raise ValueError("holds a zero byte")
+    first = text.partition("\n")[0]
+    separator = max(",;\t", key=first.count)
+    return pd.read_csv(io.StringIO(text), sep=separator, dtype=str, keep_default_na=False)
+
+
+def _read_parquet(raw: bytes) -> Any:
+    """Read Parquet."""
+    import pandas as pd
+
+    return pd.read_parquet(io.BytesIO(raw)).reset_index(drop=True)
+
+
+def _read_json_lines(raw: bytes) -> Any:
+    """Read a JSON object a line; numbers stay as they are written."""
+    import pandas as pd
+
+    lines = [line for line in raw.decode("utf-8-sig").splitlines() if line.strip()]
+    rows = [json.loads(line, parse_int=str, parse_float=str) for line in lines]
+    if not all(isinstance(row, dict) for row in rows):
+        raise ValueError("a line is no JSON object")
+    return pd.DataFrame(rows)
+
+
 def _require(path: Path, made_by: str) -> None:
     """Raise an error where there is no such file."""
     if not path.exists():

@@ -33,12 +33,21 @@ PATH_SETTINGS = (
     "cache",
     "labels",
     "weights",
+    "train",
+    "query",
+    "gallery",
     "source_path",
     "lfw_home",
     "metadata",
     "ensemble",
 )
-FILE_SETTINGS = {"weights", "labels"}  # settings that name a file: its content counts too
+FILE_SETTINGS = {
+    "weights",
+    "labels",
+    "train",
+    "query",
+    "gallery",
+}  # settings that name a file: its content counts too
 PACKAGE = Path(__file__).parents[1]
 PACKAGES = (
     *("torch", "torchvision", "timm", "openvino", "faiss-gpu", "faiss-cpu", "numpy", "pandas"),

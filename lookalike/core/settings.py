@@ -125,6 +125,33 @@ class ExtractSettings:
 
 
 @dataclass
+class ListingSettings:
+    """Which pictures belong to which part, and whom they show, where folders do not tell."""
+
+    train: Path | None = None
+    """Table of the training pictures: CSV, TSV, Parquet or JSON lines, a row for each. The pictures
+    lie below --data. Default: the tables that the data set's folder holds."""
+    query: Path | None = None
+    """Table of the test's queries."""
+    gallery: Path | None = None
+    """Table of the test's gallery."""
+    image_column: str | None = None
+    """Column that names the picture, with or without suffix. Default: the one whose values are
+    files."""
+    identity_column: str | None = None
+    """Column that names the identity. Default: the one with a usual name, such as identity,
+    individual_id or label."""
+    domain_column: str | None = None
+    """Column that names the domain. Default: domain, modality or style, where there is one."""
+    split_column: str | None = None
+    """Column that tells the parts of a single table apart: training, validation, query or gallery.
+    Default: the one with a usual name, such as split or part."""
+    identity_pattern: str | None = None
+    """Regular expression on a training picture's path with a group named `identity`, where its
+    folder does not name it."""
+
+
+@dataclass
 class SplitSettings:
     """split: divide the training pictures into training and validation."""
 
@@ -377,7 +404,8 @@ class SubmitSettings:
     kaggle: str | None = None
     """Name of a Kaggle competition, to send there instead of to --url."""
     dry_run: bool = False
-    """Check, and show what would be sent; send nothing."""
+    """Check, and show what would be sent; send nothing. With --stage all: say how the data were
+    understood, and stop."""
     again: bool = False
     """Send the file even if this leaderboard has had it from this group before."""
     timeout: Annotated[float, Interval(gt=0, le=3600)] = 60.0
@@ -392,6 +420,7 @@ class Settings:
 
     general: RunSettings = field(default_factory=RunSettings)
     extract: ExtractSettings = field(default_factory=ExtractSettings)
+    listing: ListingSettings = field(default_factory=ListingSettings)
     split: SplitSettings = field(default_factory=SplitSettings)
     embed: EmbedSettings = field(default_factory=EmbedSettings)
     train: TrainSettings = field(default_factory=TrainSettings)

@@ -20,9 +20,10 @@ from pathlib import Path
 import pandas as pd
 
 from lookalike.core.errors import UserError
-from lookalike.core.files import files_below, write_table
+from lookalike.core.files import write_table
 from lookalike.core.log import report_each
 from lookalike.core.readers import read_table
+from lookalike.core.settings import ListingSettings
 from lookalike.data.domains import find_domains
 from lookalike.data.images import (
     DAMAGED,
@@ -33,86 +34,14 @@ from lookalike.data.images import (
     check_picture,
     map_images,
 )
-from lookalike.data.layout import (
-    Layout,
-    find_layout,
-    has_usable_name,
-    visible_folders,
-    with_usable_names,
-    without_clutter,
-)
+from lookalike.data.listing import LABELED, TEST, list_pictures
 
 COLUMNS = ["path", "identity", "domain", "part", "content", "problem"]
-LABELED = ("training", "validation")  # the parts with a folder per identity
-TEST = ("query", "gallery")
 
 
-def list_pictures(root: Path) -> pd.DataFrame:
-    """List the files of a data set without opening them.
-
-    Args:
-        root: Folder of the data set, or one up to three levels above it.
-
-    Returns:
-        The columns path, identity and part of its catalogue, sorted by path.
-
-    Raises:
-        UserError: `root` holds no competition, or a part of its test is empty.
-    """
-    layout = find_layout(root)
-    if layout is None:
-        raise UserError(f"{root}: holds no test/query/ and test/gallery/")
-    rows = [row for part in Layout._fields for row in _list_part(root, layout, part)]
-    catalogue = pd.DataFrame(rows, columns=["path", "identity", "part"], dtype=str)
-    for part in TEST:
-        if not (catalogue.part == part).any():
-            raise UserError(f"{getattr(layout, part)}: holds no pictures")
-    return catalogue.sort_values("path", ignore_index=True)
-
-
-def _list_part(root: Path, layout: Layout, part: str) -> list[tuple[str, str, str]]:
-    """List path, identity and part of the files in one part of a data set."""
-    folder: Path | None = getattr(layout, part)
-    if folder is None:
-        return []
-    files = without_clutter(folder, files_below(folder, hidden=True))
-    if part == "query":
-        _refuse_unusable_names(folder, files)
-    files = with_usable_names(folder, files)
-    if part in LABELED:
-        files = _in_class_folders(folder, files)
-        identities = [file.relative_to(folder).parts[0] for file in files]
-    else:
-        identities = [""] * len(files)
-    paths = [file.relative_to(root).as_posix() for file in files]
-    return [(path, identity, part) for path, identity in zip(paths, identities, strict=True)]
-
-
-def _refuse_unusable_names(folder: Path, queries: list[Path]) -> None:
-    """Raise where a query could not keep its place in the submission, which cannot hold its name.
-
-    Everything else but clutter does, whether it is a picture or not: a leaderboard may count it,
-    and refuses a submission that lacks a query.
-    """
-    refused = [str(file) for file in queries if not has_usable_name(file.relative_to(folder))]
-    if refused:
-        raise UserError(
-            f"{len(refused)} queries have names that are not UTF-8, which no submission can hold: "
-            f"rename them, first {refused[0]}"
-        )
-
-
-def _in_class_folders(folder: Path, files: list[Path]) -> list[Path]:
-    """Leave out the files that lie in no identity's folder, and report the empty folders."""
-    full = {file.relative_to(folder).parts[0] for file in files if file.parent != folder}
-    empty = [sub.name for sub in visible_folders(folder) if sub.name not in full]
-    report_each(f"folders in {folder} hold no files", empty)
-    loose = [file for file in files if file.parent == folder]
-    report_each("files lie outside of an identity's folder: left out", map(str, loose))
-    return [file for file in files if file.parent != folder]
-
-
-def read_catalogue(root: Path, domain_pattern: str | None = None) -> pd.DataFrame:
+def read_catalogue(
+    root: Path, domain_pattern: str | None = None, listing: ListingSettings | None = None
+) -> pd.DataFrame:
     r"""Read the whole catalogue of a data set: every file is opened, hashed and checked.
 
     Damaged files, names and pictures of note (CMYK, transparent, rotated, ...) are counted and
@@ -122,7 +51,8 @@ def read_catalogue(root: Path, domain_pattern: str | None = None) -> pd.DataFram
         root: Folder of the data set, with `test/query/`, `test/gallery/` and, where there are
             labeled pictures, `training/<identity>/` and `validation/<identity>/`.
         domain_pattern: Regular expression with a group named `domain`, searched in the path of
-            each labeled picture. Without one, their domains are unknown.
+            each labeled picture. Without one, domains are known where a table tells them.
+        listing: How its parts and identities are told apart, where folders do not.
 
     Returns:
         One row per picture, sorted by path, with the columns path, identity, domain, part, content
@@ -142,7 +72,7 @@ def read_catalogue(root: Path, domain_pattern: str | None = None) -> pd.DataFram
     >>> sorted(set(catalogue.domain[catalogue.part == "training"]))
     ['flat', 'line', 'photo', 'poster', 'texture']
     """
-    catalogue = list_pictures(root)
+    catalogue = list_pictures(root, listing)
     catalogue["domain"] = _domains(catalogue, domain_pattern)
     checks = list(map_images(check_picture, [root / path for path in catalogue.path], "checking"))
     catalogue = catalogue.assign(**pd.DataFrame(checks, columns=Checked._fields, dtype=str))
@@ -156,7 +86,7 @@ def read_catalogue(root: Path, domain_pattern: str | None = None) -> pd.DataFram
 def _domains(catalogue: pd.DataFrame, pattern: str | None) -> pd.Series:
     """Return each picture's domain; in the test that is its part."""
     in_test = catalogue.part.isin(TEST)
-    domains = catalogue.part.where(in_test, "")
+    domains = catalogue.part.where(in_test, catalogue.domain)
     if pattern is None:
         return domains
     domains[~in_test] = find_domains(catalogue.path[~in_test].tolist(), pattern)

@@ -37,7 +37,8 @@ def with_domains(
     Args:
         catalogue: What `read_catalogue` returns, with domains where there is a pattern.
         root: The data set's folder.
-        pattern: The regular expression that gave the domains; None: they are to be found.
+        pattern: The regular expression that gave the domains; None: they are to be found, unless
+            a table has told them.
         query_domain: The queries' domain; None: it is to be found.
 
     Returns:
@@ -46,7 +47,7 @@ def with_domains(
     """
     labeled = catalogue.part.isin(LABELED) & readable(catalogue)
     looks = Looks(catalogue, root)
-    if pattern is None:
+    if pattern is None and (catalogue.domain[labeled] == "").all():
         values = domains_by_name(catalogue[labeled])
         found = looks.query_domain(catalogue[labeled], values) if values is not None else None
         if values is not None and (found or query_domain in set(values)):

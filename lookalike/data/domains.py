@@ -1,25 +1,16 @@
 r"""The domain of a labeled picture (photo, caricature, ...), which a regular expression finds.
 
-    pattern = domain_pattern(settings.domain_pattern, data)      # (?P<domain>photo|drawing)_\d+
-    find_domains(["training/ada/photo_1.jpg"], pattern)          # ["photo"]
-
-The expressions are those of RE2, which takes a time that is linear in the path, whatever the
-expression; Python's own engine can take centuries for a short one.
+pattern = domain_pattern(settings.domain_pattern, data)      # (?P<domain>photo|drawing)_\d+
+find_domains(["training/ada/photo_1.jpg"], pattern)          # ["photo"]
 """
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
-import re2
-
-from lookalike.core.errors import UserError
 from lookalike.core.log import report_each
 from lookalike.core.readers import read_if_good, read_json
-
-_QUIET = re2.Options()
-_QUIET.log_errors = False
+from lookalike.data.patterns import search_paths
 
 
 class _Origin(TypedDict, total=False):
@@ -62,33 +53,9 @@ def find_domains(paths: Sequence[str], pattern: str) -> list[str]:
     >>> find_domains(["training/ada/photo_1.jpg"], r"(?P<domain>[a-z]+)_\d+")
     ['photo']
     """
-    found = [_compiled(pattern).search(path) for path in paths]
+    found = search_paths(paths, pattern, "--domain-pattern", "domain")
     report_each(
         "training pictures do not fit --domain-pattern: their domain is unknown",
-        [path for path, match in zip(paths, found, strict=True) if match is None],
+        [path for path, domain in zip(paths, found, strict=True) if domain is None],
     )
-    if re.search(r"\\[wWbB]", pattern):
-        report_each(
-            r"paths have letters that \w and \b of --domain-pattern do not know, being for ASCII: "
-            r"write \pL for any letter",
-            [path for path in paths if not path.isascii()],
-        )
-    return [match.group("domain") or "" if match else "" for match in found]
-
-
-def _compiled(pattern: str) -> Any:
-    """Compile --domain-pattern, or explain what is wrong with it."""
-    if not isinstance(pattern, str):
-        raise UserError(f"--domain-pattern {pattern!r} is no regular expression, which is a text")
-    try:
-        compiled = re2.compile(pattern, _QUIET)
-    except (re2.error, UnicodeEncodeError) as error:
-        reason = error.args[0]
-        raise UserError(
-            f"--domain-pattern {pattern!r} is no regular expression of RE2, which has no "
-            "look-around and no back-references: "
-            f"{reason.decode(errors='replace') if isinstance(reason, bytes) else error}"
-        ) from error
-    if "domain" not in compiled.groupindex:
-        raise UserError(f"--domain-pattern {pattern!r} has no group (?P<domain>...)")
-    return compiled
+    return [domain or "" for domain in found]

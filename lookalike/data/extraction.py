@@ -26,7 +26,9 @@ from lookalike.core.runs import Run
 from lookalike.core.settings import ExtractSettings, Seed
 from lookalike.data import archives, demo, imdb
 from lookalike.data.layout import DATA, class_folders, find_layout, read_origin, visible_folders
+from lookalike.data.listing import is_dataset
 from lookalike.data.protocols import lay_out_classes
+from lookalike.data.tables import refuse_table
 
 # The domain pattern of the demo's training pictures.
 DEMO_DOMAINS = r"(?P<domain>[a-z]+)_\d+\.jpg$"
@@ -50,7 +52,7 @@ def choose_data(data: Path | None, extract: ExtractSettings) -> tuple[Path, Extr
     if data is not None:
         return data, extract
     if extract.source is None:
-        found = [f for f in visible_folders(DATA) if find_layout(f)] if DATA.is_dir() else []
+        found = [f for f in visible_folders(DATA) if is_dataset(f)] if DATA.is_dir() else []
         if len(found) == 1:
             return found[0], extract
         if found:
@@ -89,13 +91,12 @@ def extract(data: Path, settings: ExtractSettings, seed: int, force: bool = Fals
 
     Raises:
         UserError: The source is missing, cannot be downloaded or is no competition, or `data` is a
-            folder that was not made by this function.
+            folder that was not made by this function, or from another source without `force`.
     """
     if settings.source is None:
-        if not data.is_dir() or find_layout(data) is None:
+        if not data.is_dir():
             raise UserError(
-                f"{data}: no data set there (test/query/ and test/gallery/ are looked for). "
-                "Name its folder with --data, or make one with --source"
+                f"{data}: no data set there. Name its folder with --data, or make one with --source"
             )
         return None
     new = origin(settings, seed)
@@ -106,6 +107,11 @@ def extract(data: Path, settings: ExtractSettings, seed: int, force: bool = Fals
             return None
         if old is None and data.exists() and (data.is_file() or any(data.iterdir())):
             raise UserError(f"{data} was not made by --source: choose another --data")
+        if old is not None and not force and _place(old) != _place(new):
+            raise UserError(
+                f"{named} was made from {_place(old)}: choose another --data, or replace it by "
+                f"what is made from {_place(new)} with --force"
+            )
         _make_in_place(data, settings, seed, new)
     return f"laid out {named} from {settings.source}"
 
@@ -160,6 +166,16 @@ def origin(settings: ExtractSettings, seed: int) -> dict[str, Any]:
     return table | {"lfw_home": str(settings.lfw_home) if settings.lfw_home else None}
 
 
+def _place(origin: dict[str, Any]) -> str:
+    """Return where a data set comes from, of all that its layout depends on.
+
+    >>> _place({"source": "folder", "source_path": "/faces", "seed": 1})
+    'folder /faces'
+    """
+    names = ("source", "source_path", "drive_id", "lfw_home")
+    return " ".join(str(origin[name]) for name in names if origin.get(name))
+
+
 def _source_path(settings: ExtractSettings) -> str:
     if settings.source_path is None:
         raise UserError(f"--source {settings.source} needs --source-path")
@@ -194,6 +210,7 @@ def lay_out(target: Path, settings: ExtractSettings, seed: int) -> Path | None:
         demo.draw_competition(target, seed)
     elif settings.source == "folder":
         root = Path(_source_path(settings))
+        refuse_table(root)
         lay_out_classes(root, class_folders(root), target, settings, seed)
     elif settings.source == "lfw":
         root = lfw_folder(settings.lfw_home)
@@ -239,8 +256,8 @@ def lay_out_archive(archive: Path, target: Path) -> None:
     layout = find_layout(unpacked)
     if layout is None:
         raise UserError(
-            f"{archive}: holds no test/query/ and test/gallery/. If it is a folder of class "
-            "folders, unpack it and use --source folder --source-path FOLDER"
+            f"{archive}: holds no test/query/ and test/gallery/, nor query/ and gallery/. If it is "
+            "a folder of class folders, unpack it and use --source folder --source-path FOLDER"
         )
     (target / "test").mkdir()
     parts = {

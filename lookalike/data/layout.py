@@ -1,10 +1,13 @@
 """Find the parts of a competition on the disk, and the pictures in class folders.
 
 A competition is a folder with `test/query/`, `test/gallery/` and, where there are labeled pictures,
-`training/<identity>/` and `validation/<identity>/`.
+`training/<identity>/` and `validation/<identity>/`, or with the usual other names of these, in
+upper or lower case; `test/` may be missing.
 """
 
 import logging
+import re
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
@@ -23,6 +26,14 @@ PICTURE_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "
 # What systems and editors leave beside pictures, in lower case.
 CLUTTER = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "._*", ".#*", "#*#", "*~", "*.swp")
 CLUTTER_FOLDERS = {"__MACOSX", "@eaDir"}
+# The usual names of each part, of folders and of tables, in lower case, the first one preferred.
+PARTS = {
+    "query": ("query", "queries", "probe", "probes"),
+    "gallery": ("gallery", "index", "database", "reference", "references", "bounding_box_test"),
+    "training": ("training", "train", "bounding_box_train"),
+    "validation": ("validation", "val", "valid"),
+}
+TESTS = ("test", "testing")
 
 
 class Layout(NamedTuple):
@@ -33,44 +44,68 @@ class Layout(NamedTuple):
         gallery: The test's gallery.
         training: Folder with a folder per identity, if there is one.
         validation: Folder with a folder per identity, if there is one.
+        root: The folder that all of them lie in.
     """
 
     query: Path
     gallery: Path
     training: Path | None
     validation: Path | None
+    root: Path
 
     @property
     def labels(self) -> Path:
         """The file with the labels of the test; it exists where they are known."""
-        return self.query.parent.parent / "labels.json"
+        return self.root / "labels.json"
 
 
 def find_layout(root: Path, depth: int = 3) -> Layout | None:
     """Find the competition in a folder or below it.
 
     Args:
-        root: Where to look for `test/query/` and `test/gallery/`; it may be missing.
+        root: Where to look for its test; it may be missing.
         depth: How many folders below `root` to look at too. The nearest competition wins.
 
     Returns:
-        Its parts, or None where there is none. Training pictures may lie in `training` or `train`,
-        validation pictures in `validation` or `val`.
+        Its parts, or None where there is none. Of several folders with a name of one part, the
+        first of `PARTS` is taken.
     """
-    level = [root]
+    level = [root] if root.is_dir() else []
     for _ in range(depth + 1):
+        below = []
         for folder in level:
-            test = folder / "test"
-            if (test / "query").is_dir() and (test / "gallery").is_dir():
-                training = _first_folder(folder, "training", "train")
-                validation = _first_folder(folder, "validation", "val")
-                return Layout(test / "query", test / "gallery", training, validation)
-        level = [sub for folder in level if folder.is_dir() for sub in visible_folders(folder)]
+            folders = visible_folders(folder)
+            layout = _layout_of(folder, folders)
+            if layout is not None:
+                return layout
+            below += folders
+        level = below
     return None
 
 
-def _first_folder(parent: Path, *names: str) -> Path | None:
-    return next((parent / name for name in names if (parent / name).is_dir()), None)
+def _layout_of(root: Path, folders: list[Path]) -> Layout | None:
+    """Return the competition in a folder with these folders, if there is one.
+
+    Where the gallery lies beside a test that holds no query, the test is the queries.
+    """
+    test = _folder_named(folders, TESTS)
+    inside = visible_folders(test) if test is not None else []
+    query, gallery = (_folder_named(inside, PARTS[part]) for part in ("query", "gallery"))
+    if query is None and gallery is None:
+        query, gallery = (_folder_named(folders, PARTS[part]) for part in ("query", "gallery"))
+        query = query or test
+    if query is None or gallery is None:
+        return None
+    training, validation = (
+        _folder_named(folders, PARTS[part]) for part in ("training", "validation")
+    )
+    return Layout(query, gallery, training, validation, root)
+
+
+def _folder_named(folders: list[Path], names: tuple[str, ...]) -> Path | None:
+    """Return the folder with the first of these names, in upper or lower case."""
+    ranked = [(names.index(f.name.lower()), f) for f in folders if f.name.lower() in names]
+    return min(ranked)[1] if ranked else None
 
 
 def visible_folders(folder: Path) -> list[Path]:
@@ -99,6 +134,46 @@ def read_origin(data: Path) -> dict[str, Any] | None:
     return origin if isinstance(origin.get("source"), str) else None
 
 
+def nested_folders(files: list[Path]) -> str | None:
+    """Return a folder in a class folder, where either of them may be the identity's.
+
+    Folders of the same names inside of most class folders are domains (ada/photo, bo/photo).
+
+    Args:
+        files: Pictures, as paths inside the folder of the class folders.
+
+    Returns:
+        A folder and one inside; None where a class folder holds pictures itself, or what lies in
+        class folders is called the same.
+
+    >>> nested_folders([Path("ada/photo/1.jpg"), Path("bo/photo/2.jpg")])
+    >>> nested_folders([Path("birds/crow/1.jpg"), Path("cats/lynx/2.jpg")])
+    'birds/crow'
+    """
+    nested = [file.parts for file in files if len(file.parts) > 2]
+    if not nested or len(nested) < len(files):
+        return None
+    pairs = {parts[:2] for parts in nested}
+    lower = {name for _, name in pairs}
+    if len(pairs) >= 2 * len(lower) or len(pairs) == 1:
+        return None
+    return "/".join(min(pairs))
+
+
+def _refuse_parts(root: Path, names: Iterable[str]) -> None:
+    """Check that class folders are no parts of a competition, such as train_images."""
+    words = {name: re.split(r"[^a-z]+", name.lower())[0] for name in names}
+    training = [name for name, word in words.items() if word in PARTS["training"]]
+    tests = (*TESTS, *PARTS["query"], *PARTS["gallery"])
+    test = [name for name, word in words.items() if word in tests]
+    if training and test:
+        raise UserError(
+            f"{root}: {training[0]} and {test[0]} are parts of a competition, not identities: name "
+            f"the folder by --data {root}, without --source, and its tables by --train, --query "
+            "and --gallery"
+        )
+
+
 def class_folders(root: Path, at_least: int = 1) -> Classes:
     """List the pictures of a folder that holds a folder per identity.
 
@@ -113,7 +188,8 @@ def class_folders(root: Path, at_least: int = 1) -> Classes:
         {identity: paths of its pictures inside its folder}.
 
     Raises:
-        UserError: There is no such folder, or it holds no class folder with pictures.
+        UserError: There is no such folder, it holds no class folder with pictures, or the class
+            folders hold folders, or are parts of a competition.
     """
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; it should hold a folder of pictures per identity")
@@ -128,6 +204,13 @@ def class_folders(root: Path, at_least: int = 1) -> Classes:
             others.append(str(file))
     report_each("files are no pictures of a class folder: left out", others)
     report_each("folders hold no pictures", (name for name, found in classes.items() if not found))
+    _refuse_parts(root, (name for name, found in classes.items() if found))
+    pair = nested_folders([Path(name, file) for name, found in classes.items() for file in found])
+    if pair is not None:
+        raise UserError(
+            f"{root}: its folders hold folders, such as {pair}: name the one whose folders are the "
+            f"identities by --source-path, such as {root / Path(pair).parts[0]}"
+        )
     classes = {name: found for name, found in classes.items() if len(found) >= at_least}
     if not classes:
         raise UserError(f"{root}: holds no class folders with pictures (<identity>/*.jpg)")

@@ -281,7 +281,7 @@ def run_split(run: Run) -> str:
     """
     settings = run.settings.split
     pattern = domain_pattern(settings.domain_pattern, run.data)
-    catalogue = read_catalogue(run.data, pattern)
+    catalogue = read_catalogue(run.data, pattern, run.settings.listing)
     catalogue, domain = with_domains(catalogue, run.data, pattern, settings.query_domain)
     log.info("\n%s\n", tabulate(overview(catalogue).to_dict("records"), "keys"))
     split = make_split(catalogue, settings.split, domain, run.seed)

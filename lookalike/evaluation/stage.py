@@ -8,7 +8,7 @@ from lookalike.core.files import file_hash, write_json
 from lookalike.core.log import log
 from lookalike.core.readers import read_json
 from lookalike.core.runs import Run
-from lookalike.data.layout import find_layout
+from lookalike.data.listing import labels_of
 from lookalike.evaluation.results import Forecast
 from lookalike.evaluation.scoring import read_labels, score
 
@@ -21,10 +21,10 @@ def labels_path(run: Run) -> Path | None:
     """
     if run.settings.evaluate.labels is not None:
         return run.settings.evaluate.labels
-    layout = find_layout(run.data)
-    if layout is None:
+    if not run.data.is_dir():
         raise UserError(f"{run.data}: no data set there, and no --labels: nothing to score against")
-    return layout.labels if layout.labels.is_file() else None
+    labels = labels_of(run.data)
+    return labels if labels.is_file() else None
 
 
 def labels_state(run: Run) -> str:

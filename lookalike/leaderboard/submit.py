@@ -106,7 +106,7 @@ def names_of_data(data: Path) -> tuple[list[str], list[str]]:
     Raises:
         UserError: There is no data set.
     """
-    from lookalike.data.catalogue import list_pictures  # pandas: --help needs none
+    from lookalike.data.listing import list_pictures  # pandas: --help needs none
 
     return _bare_names_of(list_pictures(data))
 

@@ -9,7 +9,7 @@ the training. The run itself holds the fused submission, its validation and its 
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,15 @@ from lookalike.core.errors import UserError
 from lookalike.core.files import file_hash, whole_file
 from lookalike.core.log import log
 from lookalike.core.runs import Run
-from lookalike.core.settings import OBJECTIVE_SETTINGS, RetrieveSettings
+from lookalike.core.settings import OBJECTIVE_SETTINGS, ListingSettings, RetrieveSettings
 from lookalike.data.catalogue import load_catalogue
 
 DEFAULT_FOLDER = "runs/ensemble"
 # Settings that an ensemble inherits from its first member, unless they are set.
-INHERITED = ("data", "cache", "labels", "seed", "split", "domain_pattern", "query_domain")
+INHERITED = (
+    *("data", "cache", "labels", "seed", "split", "domain_pattern", "query_domain"),
+    *(field.name for field in fields(ListingSettings)),
+)
 # Settings that it inherits from a member that was trained on the validation too (--refit).
 REFITTED = (*OBJECTIVE_SETTINGS, "epochs")
 # Files that members must have in common, and the settings that they depend on.

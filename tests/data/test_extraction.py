@@ -82,6 +82,16 @@ def test_a_layout_is_reused_only_if_made_from_the_same(classes: Path, tmp_path: 
     )
 
 
+def test_what_another_source_made_is_replaced_by_force_only(classes: Path, tmp_path: Path) -> None:
+    shutil.copytree(classes, tmp_path / "others")
+    one, other = (ExtractSettings("folder", str(tmp_path / n)) for n in (classes.name, "others"))
+    data = tmp_path / "x"
+    assert extract(data, one, seed=0)
+    with pytest.raises(UserError, match=rf"made from folder .*{classes.name}: .*others with --for"):
+        extract(data, other, seed=0)
+    assert extract(data, other, seed=0, force=True)
+
+
 def test_a_folder_of_someone_else_is_never_overwritten(classes: Path, tmp_path: Path) -> None:
     mine = tmp_path / "x" / "mine.txt"
     mine.parent.mkdir()
