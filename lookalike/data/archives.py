@@ -467,6 +467,8 @@ def _unpack_zip(work: _Unpacking) -> None:
     with zipfile.ZipFile(work.archive) as zipped:
         infos, paths = zipped.infolist(), []
         names = [_zip_name(info) for info in infos]
+        if not any("/" in name for name in names):  # some programs of Windows write backslashes
+            names = [name.replace("\\", "/") for name in names]
         for info, name in zip(infos, names, strict=True):  # all, before anything is written
             kind = _zip_kind(info, name)
             paths.append(work.admit(name, kind, info.file_size, info.compress_size))

@@ -1,13 +1,14 @@
 """The command `lookalike data`, which is data.py: count and check a data set's pictures."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import tyro
 
 from lookalike.core.log import exit_code, log_to
 from lookalike.core.options import parse
+from lookalike.core.settings import ListingSettings
 
 
 @dataclass
@@ -15,7 +16,8 @@ class DataCommand:
     """Options of data.py, which is also `lookalike data`."""
 
     folder: tyro.conf.Positional[Path]
-    """Folder of the data set, with test/query and test/gallery."""
+    """Folder of the data set."""
+    listing: ListingSettings = field(default_factory=ListingSettings)
     domain_pattern: str | None = None
     """Regular expression on a training picture's path with a group named `domain`. Default: what
     the data set's layout.json says, else the domains that file names and looks tell."""
@@ -28,7 +30,7 @@ def show(command: DataCommand) -> None:
     from lookalike.data.catalogue import readable
     from lookalike.data.dataset import read_dataset
 
-    catalogue = read_dataset(command.folder, command.domain_pattern).catalogue
+    catalogue = read_dataset(command.folder, command.domain_pattern, command.listing).catalogue
     catalogue["readable"] = readable(catalogue)
     rows = [
         (part, domain, len(rows), rows.readable.sum(), len({*rows.identity} - {""}) or "unknown")

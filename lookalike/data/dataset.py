@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from lookalike.core.settings import ListingSettings
 from lookalike.data import domains
 from lookalike.data.catalogue import bare_names, read_catalogue, readable
 from lookalike.data.domain_choice import with_domains
@@ -55,16 +56,20 @@ class Dataset:
         return self.catalogue[chosen].reset_index(drop=True)
 
 
-def read_dataset(root: str | Path, domain_pattern: str | None = None) -> Dataset:
+def read_dataset(
+    root: str | Path, domain_pattern: str | None = None, listing: ListingSettings | None = None
+) -> Dataset:
     r"""Read a data set: open, hash and check every picture.
 
     What is wrong with it (broken or truncated files, odd formats) is counted and named in the log.
 
     Args:
-        root: Folder with `test/query/` and `test/gallery/`, and usually `training/<identity>/`.
+        root: Folder with `test/query/` and `test/gallery/`, and usually `training/<identity>/`,
+            or with tables.
         domain_pattern: Regular expression with a group named `domain`, searched in the path of each
             training picture. Default: what the data set's own layout.json says, else the domains
             that file names and looks tell.
+        listing: How its parts and identities are told apart, where folders do not.
 
     Raises:
         UserError: There is no competition, the pattern is no such expression, or two pictures of
@@ -85,6 +90,6 @@ def read_dataset(root: str | Path, domain_pattern: str | None = None) -> Dataset
     """
     root = Path(root)
     pattern = domains.domain_pattern(domain_pattern, root)
-    catalogue, domain = with_domains(read_catalogue(root, pattern), root, pattern, None)
+    catalogue, domain = with_domains(read_catalogue(root, pattern, listing), root, pattern, None)
     catalogue.insert(1, "name", bare_names(catalogue.path).to_numpy())
     return Dataset(root, catalogue, domain)

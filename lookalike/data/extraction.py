@@ -242,7 +242,7 @@ def _fetch_and_lay_out(target: Path, settings: ExtractSettings) -> Path | None:
 
 
 def lay_out_archive(archive: Path, target: Path) -> None:
-    """Unpack an archive and move the competition in it to a folder.
+    """Unpack an archive and move the competition in it, in folders or tables, to a folder.
 
     Args:
         archive: A zip or tar file.
@@ -254,6 +254,12 @@ def lay_out_archive(archive: Path, target: Path) -> None:
     unpacked = target / "unpacked"
     archives.unpack(archive, unpacked)
     layout = find_layout(unpacked)
+    tables = _folder_of_tables(unpacked) if layout is None else None
+    if tables is not None:
+        for entry in sorted(tables.iterdir()):
+            entry.replace(target / entry.name)
+        shutil.rmtree(unpacked)
+        return
     if layout is None:
         raise UserError(
             f"{archive}: holds no test/query/ and test/gallery/, nor query/ and gallery/. If it is "
@@ -271,6 +277,14 @@ def lay_out_archive(archive: Path, target: Path) -> None:
         if found is not None and found.exists():
             found.replace(target / name)
     shutil.rmtree(unpacked)
+
+
+def _folder_of_tables(unpacked: Path) -> Path | None:
+    """Return the folder in an archive that holds a data set's tables; None where there is none."""
+    inside = [unpacked]
+    while len(inside) == 1 and not is_dataset(inside[0]):
+        inside = visible_folders(inside[0])
+    return inside[0] if len(inside) == 1 else None
 
 
 def lfw_folder(home: Path | None) -> Path:

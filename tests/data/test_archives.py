@@ -214,7 +214,7 @@ def test_target_that_cannot_be_replaced(tmp_path: Path) -> None:
         ("../evil", "leaves the folder"),
         ("a/../../evil", "leaves the folder"),
         ("a/..", "leaves the folder"),
-        ("..\\evil", "backslash"),
+        ("a/..\\evil", "backslash"),
         ("C:/evil", "drive letter"),
         ("a/C:evil", "drive letter"),
         ("__MACOSX/../../evil", "leaves the folder"),
@@ -227,6 +227,16 @@ def test_target_that_cannot_be_replaced(tmp_path: Path) -> None:
 def test_bad_names(tmp_path: Path, pack: Callable[..., bytes], name: str, words: str) -> None:
     message = refused(tmp_path, pack(("fine", b"1"), (name, b"evil")))
     assert words in message.lower() and repr(name)[:150] in message
+
+
+def test_a_zip_with_backslashes_throughout_is_of_windows(tmp_path: Path) -> None:
+    archive = tmp_path / "windows.zip"
+    archive.write_bytes(zip_of(("test\\query\\a.jpg", b"1"), ("test\\b.jpg", b"22")))
+    archives.unpack(archive, tmp_path / "out")
+    assert (tmp_path / "out" / "test" / "query" / "a.jpg").read_bytes() == b"1"
+    (tmp_path / "other").mkdir()
+    message = refused(tmp_path / "other", zip_of(("fine", b"1"), ("..\\evil", b"evil")))
+    assert "leaves the folder" in message
 
 
 def zip_with_raw_name(raw: bytes, extra: bytes = b"") -> bytes:

@@ -14,6 +14,7 @@ from lookalike.core.settings import ExtractSettings
 from lookalike.data import archives
 from lookalike.data.extraction import choose_data, extract, main
 from lookalike.data.layout import find_layout
+from lookalike.data.listing import list_pictures
 from tests.conftest import SHARED, draw, draw_classes, draw_competition
 
 
@@ -263,3 +264,15 @@ def test_the_program_lays_out_and_says_so(
     assert main(words) == 0 and "laid out data/x" in capsys.readouterr().err
     assert main(words) == 0 and "nothing to do" in capsys.readouterr().err
     assert main([*words[:3], "nowhere"]) == 1 and "error: nowhere" in capsys.readouterr().err
+
+
+def test_an_archive_of_tables_is_laid_out_as_it_is(tmp_path: Path) -> None:
+    root = tmp_path / "whales" / "whales"
+    for name in "123":
+        draw(root / "images" / f"{name}.jpg", 0, int(name))
+    for number, part in enumerate(("train", "query", "gallery"), 1):
+        (root / f"{part}.csv").write_text(f"image,label\n{number},ada\n")
+    archive = shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path / "whales")
+    data = tmp_path / "data"
+    assert extract(data, ExtractSettings("archive", archive), seed=0)
+    assert list_pictures(data).part.tolist() == ["training", "query", "gallery"]
