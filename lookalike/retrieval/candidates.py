@@ -7,6 +7,7 @@ embedder.seconds(candidate.applied(settings))       # measured on this machine
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import product
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ import pandas as pd
 from lookalike.core.runs import Run
 from lookalike.core.settings import EmbedSettings
 from lookalike.data.catalogue import load_catalogue, load_full_catalogue, readable, rows_of
-from lookalike.features.extractor import count_missing, embed, untrained_extractor
+from lookalike.features.extractor import count_missing, embed, flips, untrained_extractor
 from lookalike.retrieval.labeled_tasks import compact
 from lookalike.retrieval.prior import Prior, sees_faces
 
@@ -54,7 +55,7 @@ WHOLE_CANDIDATES = (
     Candidate("resolutions 1 1.4", 15.0, {"resolutions": (1.0, 1.4)}),
     Candidate("flip on", 5.0, {"flip": "on"}),
 )
-GAINS = (80.0, 15.0, 5.0)  # of each step of the prior recipe's ladder
+GAINS = (80.0, 15.0, 5.0, 5.0)  # of each step of the prior recipe's ladder
 
 
 def find_candidates(prior: Prior, named: frozenset[str], labeled: bool) -> list[Candidate]:
@@ -87,6 +88,13 @@ def in_words(value: Any) -> str:
     return " ".join(map(str, value)) if is_list else str(value)
 
 
+def _passes(settings: EmbedSettings) -> set[tuple[str, float, float, bool]]:
+    """Return how often a picture is embedded: by backbone, resolution, scale, and mirrored."""
+    sides = (False, True) if flips(settings) else (False,)
+    parts = settings.backbones, settings.resolutions, settings.scales, sides
+    return set(product(*parts))
+
+
 @dataclass
 class CandidateEmbedder:
     """Embeds a run's pictures by the settings of a candidate.
@@ -100,6 +108,22 @@ class CandidateEmbedder:
     labeled: Iterable[str]
     _rows: dict[str, dict[str, np.ndarray]] = field(default_factory=dict, repr=False)
     _rates: dict[str, float] = field(default_factory=dict, repr=False)
+    _first: float = 0.0  # seconds that a picture took in the first embedding
+
+    def measure_first(self) -> None:
+        """Take the pace of the first embedding, of one backbone at its own resolution."""
+        pace = self.run.session.pace
+        self._first = pace.seconds / pace.pictures if pace.pictures else 0.0
+
+    def least_seconds(self, now: EmbedSettings, then: EmbedSettings) -> float:
+        """Return a bound of what another embedding takes, which needs no backbone to be loaded.
+
+        Args:
+            now: The present settings, whose embeddings are cached.
+            then: The other ones.
+        """
+        work = sum(resolution**2 for _, resolution, _, _ in _passes(then) - _passes(now))
+        return len(load_full_catalogue(self.run.folder)) * work * self._first
 
     def seconds(self, settings: EmbedSettings) -> float:
         """Estimate how long the embedding of all pictures takes, less those that are cached.

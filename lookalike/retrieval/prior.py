@@ -41,6 +41,7 @@ WHOLE_PICTURES: tuple[dict[str, Any], ...] = (
     {"backbone": "efficientnet_lite0+efficientnet_lite1+efficientnet_lite2+mobilenet_v2"},
     {"resolutions": (1.0, 1.4)},
     {"flip": "on"},
+    {"resolutions": (1.0, 1.4, 2.0)},
 )
 
 

@@ -39,7 +39,7 @@ from lookalike.retrieval.judging import Judge, Recipe, Trial, record_round
 from lookalike.retrieval.labeled_tasks import LabeledTasks, TaskScores, load_tasks
 from lookalike.retrieval.prior import look_at, prior_steps, sees_faces
 from lookalike.retrieval.selection import StepChooser
-from lookalike.retrieval.unseen import Decisions, score_on_halves
+from lookalike.retrieval.unseen import Decision, Decisions, score_on_halves
 
 FEWEST = 4  # labeled identities that something can be chosen by
 MOST = 5000  # labeled pictures that choices are made by; of more, identities are drawn
@@ -93,7 +93,7 @@ class Search:
         run: The run, with the settings that its user has named.
         publish: Makes the submission of a run with other settings.
         trials: The rows of timeline.csv.
-        decisions: The candidates that were tried; None where the steps were chosen.
+        decisions: The candidates that were tried, and where steps were chosen in between.
         choosing: Seconds that each choice of the steps took.
         unseen: The metric on identities not chosen on, by the first recipe and by the chosen ones.
     """
@@ -101,7 +101,7 @@ class Search:
     run: Run
     publish: Publish
     trials: list[Trial] = field(default_factory=list)
-    decisions: list[Candidate | None] = field(default_factory=list)
+    decisions: list[Decision] = field(default_factory=list)
     choosing: list[float] = field(default_factory=list)
     unseen: tuple[float, float] | None = None
 
@@ -127,6 +127,7 @@ class Search:
         self.first = self.best = self._first()
         self.labeled: Labeled | None = None
         self._publish()
+        self.embedder.measure_first()
         if len(set(everything.pictures.values())) >= FEWEST:
             judge = self._judge("all", everything.divided(None, self.run.seed))
             self.labeled = Labeled(everything, judge, self._chooser(judge, self.clock))
@@ -134,6 +135,7 @@ class Search:
             self._choose_steps(self.labeled)
         self._try_candidates()
         if self.labeled is not None:
+            self._tune(self.labeled)
             self._score_unseen(self.labeled)
         self._save()
 
@@ -150,7 +152,7 @@ class Search:
         waiting = find_candidates(self.prior, self.run.named, self.labeled is not None)
         count = len(waiting)
         while waiting:
-            costs = {c.name: self.embedder.seconds(c.applied(self.best.embed)) for c in waiting}
+            costs = {c.name: self._seconds(c) for c in waiting}
             fitting = [c for c in waiting if costs[c.name] <= self._time_for_one()]
             if not fitting:
                 names = ", ".join(f"{c.name} ({costs[c.name]:.0f} s)" for c in waiting)
@@ -162,6 +164,12 @@ class Search:
             number = count - len(waiting)
             log.info("choice %d of %d: %s, %.1f min left", number, count, candidate.name, minutes)
             self._try(candidate)
+
+    def _seconds(self, candidate: Candidate) -> float:
+        """Return how long a candidate takes; a bound where that is beyond the time that is left."""
+        now, then = self.best.embed, candidate.applied(self.best.embed)
+        least = self.embedder.least_seconds(now, then)
+        return least if least > self._time_for_one() else self.embedder.seconds(then)
 
     def _time_for_one(self) -> float:
         """Return the seconds that a candidate's embedding may take.
@@ -197,12 +205,22 @@ class Search:
     def _choose_steps(self, labeled: Labeled) -> None:
         """Choose the steps for the best embedding, and publish what is new."""
         labeled.judge.embedded(self.best.embed)
-        self.decisions.append(None)
+        self.decisions.append("steps")
         before = self.clock.spent()
         self.best = labeled.chooser.choose(self.best)
         self.choosing.append(self.clock.spent() - before)
         self._save()
         self._publish()
+
+    def _tune(self, labeled: Labeled) -> None:
+        """Tune the size of the projection in half of the time that choosing on halves leaves."""
+        seconds = self.clock.left() - RESERVE - UNSEEN_SHARE * sum(self.choosing)
+        tuned = labeled.chooser.tune(self.best, Clock(seconds / 2))
+        self.decisions.append("size")
+        self._save()
+        if tuned != self.best:
+            self.best = tuned
+            self._publish()
 
     def _score_unseen(self, labeled: Labeled) -> None:
         """Make all choices once more on each half of the identities, and score the other half."""

@@ -3,7 +3,9 @@
     recipe = choose_steps(judge, recipe, named=frozenset(), record=trials.append, clock=clock)
 
 The parts of the prior recipe, which needs no labels, are where it starts; other steps are added one
-by one, each where its gain is significant. What the user has named is not chosen.
+by one, each where its gain is significant. The size of a projection is tuned at the end: any size
+is as likely as the next one, so that the best out of fold is taken. What the user has named is not
+chosen.
 """
 
 from collections.abc import Iterator
@@ -23,7 +25,6 @@ PROJECT_STEPS = (50, 150, 400, 1000, 2000)
 PROJECT_DIMS = (256, 512, 1024)
 FIRST_PROJECTION: dict[str, Any] = {"project_steps": 150, "project_dim": 512}
 KEPT = ("format", "index", "no_transductive")  # settings of retrieve that are no steps
-STEP_SHARE = 0.15  # of the time left that a trial of a projection may take
 
 
 @dataclass
@@ -113,7 +114,7 @@ class StepChooser:
             prefix = _name_of_start(recipe.retrieve)
             names, candidates, results = [], [], []
             for step in self._candidates(recipe):
-                if self._is_affordable(recipe, step):
+                if self.clock.left() > 0:
                     names.append(f"{prefix}: {_in_words(step)}")
                     candidates.append(recipe._replace(retrieve=replace(recipe.retrieve, **step)))
                     results.append(self.judge.score(candidates[-1]))
@@ -129,12 +130,37 @@ class StepChooser:
             if not step.keys() & self.named:
                 yield step
 
-    def _is_affordable(self, recipe: Recipe, step: dict[str, Any]) -> bool:
-        """Return whether a trial that learns a projection fits into the time that is left."""
-        if not {"project_steps", "project_dim"} & step.keys():
-            return self.clock.left() > 0
-        learned = replace(recipe.retrieve, **step).project_steps or 0
-        return learned * self.seconds_per_step < STEP_SHARE * self.clock.left()
+    def tune(self, recipe: Recipe, clock: Clock) -> Recipe:
+        """Tune a projection's size: go to the best size beside it for as long as that is better.
+
+        Args:
+            recipe: Its steps are chosen.
+            clock: The time for it.
+
+        Returns:
+            The recipe, with another size where one is better out of fold.
+        """
+        best, is_better = recipe, recipe.retrieve.project_steps is not None
+        while is_better:
+            choices = [
+                best._replace(retrieve=replace(best.retrieve, **size))
+                for size in _sizes_beside(best.retrieve)
+                if not size.keys() & self.named
+            ]
+            tried = []
+            for choice in choices:
+                steps = choice.retrieve.project_steps or 0
+                if steps * self.seconds_per_step < clock.left():
+                    self._scored(choice)
+                    tried.append(choice)
+            names = [_name_of_start(choice.retrieve) for choice in tried]
+            results = [self.judge.score(choice) for choice in tried]
+            before, metric = self.judge.score(best), self.judge.metric
+            winner = record_round(self.record, names, before, results, metric, trusted=True)
+            is_better = winner is not None and results[winner].mean(metric) > before.mean(metric)
+            if winner is not None and is_better:
+                best = tried[winner]
+        return best
 
 
 def _base(steps: RetrieveSettings) -> RetrieveSettings:
@@ -181,12 +207,18 @@ def step_choices(tasks: LabeledTasks, settings: RetrieveSettings) -> Iterator[di
         del choices["query_neighbors"], choices["rerank"]
     if settings.project_steps is not None:
         del choices["whiten"]
-        choices["project_steps"] = _beside(PROJECT_STEPS, settings.project_steps)
-        choices["project_dim"] = _beside(PROJECT_DIMS, settings.project_dim)
     for name, values in choices.items():
         for value in values:
             if getattr(settings, name) != value:
                 yield {name: value}
+
+
+def _sizes_beside(settings: RetrieveSettings) -> Iterator[dict[str, Any]]:
+    """Yield the sizes beside that of a projection."""
+    for steps in _beside(PROJECT_STEPS, settings.project_steps or 0):
+        yield {"project_steps": steps}
+    for dim in _beside(PROJECT_DIMS, settings.project_dim):
+        yield {"project_dim": dim}
 
 
 def _beside(ladder: tuple[int, ...], value: int) -> list[int]:

@@ -7,7 +7,7 @@ in the same order, by half of the identities alone; what that chose is scored on
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, Literal, NamedTuple, TypedDict
 
 from lookalike.core.clock import Clock
 from lookalike.core.config import read_config
@@ -36,16 +36,20 @@ class Unseen(TypedDict):
     halves: list[Half]
 
 
+Decision = Candidate | Literal["steps", "size"]
+
+
 class Decisions(NamedTuple):
     """What is decided again: from the first recipe, each candidate in turn, or the steps.
 
     Attributes:
         first: The recipe to begin with.
-        order: The candidates that were tried; None where the steps were chosen.
+        order: The candidates that were tried; `steps` where the steps were chosen, `size` where
+            that of the projection was tuned.
     """
 
     first: Recipe
-    order: Sequence[Candidate | None]
+    order: Sequence[Decision]
 
 
 class Halves(NamedTuple):
@@ -109,8 +113,11 @@ def _choose_again(decisions: Decisions, chooser: StepChooser) -> Recipe:
     """Decide again by other labeled pictures."""
     judge, best = chooser.judge, decisions.first
     for candidate in decisions.order:
-        if candidate is None:
+        if candidate == "steps":
             best = chooser.choose(best)
+            continue
+        if candidate == "size":
+            best = chooser.tune(best, chooser.clock)
             continue
         other = best._replace(embed=candidate.applied(best.embed))
         scores = judge.score(best), [judge.score(other)]

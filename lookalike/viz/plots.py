@@ -102,7 +102,7 @@ def score_by_minutes(trials: pd.DataFrame) -> Figure:
         axes.annotate(
             str(number), (minutes, after), xytext=(4, -10), textcoords="offset points", fontsize=8
         )
-    axes.set(xlabel="minutes", ylabel="out of fold")
+    axes.set(xlabel="minutes", ylabel="out-of-fold score")
     _legend(axes)
     return figure
 

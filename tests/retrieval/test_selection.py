@@ -84,3 +84,26 @@ def test_no_step_is_tried_when_the_time_is_over() -> None:
     tasks, trials = tasks_of(clustered(30, 6, seed=8), noise=0.2), list[Trial]()
     chosen = chooser_of(tasks, trials, seconds=0).choose(PLAIN)
     assert not trials and chosen.retrieve.query_neighbors is None
+
+
+@pytest.mark.parametrize(("named", "expected"), [((), (400, 1024)), (("project_dim",), (400, 512))])
+def test_the_size_of_a_projection_goes_up_to_the_best(
+    named: tuple[str, ...], expected: tuple[int, int]
+) -> None:
+    """Each better by a tenth, which needs no proof; the judge knows all scores beforehand."""
+    tasks, trials = tasks_of(clustered(12, 6, seed=6), noise=0.2), list[Trial]()
+    chooser = chooser_of(tasks, trials, *named)
+    best = {50: 0.1, 150: 0.2, 400: 0.3, 1000: 0.2, 2000: 0.9}
+    for steps, one in best.items():
+        for dim, other in {256: 0.1, 512: 0.2, 1024: 0.3}.items():
+            values = np.full(4, one + other)
+            scores = TaskScores(dict.fromkeys(("score", "recall@1", "map"), values), [*"abcd"])
+            chooser.judge.known[projected(steps, dim).key] = scores
+    chosen = chooser.tune(projected(150, 512), Clock(1000)).retrieve
+    assert (chosen.project_steps, chosen.project_dim) == expected
+    assert chooser.tune(PLAIN, Clock(1000)) == PLAIN
+
+
+def projected(steps: int, dim: int) -> Recipe:
+    """A recipe with a projection of this size."""
+    return PLAIN._replace(retrieve=RetrieveSettings(project_steps=steps, project_dim=dim))
