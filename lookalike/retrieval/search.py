@@ -94,6 +94,7 @@ class Search:
         publish: Makes the submission of a run with other settings.
         trials: The rows of timeline.csv.
         decisions: The candidates that were tried, and where steps were chosen in between.
+        embedded: The embeddings of the candidates that were tried.
         choosing: Seconds that each choice of the steps took.
         unseen: The metric on identities not chosen on, by the first recipe and by the chosen ones.
     """
@@ -102,6 +103,7 @@ class Search:
     publish: Publish
     trials: list[Trial] = field(default_factory=list)
     decisions: list[Decision] = field(default_factory=list)
+    embedded: list[EmbedSettings] = field(default_factory=list)
     choosing: list[float] = field(default_factory=list)
     unseen: tuple[float, float] | None = None
 
@@ -195,6 +197,7 @@ class Search:
             log.warning("warning: %s is left out: %s", candidate.name, error)
             return
         self.decisions.append(candidate)
+        self.embedded.append(other.embed)
         kept = record_round(
             self._record, [candidate.name], before, [after], self.metric, candidate.trusted
         )
@@ -232,7 +235,7 @@ class Search:
         halves = score_on_halves(
             labeled.everything,
             self.run.seed,
-            Decisions(self.first, self.decisions),
+            Decisions(self.first, self.decisions, self.embedded),
             self._judge,
             self._chooser,
             Clock(seconds),

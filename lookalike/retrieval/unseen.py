@@ -5,7 +5,7 @@ in the same order, by half of the identities alone; what that chose is scored on
 `unseen.json` holds both choices: the forecast simulates its tests from them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, fields
 from typing import Any, Literal, NamedTuple, TypedDict
 
@@ -46,10 +46,13 @@ class Decisions(NamedTuple):
         first: The recipe to begin with.
         order: The candidates that were tried; `steps` where the steps were chosen, `size` where
             that of the projection was tuned.
+        embedded: The embeddings that were made for it. A half that keeps other candidates than all
+            identities do is not embedded anew: candidates that would lead to others are left out.
     """
 
     first: Recipe
     order: Sequence[Decision]
+    embedded: Collection[EmbedSettings]
 
 
 class Halves(NamedTuple):
@@ -120,6 +123,8 @@ def _choose_again(decisions: Decisions, chooser: StepChooser) -> Recipe:
             best = chooser.tune(best, chooser.clock)
             continue
         other = best._replace(embed=candidate.applied(best.embed))
+        if other.embed not in decisions.embedded:
+            continue
         scores = judge.score(best), [judge.score(other)]
         names = [candidate.name]
         kept = record_round(chooser.record, names, *scores, judge.metric, candidate.trusted)
