@@ -81,8 +81,7 @@ def find_tables(root: Path) -> Tables:
     """
     if not root.is_dir():
         return {}
-    files = [path for path in sorted(root.iterdir()) if path.suffix.lower() in TABLES]
-    files = [path for path in files if path.is_file() and _first_word(path) not in NOT_DATA]
+    files = _tables_in(root)
     tables: Tables = {}
     for part, names in PARTS.items():
         found = [path for path in files if _first_word(path) in names]
@@ -95,6 +94,12 @@ def find_tables(root: Path) -> Tables:
     return {"all": files[0]} if len(files) == 1 and not tables else tables
 
 
+def _tables_in(root: Path) -> list[Path]:
+    """Return the tables in a folder, without samples of submissions and solutions."""
+    files = [path for path in sorted(root.iterdir()) if path.suffix.lower() in TABLES]
+    return [path for path in files if path.is_file() and _first_word(path) not in NOT_DATA]
+
+
 def refuse_table(root: Path) -> None:
     """Check that no table beside class folders names their pictures, and so may name identities.
 
@@ -103,8 +108,8 @@ def refuse_table(root: Path) -> None:
     """
     if not root.is_dir():
         return
-    for path in sorted(root.iterdir()):
-        if path.suffix.lower() in TABLES and path.is_file() and names_pictures(path, root):
+    for path in _tables_in(root):
+        if names_pictures(path, root):
             raise UserError(
                 f"{path}: names the pictures, so that folders may not be the identities: use it by "
                 f"--data {root} --train {path}, or move it away"

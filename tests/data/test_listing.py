@@ -12,6 +12,7 @@ from lookalike.core.log import log_to
 from lookalike.core.settings import ListingSettings
 from lookalike.data.layout import class_folders
 from lookalike.data.listing import is_dataset, list_pictures
+from lookalike.data.tables import refuse_table
 from lookalike.pipeline import main
 from tests.conftest import FAST, SHARED, draw
 
@@ -137,6 +138,14 @@ def test_what_is_not_understood_is_said(
     with pytest.raises(UserError, match=message if "csv" not in message else "which pictures are"):
         list_pictures(tmp_path)
     assert not is_dataset(tmp_path)
+
+
+def test_class_folders_beside_a_table_are_refused(whales: Path) -> None:
+    with pytest.raises(UserError, match=r"train\.csv: names the pictures.*--data .* --train"):
+        refuse_table(whales)
+    for name in ("train", "query", "gallery"):
+        (whales / f"{name}.csv").unlink()
+    refuse_table(whales)  # a sample of the submission says nothing of identities
 
 
 # ---- tables -------------------------------------------------------------------------------------
