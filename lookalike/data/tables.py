@@ -168,6 +168,38 @@ def list_tables(root: Path, tables: Tables, settings: ListingSettings) -> pd.Dat
     return rows.loc[~lost, ["path", "identity", "domain", "part"]]
 
 
+def read_label_table(path: Path) -> dict[str, dict[str, str]]:
+    """Read the labels of a test from a table: pictures, their identities, and which part they are.
+
+    Args:
+        path: The table; its columns are found by their usual names. Rows of training and
+            validation do not count.
+
+    Returns:
+        {"query": {picture: identity}, "gallery": {picture: identity}}.
+
+    Raises:
+        UserError: The table is damaged, a column is missing, or a picture has two identities.
+    """
+    table = read_outside_table(path)
+    image = _usual_column(table, "image", ())
+    identity = _usual_column(table, "identity", {image})
+    split = _usual_column(table, "split", {image, identity})
+    if image is None or identity is None or split is None:
+        raise UserError(
+            f"{path}: labels need columns of pictures, identities and parts, such as image, "
+            f"identity and split (query or gallery); it has {_names(table)}"
+        )
+    rows = pd.DataFrame({"name": table[image], "identity": table[identity]})
+    rows["part"] = _parts_of(path, table[split])
+    rows = rows[rows.part.isin(("query", "gallery"))].drop_duplicates()
+    repeated = rows.name[rows.duplicated(["part", "name"])]
+    if len(repeated):
+        raise UserError(f"{path}: {repeated.iloc[0]} has two identities")
+    parts = {part: rows[rows.part == part] for part in ("query", "gallery")}
+    return {p: dict(zip(r.name, r.identity, strict=True)) for p, r in parts.items()}
+
+
 def without_repeats(rows: pd.DataFrame) -> pd.DataFrame:
     """Leave out, and report, pictures that were named before, or show two identities or none.
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from lookalike.core.errors import UserError
 from lookalike.core.log import report_each
-from lookalike.core.readers import read_json
+from lookalike.core.readers import TABLES, read_json
 from lookalike.evaluation.matching import DefectKind, Matched, errors, match
 from lookalike.evaluation.metrics import HIGHEST_SCORE, clustered_interval, measure_queries
 from lookalike.evaluation.submissions import TOP, RankedArrays, Submission, as_submission
@@ -74,13 +74,21 @@ class QueryHits(NamedTuple):
 
 
 def read_labels(path: Path) -> Labels:
-    """Read labels, {"query": {name: identity}, "gallery": {name: identity}}, from a JSON file.
+    """Read labels, {"query": {name: identity}, "gallery": {name: identity}}.
+
+    Args:
+        path: JSON of this form, or a table of pictures, identities and parts, see
+            `lookalike.data.tables.read_label_table`.
 
     Raises:
         UserError: There is no such file, or it has another form.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; name the labels of the test with --labels")
+    if path.suffix.lower() in TABLES:
+        from lookalike.data.tables import read_label_table  # pandas: --help needs none
+
+        return _parse_labels(read_label_table(path), str(path))
     return _parse_labels(read_json(path, "the labels of the test"), str(path))
 
 

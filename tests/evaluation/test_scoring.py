@@ -83,3 +83,16 @@ def test_the_caricature_answer_sheet_scores_itself_1000() -> None:
     answers = {q: pictures.get(i, [])[:10] for q, i in labels.query.items()}
     block = score(answers, labels)
     assert block["score"] == 1000.0 and block["queries"] + block["left_out"] == 902
+
+
+def test_labels_may_be_a_table(tmp_path: Path) -> None:
+    path = tmp_path / "solution.csv"
+    rows = ["image,individual_id,split", "q.jpg,007,query", "a.jpg,007,gallery", "t.jpg,1,train"]
+    path.write_text("\n".join(rows))
+    assert read_labels(path) == ({"q.jpg": "007"}, {"a.jpg": "007"})
+    path.write_text("\n".join([*rows, "a.jpg,8,Gallery"]))
+    with pytest.raises(UserError, match=r"a\.jpg has two identities"):
+        read_labels(path)
+    path.write_text("image,individual_id\nq.jpg,1")
+    with pytest.raises(UserError, match=r"such as image, identity and split .*individual_id"):
+        read_labels(path)
