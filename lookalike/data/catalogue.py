@@ -169,8 +169,8 @@ def overview(catalogue: pd.DataFrame) -> pd.DataFrame:
         The columns part, domain, pictures, identities and example.
 
     >>> rows = {"path": ["training/ada/1.jpg"], "identity": ["ada"], "part": ["training"]}
-    >>> overview(pd.DataFrame(rows | {"domain": ["photo"]})).iloc[0].tolist()
-    ['training', 'photo', 1, '1', 'training/ada/1.jpg']
+    >>> overview(pd.DataFrame(rows | {"domain": ["photo"]})).astype(str).iloc[0].tolist()
+    ['training', 'photo', '1', '1', 'training/ada/1.jpg']
     """
     domains = catalogue.domain.where(~catalogue.part.isin(TEST), "")
     groups = catalogue.assign(domain=domains).groupby(["part", "domain"], sort=False)

@@ -21,6 +21,7 @@ from lookalike.data.layout import (
     find_layout,
     has_usable_name,
     nested_folders,
+    read_origin,
     visible_folders,
     with_usable_names,
     without_clutter,
@@ -39,6 +40,7 @@ LABELED = ("training", "validation")  # the parts whose identities are known
 TEST = ("query", "gallery")
 # Names of files that hold the identity: person, camera, and more (Market-1501, DukeMTMC-reID).
 PERSON_CAMERA = r"(?:^|/)(?P<identity>-?\d+)_c\d+[^/]*$"
+MADE_OF_CLASSES = ("folder", "lfw", "imdb")  # sources whose class folders were laid out here
 NO_PERSON = {"-1", "0000"}  # what these data sets call pictures of nobody, and distractors
 
 
@@ -210,7 +212,8 @@ def _in_class_folders(
     loose = [file for file in files if file.parent == folder]
     report_each("files lie outside of an identity's folder: left out", map(str, loose))
     pair = nested_folders([file.relative_to(folder) for file in inside])
-    if pair is not None:
+    made_from = (read_origin(folder.parent) or {}).get("source")
+    if pair is not None and made_from not in MADE_OF_CLASSES:
         raise UserError(
             f"{folder}: its folders hold folders, such as {pair}: say which are the identities by "
             "--identity-pattern, '(?P<identity>[^/]+)/[^/]+/[^/]+$' for the upper, "
