@@ -41,13 +41,8 @@ PATH_SETTINGS = (
     "metadata",
     "ensemble",
 )
-FILE_SETTINGS = {
-    "weights",
-    "labels",
-    "train",
-    "query",
-    "gallery",
-}  # settings that name a file: its content counts too
+# Settings that name a file: its content counts too.
+FILE_SETTINGS = {"weights", "labels", "train", "query", "gallery"}
 PACKAGE = Path(__file__).parents[1]
 PACKAGES = (
     *("torch", "torchvision", "timm", "openvino", "faiss-gpu", "faiss-cpu", "numpy", "pandas"),

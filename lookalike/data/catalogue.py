@@ -34,7 +34,8 @@ from lookalike.data.images import (
     check_picture,
     map_images,
 )
-from lookalike.data.listing import LABELED, TEST, list_pictures
+from lookalike.data.layout import LABELED, TEST
+from lookalike.data.listing import list_pictures
 
 COLUMNS = ["path", "identity", "domain", "part", "content", "problem"]
 

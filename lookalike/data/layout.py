@@ -34,6 +34,8 @@ PARTS = {
     "validation": ("validation", "val", "valid"),
 }
 TESTS = ("test", "testing")
+LABELED = ("training", "validation")  # the parts whose identities are known
+TEST = ("query", "gallery")
 
 
 class Layout(NamedTuple):
@@ -90,9 +92,9 @@ def _layout_of(root: Path, folders: list[Path]) -> Layout | None:
     """
     test = _folder_named(folders, TESTS)
     inside = visible_folders(test) if test is not None else []
-    query, gallery = (_folder_named(inside, PARTS[part]) for part in ("query", "gallery"))
+    query, gallery = (_folder_named(inside, PARTS[part]) for part in TEST)
     if query is None and gallery is None:
-        query, gallery = (_folder_named(folders, PARTS[part]) for part in ("query", "gallery"))
+        query, gallery = (_folder_named(folders, PARTS[part]) for part in TEST)
         query = query or test
     if query is None or gallery is None:
         return None

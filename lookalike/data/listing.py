@@ -16,7 +16,9 @@ from lookalike.core.files import files_below
 from lookalike.core.log import report_each
 from lookalike.core.settings import ListingSettings
 from lookalike.data.layout import (
+    LABELED,
     PARTS,
+    TEST,
     Layout,
     find_layout,
     has_usable_name,
@@ -36,8 +38,6 @@ from lookalike.data.tables import (
     without_repeats,
 )
 
-LABELED = ("training", "validation")  # the parts whose identities are known
-TEST = ("query", "gallery")
 # Names of files that hold the identity: person, camera, and more (Market-1501, DukeMTMC-reID).
 PERSON_CAMERA = r"(?:^|/)(?P<identity>-?\d+)_c\d+[^/]*$"
 MADE_OF_CLASSES = ("folder", "lfw", "imdb")  # sources whose class folders were laid out here

@@ -20,7 +20,7 @@ from lookalike.core.files import files_below
 from lookalike.core.log import log, report_each
 from lookalike.core.readers import TABLES, read_outside_table
 from lookalike.core.settings import ListingSettings
-from lookalike.data.layout import PARTS, has_usable_name, is_clutter, named_as_picture
+from lookalike.data.layout import PARTS, TEST, has_usable_name, is_clutter, named_as_picture
 
 Tables = dict[str, Path]  # part, or `all` -> the table of its pictures
 SAMPLE = 200  # values of a column that are looked for among the files
@@ -192,11 +192,11 @@ def read_label_table(path: Path) -> dict[str, dict[str, str]]:
         )
     rows = pd.DataFrame({"name": table[image], "identity": table[identity]})
     rows["part"] = _parts_of(path, table[split])
-    rows = rows[rows.part.isin(("query", "gallery"))].drop_duplicates()
+    rows = rows[rows.part.isin(TEST)].drop_duplicates()
     repeated = rows.name[rows.duplicated(["part", "name"])]
     if len(repeated):
         raise UserError(f"{path}: {repeated.iloc[0]} has two identities")
-    parts = {part: rows[rows.part == part] for part in ("query", "gallery")}
+    parts = {part: rows[rows.part == part] for part in TEST}
     return {p: dict(zip(r.name, r.identity, strict=True)) for p, r in parts.items()}
 
 
@@ -209,7 +209,7 @@ def without_repeats(rows: pd.DataFrame) -> pd.DataFrame:
     Raises:
         UserError: A picture is a query and in the gallery.
     """
-    test = rows.part.isin(("query", "gallery"))
+    test = rows.part.isin(TEST)
     both = rows.path[test & (rows.part == "gallery")]
     both = both[both.isin(rows.path[rows.part == "query"])]
     if len(both):
@@ -220,7 +220,7 @@ def without_repeats(rows: pd.DataFrame) -> pd.DataFrame:
     tested = rows.path[~test].isin(rows.path[test]).reindex(rows.index, fill_value=False)
     report_each("labeled pictures are in the test too: left out of it", rows.path[~test & tested])
     rows = rows[~tested]
-    labeled = rows[~rows.part.isin(("query", "gallery"))]
+    labeled = rows[~rows.part.isin(TEST)]
     counts = labeled.groupby("path").identity.nunique()
     torn = set(counts.index[counts > 1])
     report_each("pictures have two identities: left out", sorted(torn))
@@ -242,7 +242,7 @@ def _read(path: Path, part: str, files: "PictureFiles", settings: ListingSetting
     rows = pd.DataFrame({"value": values, "path": [files.find(value) or "" for value in values]})
     identity = settings.identity_column or _usual_column(table, "identity", {image})
     said = f"pictures from {image}"
-    if part in ("query", "gallery"):
+    if part in TEST:
         rows["identity"] = ""
     else:
         if identity is None:
@@ -254,7 +254,7 @@ def _read(path: Path, part: str, files: "PictureFiles", settings: ListingSetting
         said += f", identities from {identity}"
     domain = settings.domain_column or _usual_column(table, "domain", {image, identity})
     rows["domain"] = ""
-    if domain is not None and domain in table and part not in ("query", "gallery"):
+    if domain is not None and domain in table and part not in TEST:
         rows["domain"], said = table[domain], f"{said}, domains from {domain}"
     rows["part"] = part
     if part == "all":
