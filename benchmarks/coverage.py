@@ -17,7 +17,7 @@ import numpy as np
 from tabulate import tabulate
 
 from lookalike.core.runs import open_run
-from lookalike.evaluation.metrics import clustered_interval
+from lookalike.evaluation.intervals import clustered_interval
 from lookalike.features.extractor import trained_extractor
 from lookalike.retrieval.labeled_tasks import load_tasks
 

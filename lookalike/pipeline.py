@@ -40,6 +40,7 @@ from lookalike.core.settings import (
     validation_steps,
 )
 from lookalike.data.extraction import choose_data
+from lookalike.evaluation.metrics import DEFAULT_METRIC, STANDARD, parse_metric, run_metric
 from lookalike.evaluation.results import read_metrics
 from lookalike.evaluation.scoring import read_labels
 from lookalike.evaluation.stage import evaluate_state
@@ -65,6 +66,7 @@ RANKING = tuple(field.name for field in fields(RetrieveSettings) if field.name !
 EXTRACTION = tuple(field.name for field in fields(ExtractSettings) if field.name != "keep_archive")
 LISTING = tuple(field.name for field in fields(ListingSettings))
 LEARNING = tuple(field.name for field in fields(TrainSettings) if field.name != "log_to")
+MEASURING = ("metric", "k")  # what the score is, and how long the lists are
 TRAINING = ("training.csv", "split.json")
 INDEX = ("gallery.faiss", "gallery.json", "validation_gallery.faiss", "validation_gallery.json")
 
@@ -88,7 +90,7 @@ STAGE_LIST = (
     Stage(
         "auto",
         lambda run: resolve_name("lookalike.retrieval.search:run_search")(run, make_submission),
-        settings=(*EMBEDDING, *RANKING, "time_limit", "metric", "seed"),
+        settings=(*EMBEDDING, *RANKING, *MEASURING, "time_limit", "seed"),
         files=("test.csv", *TRAINING),
         outputs=("recipe.json", "timeline.csv", "unseen.json"),
         watch=lambda run: " ".join(sorted(run.named)),
@@ -103,7 +105,7 @@ STAGE_LIST = (
     Stage(
         "train",
         stage_work("lookalike.training.stage:run_train"),
-        settings=(*EMBEDDING, *LEARNING, "seed"),
+        settings=(*EMBEDDING, *LEARNING, *MEASURING, "seed"),
         files=TRAINING,
         outputs=("model.safetensors", "history.csv", "training.png"),
         watch=lambda run: training_validation(run.settings),
@@ -118,7 +120,7 @@ STAGE_LIST = (
     Stage(
         "retrieve",
         stage_work("lookalike.retrieval.ranking:run_retrieve"),
-        settings=(*EMBEDDING, *RANKING, "refit"),
+        settings=(*EMBEDDING, *RANKING, *MEASURING, "refit"),
         files=("model.safetensors", "test.csv", *TRAINING, *INDEX),
         outputs=("submission.json", "submission.csv", "validation.json", "ranking.json"),
         watch=members_state,
@@ -126,14 +128,14 @@ STAGE_LIST = (
     Stage(
         "forecast",
         stage_work("lookalike.retrieval.forecast:run_forecast"),
-        settings=(*EMBEDDING, *RANKING, *OBJECTIVE_SETTINGS, "seed"),
+        settings=(*EMBEDDING, *RANKING, *MEASURING, *OBJECTIVE_SETTINGS, "seed"),
         files=("model.safetensors", "test.csv", "unseen.json", *TRAINING),
         outputs=("forecast.json",),
     ),
     Stage(
         "evaluate",
         stage_work("lookalike.evaluation.stage:run_evaluate"),
-        settings=("labels",),
+        settings=("labels", *MEASURING),
         files=("submission.json", "validation.json", "split.json", "forecast.json"),
         outputs=("metrics.json", "labels.json"),
         watch=evaluate_state,
@@ -216,6 +218,7 @@ def checked_run(settings: Settings, named: frozenset[str]) -> Run:
     """
     if not settings.train.is_linear_probe:
         resolve_name("lookalike.training.losses:parse_objective")(settings.train.objective)
+    run_metric(settings)
     if settings.evaluate.labels is not None:
         read_labels(settings.evaluate.labels)
     if "submit" in settings.general.stage:
@@ -410,9 +413,6 @@ def write_timing(run: Run) -> None:
     write_json(run.path("timing.json"), timing)
 
 
-MEASURES = ("score", "recall@1", "recall@5", "recall@10", "map", "map@10", "map@10_hits")
-
-
 def summary(run: Run) -> str:
     """Return the stages' results, with their times, and the scores with their intervals."""
     metrics = read_if_good(read_metrics, run.path("metrics.json"), "left out of the summary")
@@ -431,25 +431,26 @@ def stage_table(run: Run) -> str:
 
 def score_table(metrics: Mapping[str, Any]) -> str:
     """Return a table of the scores in metrics.json, and the forecast."""
-    rows = [
-        (
-            part,
-            *(
-                format(metrics[part][name], ".1f" if name == "score" else ".3f")
-                for name in MEASURES
-            ),
-            "{:.1f} to {:.1f}".format(*metrics[part]["ci95"]["score"]),
-        )
-        for part in ("test", "validation")
-        if part in metrics
-    ]
-    heads = ["", *MEASURES, "95 % of score"]
+    rows = []
+    for part in ("test", "validation"):
+        if block := metrics.get(part):
+            shown, low, high = _shown(block)
+            measures = [f"{block[name]:.3f}" for name in STANDARD]
+            rows.append((part, shown, *measures, f"{low} to {high}"))
+    heads = ["", "score", *STANDARD, "95 % of score"]
     table = tabulate(rows, heads, disable_numparse=True) if rows else "nothing scored"
     if "forecast" in metrics:
-        low, high = metrics["forecast"]["ci95"]["score"]
-        score = metrics["forecast"]["score"]
-        table += f"\nforecast of the test: {score:.1f} ({low:.1f} to {high:.1f})"
-    return table
+        shown, low, high = _shown(metrics["forecast"])
+        table += f"\nforecast of the test: {shown} ({low} to {high})"
+    names = {block.get("metric", "score") for block in metrics.values()} - {"score", DEFAULT_METRIC}
+    return "\n".join([table, *(f"score: {name}" for name in sorted(names))])
+
+
+def _shown(block: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return the score of a block of metrics.json, and the ends of its interval, as text."""
+    metric = parse_metric(block.get("metric", "score"))
+    low, high = block["ci95"]["score"]
+    return metric.show(block["score"]), metric.show(low), metric.show(high)
 
 
 # ---- the command --------------------------------------------------------------------------------

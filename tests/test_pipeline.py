@@ -13,6 +13,9 @@ from lookalike.core.errors import UserError
 from lookalike.core.files import write_json
 from lookalike.core.readers import read_json
 from lookalike.core.settings import RENAMED
+from lookalike.evaluation.evaluate import main as evaluate
+from lookalike.evaluation.metrics import measure_queries
+from lookalike.evaluation.scoring import Labels, find_hits
 from tests.conftest import FAST, Program, draw, draw_competition
 
 DOMAINS = ("--domain-pattern", "(?P<domain>photo|drawing)_")
@@ -43,7 +46,7 @@ def test_the_contract_of_the_run_folder(done: Path, competition: Path) -> None:
     measures = {"score", "recall@1", "recall@5", "recall@10", "map", "map@10", "map@10_hits"}
     for part in ("test", "validation"):
         block = metrics()[part]
-        assert set(block) == measures | {"queries", "missing", "left_out", "ci95"}
+        assert set(block) == measures | {"metric", "queries", "missing", "left_out", "ci95"}
         assert set(block["ci95"]) == measures
         low, high = block["ci95"]["score"]
         assert 0 <= low <= block["score"] <= high <= 1000
@@ -54,6 +57,28 @@ def test_the_contract_of_the_run_folder(done: Path, competition: Path) -> None:
     assert all(query.startswith("training/") for query in validation), "paths, not bare names"
     labels = read_json(done / "labels.json", "")
     assert set(labels) == {"query", "gallery"}
+
+
+def test_the_named_metric_is_the_score_of_every_stage(
+    done: Path, competition: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = read_json(done / "submission.json", "")
+    assert run_all("--data", competition, *FAST, *DOMAINS, "--metric", "map@12") == 0
+    submission = read_json(done / "submission.json", "")
+    assert {len(names) for names in submission.values()} == {12}
+    assert {query: names[:10] for query, names in submission.items()} == before
+    labels = read_json(competition / "labels.json", "")
+    hits = find_hits(submission, Labels(**labels), 12)
+    expected = measure_queries(hits.hits, hits.relevant, also=["map@12"])["map@12"].mean()
+    assert metrics()["test"]["score"] == pytest.approx(expected)
+    for part in ("test", "validation", "forecast"):
+        assert metrics()[part]["metric"] == "map@12"
+        assert 0 <= metrics()[part]["score"] <= metrics()[part]["ci95"]["score"][1] <= 1
+    assert "<small>of 1</small>" in (done / "report.html").read_text()
+    shown = capsys.readouterr().err
+    assert f"score: test {expected:.4f}" in shown and "score: map@12" in shown
+    assert evaluate([str(done / "submission.json"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["score"] == pytest.approx(expected)
 
 
 def test_a_second_run_does_nothing_and_force_does_it_again(
@@ -200,6 +225,7 @@ def test_half_files_of_a_killed_run_are_swept_away(done: Path, competition: Path
         (["--data", "tiny", "--labels", "nowhere.json", *FAST], "nowhere.json: no such file"),
         (["--data", "tiny", "--weights", "nowhere.pth"], "nowhere.pth: no such file"),
         (["--data", "tiny", "--query-domain", "x", *DOMAINS], "only the domains drawing, photo"),
+        (["--data", "tiny", "--metric", "recal@5"], "'recal@5' is unknown; known are recall@k"),
         (["--config", "nowhere.json"], "nowhere.json: cannot be read"),
         (["--data", "tiny", "--run", "tiny/test/gallery/run", *FAST], "choose a separate folder"),
         (["--data", "tiny", "--cache", "tiny", *FAST], "choose a separate folder"),

@@ -64,3 +64,12 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def score_text(score: float) -> str:
+    """Return a score whose metric is not known in as many digits as it needs.
+
+    >>> score_text(912.54), score_text(0.91254), score_text(-0.01)
+    ('912.5', '0.9125', '-0.0100')
+    """
+    return f"{score:.4f}" if abs(score) < 2 and score else f"{score:.1f}"

@@ -78,8 +78,12 @@ class RunSettings:
     time_limit: Annotated[float, Interval(ge=0, le=100_000)] = 10.0
     """Minutes for --stage all to find the best embedding and ranking, of what no option names; 0
     chooses nothing and keeps to the options and their defaults."""
-    metric: Literal["score", "recall@1", "recall@5", "recall@10", "map", "map@10"] = "score"
-    """What choices are made by, on labeled identities."""
+    metric: str = "600*recall@1+300*recall@5+100*recall@10"
+    """The competition's metric: recall@k, map@k, mp@k, mrr, map@r, ... or a weighted sum. It is the
+    score that choices, early stopping, forecast and report are about."""
+    k: Annotated[int, Interval(ge=1, le=10_000)] | None = None
+    """Gallery names of each query in the submission. Default: as many as --metric looks at, at
+    least ten."""
     reset: bool = False
     """Forget the settings that were named for this run folder before."""
     config: Path | None = None

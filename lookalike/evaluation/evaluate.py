@@ -18,10 +18,12 @@ from lookalike.core.checks import check_bounds
 from lookalike.core.log import exit_code, log_to
 from lookalike.core.options import parse
 from lookalike.core.settings import Positive
-from lookalike.evaluation.metrics import measure_queries
+from lookalike.evaluation.metrics import Metric, measures_at, parse_metric
+from lookalike.evaluation.results import metric_of_run
 from lookalike.evaluation.scoring import (
     QueryHits,
     find_hits,
+    measures_of,
     read_labels,
     summarize,
     warn_incomplete,
@@ -39,27 +41,33 @@ class EvaluateCommand:
     """Labels, {"query": {name: identity}, "gallery": {...}}. Default: labels.json beside it."""
     json: bool = False
     """Print one JSON object and nothing else on standard output."""
-    k: Positive = 10
-    """Names a query may have; mAP and Recall are taken at this length too."""
+    metric: tuple[str, ...] = ()
+    """Metrics, such as map@100, or weighted sums of them; the first is the score. Default: that of
+    the run the submission lies in, else 600*recall@1+300*recall@5+100*recall@10."""
+    k: Positive | None = None
+    """Names a query may have; mAP and Recall are taken at this length too. Default: as many as the
+    metrics look at, at least ten."""
     per_query: bool = False
     """Show the worst and the best queries."""
     leave_one_out: bool = False
     """Query and gallery are one folder: a picture's own name is left out."""
 
 
-def measures_table(block: Mapping[str, Any]) -> str:
+def measures_table(block: Mapping[str, Any], metric: Metric) -> str:
     """Return a block of measures as a table with their intervals and the counts below.
 
     Args:
         block: What `score` returns.
+        metric: What its score is.
     """
     rows = []
     for name, ends in block["ci95"].items():
-        form = ".1f" if name == "score" else ".4f"
-        rows.append((name, *(format(value, form) for value in (block[name], *ends))))
+        shown = metric.show if name == "score" else "{:.4f}".format
+        rows.append((name, *map(shown, (block[name], *ends))))
     counts = f"{block['queries']} queries, {block['missing']} missing, {block['left_out']} left out"
     headers = ["measure", "value", "95 % from", "to"]
-    return tabulate(rows, headers, disable_numparse=True) + f"\n{counts}"
+    table = tabulate(rows, headers, disable_numparse=True)
+    return f"{table}\nscore: {metric.name}\n{counts}"
 
 
 def queries_table(found: QueryHits, count: int = 10) -> str:
@@ -69,7 +77,7 @@ def queries_table(found: QueryHits, count: int = 10) -> str:
         found: The queries.
         count: How many of the worst, and of the best.
     """
-    precision = measure_queries(found.hits, found.relevant)["map"]
+    precision = measures_of(found)["map"]
     first = np.where(found.hits.any(1), found.hits.argmax(1) + 1, found.hits.shape[1] + 1)
     order = np.lexsort((-precision, first))
     best = order[:count]
@@ -90,6 +98,16 @@ def queries_table(found: QueryHits, count: int = 10) -> str:
     return tabulate(rows, headers, disable_numparse=True)
 
 
+def _metrics(command: EvaluateCommand) -> list[Metric]:
+    """Return the metrics that are named, all with the longest of their lists, or the run's."""
+    if not command.metric:
+        metric = metric_of_run(command.submission.parent)
+        return [metric._replace(length=command.k or metric.length)]
+    parsed = [parse_metric(name, command.k) for name in command.metric]
+    length = max(metric.length for metric in parsed)
+    return [metric._replace(length=length) for metric in parsed]
+
+
 def print_score(command: EvaluateCommand) -> None:
     """Score a submission and print its measures.
 
@@ -99,10 +117,15 @@ def print_score(command: EvaluateCommand) -> None:
     check_bounds(command)
     submission = read_submission(command.submission)
     labels = read_labels(command.labels or command.submission.with_name("labels.json"))
-    found = find_hits(submission, labels, command.k, command.leave_one_out)
-    warn_incomplete(found, command.k)
-    block = summarize(found, (command.k,))
-    print(json.dumps(block) if command.json else measures_table(block))
+    metric, *others = _metrics(command)
+    found = find_hits(submission, labels, metric.length, command.leave_one_out)
+    warn_incomplete(found, metric.length)
+    block = summarize(found, metric, measures_at(command.k))
+    for other in others:
+        its_block = summarize(found, other)
+        block[other.name] = its_block["score"]
+        block["ci95"][other.name] = its_block["ci95"]["score"]
+    print(json.dumps(block) if command.json else measures_table(block, metric))
     if command.per_query and not command.json:
         print(f"\n{queries_table(found)}")
 

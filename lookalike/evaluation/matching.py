@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lookalike.evaluation.submissions import TOP, Submission
+from lookalike.evaluation.metrics import TOP
+from lookalike.evaluation.submissions import Submission
 
 
 class DefectKind(Enum):

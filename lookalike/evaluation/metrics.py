@@ -1,158 +1,277 @@
-"""Retrieval measures of every query, intervals of their means, and a threshold.
+"""Metrics of every query, by their names, and a threshold.
+
+    metric = parse_metric("600*recall@1 + 300*recall@5 + 100*recall@10")
+    measure_queries(hits, relevant, metric)["score"]
 
 For a query with N relevant gallery pictures and a submitted list of L names, let rel(i) be 1 where
-the picture at rank i shows the query's identity, else 0, and P(i) = 1/i * sum(rel(1..i)):
+the picture at rank i shows the query's identity, else 0, H(k) = sum(rel(1..k)), P(i) = H(i)/i:
 
-    recall@k     1 if any of the first k is relevant, else 0 (hit rate, success@k)
-    score        600 * recall@1 + 300 * recall@5 + 100 * recall@10, from 0 to 1000
-    map          1/N * sum(P(i) * rel(i) for i <= L): at most L/N
-    map@k        1/min(N, k) * sum(P(i) * rel(i) for i <= k): at most 1
-    map@k_hits   the sum of map@k divided by the number of hits among the first k
+    recall@k       1 if any of the first k is relevant, else 0 (hit rate, success@k): the measure of
+                   metric learning (Oh Song et al., 2016)
+    precision@k    H(k) / k
+    mp@k           H(m) / m, m = min(N, k): Google Universal Image Embedding 2022 takes mp@5
+    r-precision    H(N) / N
+    map            1/N * sum(P(i) * rel(i) for i <= L): at most L/N (Manning, Raghavan and Schütze,
+                   2008, section 8.4)
+    map@k          1/min(N, k) * sum(P(i) * rel(i) for i <= k): at most 1; Google Landmark Retrieval
+                   takes map@100
+    map@k_all      1/N * the same sum, as trec_eval's map_cut
+    map@k_hits     1/H(k) * the same sum: what torchmetrics and open-metric-learning compute and
+                   what the baseline report gives as mAP; a single lucky hit at rank 1 counts as
+                   perfect
+    map@r          1/N * sum(P(i) * rel(i) for i <= N) (Musgrave et al., 2020)
+    mrr, mrr@k     1/i of the first hit, among the first k; with one right answer a query, this is
+                   the MAP@5 of Humpback Whale and Happywhale
+    f1             2 * H(L) / (L + N): Shopee's Price Match Guarantee takes its mean
 
-Recall@k is the measure of metric learning (Oh Song et al., 2016), average precision that of
-information retrieval (Manning, Raghavan and Schütze, 2008, section 8.4). `map@k_hits` is what
-torchmetrics and open-metric-learning compute and what the baseline report gives as mAP; a single
-lucky hit at rank 1 counts as perfect, so it stands here for comparison only.
+The metric of a competition is a weighted sum of these, and its value is the `score`.
+`balanced-` before a name takes the mean over identities of the means over their queries.
 """
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-SCORE_WEIGHTS = {1: 600, 5: 300, 10: 100}
-HIGHEST_SCORE = 1000.0
-NORMAL = 1.959964  # the 97.5 % quantile of the normal distribution
-TINY = 1e-9
+from lookalike.core.errors import UserError
+from lookalike.core.settings import Settings
+
+TOP = 10  # gallery names of a query that a leaderboard takes, where its metric looks at no more
+OPEN_LENGTH = 100  # names of a query for metrics that look at as many as are relevant
+BALANCED = "balanced-"
+STANDARD = ("recall@1", "recall@5", "recall@10", "map", "map@10", "map@10_hits")
+
+
+class Metric(NamedTuple):
+    """The metric of a competition.
+
+    Attributes:
+        name: As it was written.
+        terms: (weight, name of the measure) of what it sums.
+        length: How many names a query's list has.
+    """
+
+    name: str
+    terms: tuple[tuple[float, str], ...]
+    length: int = TOP
+
+    @property
+    def highest(self) -> float:
+        """The highest value that it can have."""
+        return sum(weight for weight, _ in self.terms)
+
+    @property
+    def is_balanced(self) -> bool:
+        """Whether every identity counts alike."""
+        return self.terms[0][1].startswith(BALANCED)
+
+    def show(self, value: float) -> str:
+        """Return a value in as many digits as its range needs.
+
+        >>> SCORE.show(912.54), parse_metric("map@100").show(0.91254)
+        ('912.5', '0.9125')
+        """
+        return f"{value:.1f}" if self.highest >= 100 else f"{value:.4f}"
+
+
+class Hits(NamedTuple):
+    """The hits of all queries, one entry each: only they count, and they are few."""
+
+    query: np.ndarray
+    rank: np.ndarray  # from 0
+    precision: np.ndarray
+    relevant: np.ndarray
+    lengths: np.ndarray
+
+    def sum_first(self, k: float | np.ndarray, values: np.ndarray | None = None) -> np.ndarray:
+        """Sum the values of each query's hits among its first k; without values, count them.
+
+        Args:
+            k: A length, or one for each query.
+            values: One for each hit.
+        """
+        limits = k[self.query] if isinstance(k, np.ndarray) else k
+        chosen = self.rank < limits
+        weights = None if values is None else values[chosen]
+        return np.bincount(self.query[chosen], weights, len(self.relevant))
+
+    def first(self, k: float) -> np.ndarray:
+        """Return 1 / the rank of each query's first hit among its first k, else 0."""
+        values = np.zeros(len(self.relevant))
+        chosen = self.rank < k
+        np.maximum.at(values, self.query[chosen], 1 / (self.rank[chosen] + 1))
+        return values
+
+
+Measure = Callable[[Hits, float], np.ndarray]
+
+# By the form of their names; k is infinite where the name has none.
+MEASURES: dict[str, Measure] = {
+    "recall@k": lambda h, k: (h.sum_first(k) > 0) * 1.0,
+    "precision@k": lambda h, k: h.sum_first(k) / k,
+    "mp@k": lambda h, k: h.sum_first(np.minimum(h.relevant, k)) / np.minimum(h.relevant, k),
+    "r-precision": lambda h, _: h.sum_first(h.relevant) / h.relevant,
+    "map": lambda h, k: h.sum_first(k, h.precision) / h.relevant,
+    "map@k": lambda h, k: h.sum_first(k, h.precision) / np.minimum(h.relevant, k),
+    "map@k_all": lambda h, k: h.sum_first(k, h.precision) / h.relevant,
+    "map@k_hits": lambda h, k: h.sum_first(k, h.precision) / np.maximum(h.sum_first(k), 1),
+    "map@r": lambda h, _: h.sum_first(h.relevant, h.precision) / h.relevant,
+    "mrr": lambda h, k: h.first(k),
+    "mrr@k": lambda h, k: h.first(k),
+    "f1": lambda h, k: 2 * h.sum_first(k) / (h.lengths + h.relevant),
+}
+TO_THE_RELEVANT = ("r-precision", "map@r")
+_LENGTH = re.compile(r"@([1-9][0-9]{0,5})")
+
+
+def parse_metric(text: str, k: int | None = None) -> Metric:
+    """Return the metric with a name, or the weighted sum of several.
+
+    Args:
+        text: Such as `map@100`, `600*recall@1+300*recall@5+100*recall@10`, or `score` for that.
+        k: How many names a query's list has. Default: as many as the metric looks at, at least ten.
+
+    Raises:
+        UserError: A name is unknown, or a weight is not a positive number.
+
+    Example:
+        >>> parse_metric("map@100").length, parse_metric("0.5*map@5 + 0.5*mrr").terms
+        (100, ((0.5, 'map@5'), (0.5, 'mrr')))
+    """
+    written = DEFAULT_METRIC if text == "score" else text
+    terms = tuple(_parse_term(term.strip(), text) for term in written.split("+"))
+    if len({name.startswith(BALANCED) for _, name in terms}) > 1:
+        raise UserError(f"metric {text!r}: all parts of a sum are {BALANCED} or none is")
+    lengths = [TOP, *(int(k) for _, name in terms for k in _LENGTH.findall(name))]
+    if any(name.removeprefix(BALANCED) in TO_THE_RELEVANT for _, name in terms):
+        lengths.append(OPEN_LENGTH)
+    return Metric(text, terms, k or max(lengths))
+
+
+def _parse_term(term: str, text: str) -> tuple[float, str]:
+    """Return the weight and the name of a part of a sum."""
+    weight, star, name = (part.strip() for part in term.rpartition("*"))
+    try:
+        factor = float(weight) if star else 1.0
+    except ValueError:
+        factor = 0.0
+    if not 0 < factor < 1e6:
+        raise UserError(f"metric {text!r}: {weight!r} is no weight above 0, such as 600")
+    if _form(name) not in MEASURES:
+        known = ", ".join(MEASURES)
+        raise UserError(
+            f"metric {text!r}: {name!r} is unknown; known are {known}, with a number for k, each "
+            f"also with {BALANCED} in front, and sums such as 600*recall@1+400*map@10"
+        )
+    return factor, name
+
+
+def _form(name: str) -> str:
+    """Return the form of a measure's name.
+
+    >>> _form("balanced-map@10_hits")
+    'map@k_hits'
+    """
+    return "" if "@k" in name else _LENGTH.sub("@k", name.removeprefix(BALANCED))
+
+
+DEFAULT_METRIC = Settings().general.metric
+SCORE = parse_metric(DEFAULT_METRIC)
+
+
+def measures_at(k: int | None) -> list[str]:
+    """Return the names of Recall and of both mAP at a length; none where there is none.
+
+    >>> measures_at(20)
+    ['recall@20', 'map@20', 'map@20_hits']
+    """
+    return [] if k is None else [f"recall@{k}", f"map@{k}", f"map@{k}_hits"]
+
+
+def run_metric(settings: Settings) -> Metric:
+    """Return the metric of a run, with the length of its lists.
+
+    Raises:
+        UserError: Its name is unknown.
+    """
+    return parse_metric(settings.general.metric, settings.general.k)
 
 
 def measure_queries(
-    hits: np.ndarray, relevant: np.ndarray, ks: Iterable[int] = (10,)
+    hits: np.ndarray,
+    relevant: np.ndarray,
+    metric: Metric = SCORE,
+    also: Iterable[str] = (),
+    identities: Sequence[str] | None = None,
+    lengths: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
-    """Return every measure of every query; the module's docstring defines them.
+    """Return measures of every query; the module's docstring defines them.
 
     Args:
         hits: (Q, L) bool: whether the picture at each rank is relevant, best rank first.
         relevant: (Q,) int: number of relevant pictures in the gallery, at least 1.
-        ks: Lengths for `recall@k`, `map@k` and `map@k_hits`, besides recall at 1, 5 and 10 and
-            average precision at 10.
+        metric: What the score is.
+        also: Names of further measures, besides those of the metric and of `STANDARD`.
+        identities: The Q identities of the queries, which `balanced-` weighs by.
+        lengths: (Q,) int: the number of names in each list, which f1 counts. Default: L.
 
     Returns:
-        {name of the measure: (Q,) float64}, `score` first; `score` is from 0 to 1000, the others
-        from 0 to 1.
+        {name of the measure: (Q,) float64}, `score` first; all others from 0 to 1. Those that are
+        balanced are multiplied so that their mean over the queries is that over the identities.
 
     Example:
         >>> hits = np.array([[1, 0, 0, 0, 1]], bool)  # 2 hits in a list of 5, of 4 relevant
-        >>> values = measure_queries(hits, np.array([4]), ks=(5,))
+        >>> values = measure_queries(hits, np.array([4]), also=["map@5", "map@5_hits"])
         >>> {name: round(float(value[0]), 3) for name, value in values.items() if "5" in name}
         {'recall@5': 1.0, 'map@5': 0.35, 'map@5_hits': 0.7}
         >>> float(values["score"][0]), round(float(values["map@10"][0]), 3)
         (1000.0, 0.35)
     """
-    lengths = sorted({10, *ks})
-    # Only the hits count, and they are few: all sums run over them.
     query, rank = np.divmod(np.flatnonzero(hits), hits.shape[1])
-    hits_before = np.searchsorted(query, query)  # those of earlier queries
-    precision = (np.arange(1, len(query) + 1) - hits_before) / (rank + 1)
-
-    def sum_first(k: int, values: np.ndarray | None = None) -> np.ndarray:
-        """Sum the values of each query's hits among its first k; without values, count them."""
-        chosen = rank < k
-        weights = None if values is None else values[chosen]
-        return np.bincount(query[chosen], weights, len(hits))
-
-    recalls = {f"recall@{k}": (sum_first(k) > 0) * 1.0 for k in sorted({1, 5, *lengths})}
-    score = sum(weight * recalls[f"recall@{k}"] for k, weight in SCORE_WEIGHTS.items())
-    average = sum_first(hits.shape[1], precision) / relevant
-    values = {"score": np.asarray(score), **recalls, "map": average}
-    for k in lengths:
-        total = sum_first(k, precision)
-        values[f"map@{k}"] = total / np.minimum(relevant, k)
-        values[f"map@{k}_hits"] = total / np.maximum(sum_first(k), 1)
-    return values
+    before = np.searchsorted(query, query)  # the hits of earlier queries
+    precision = (np.arange(1, len(query) + 1) - before) / (rank + 1)
+    if lengths is None:
+        lengths = np.full(len(hits), hits.shape[1])
+    found = Hits(query, rank, precision, relevant, lengths)
+    terms = [name for _, name in metric.terms]
+    # A single measure is the score itself: it stands there once.
+    named = terms if metric.terms != ((1.0, terms[0]),) else []
+    values = {
+        name: _measure(found, name, identities)
+        for name in dict.fromkeys([*terms, *STANDARD, *also])
+    }
+    score = sum(weight * values[name] for weight, name in metric.terms)
+    shown = dict.fromkeys([*STANDARD, *named, *also])
+    return {"score": np.asarray(score), **{name: values[name] for name in shown}}
 
 
-def clustered_interval(
-    values: np.ndarray, identities: Sequence[str], highest: ArrayLike = 1.0
-) -> np.ndarray:
-    """Return 95 % intervals of the means of per-query values, for other identities like these.
-
-    Queries of one identity are alike: the information in a mean is that of an effective number of
-    independent yes-or-no results, m (1 - m) / variance, where the variance is that between
-    identities. The interval is Clopper's and Pearson's for that number, reduced for the few degrees
-    of freedom (Korn and Graubard, 1998, Survey Methodology 24, 193-201); it holds for values
-    between 0 and 1, too, whose variance is at most m (1 - m).
-
-    Near 0 and 1 the variance is estimated from few identities with another result, or from none. It
-    is drawn towards the largest one that is possible, that of identities that are all right or all
-    wrong, by the weight of two identities. So the interval is never of zero width.
-
-    Args:
-        values: (Q, M): M measures of Q queries, from 0 to `highest`.
-        identities: The identity of each query, Q of them.
-        highest: The highest value of each measure.
-
-    Returns:
-        (2, M) float64: the lower and the upper end of each measure's interval.
-
-    Example:
-        >>> values = np.array([[1.0], [1.0], [1.0], [0.0]])
-        >>> clustered_interval(values, ["ada", "bo", "cy", "di"]).round(2).tolist()
-        [[0.02], [1.0]]
-    """
-    means, numbers = effective_numbers(values / highest, identities)
-    return clopper_pearson(means, numbers) * highest
+def _measure(hits: Hits, name: str, identities: Sequence[str] | None) -> np.ndarray:
+    """Return a measure of every query, weighted where it is balanced."""
+    if _form(name) not in MEASURES:
+        parse_metric(name)
+    found = _LENGTH.search(name)
+    values = MEASURES[_form(name)](hits, int(found.group(1)) if found else np.inf)
+    if not name.startswith(BALANCED):
+        return values
+    if identities is None:
+        raise UserError(f"metric {name!r}: needs the identities of the queries")
+    _, cluster, counts = np.unique(np.asarray(identities), return_inverse=True, return_counts=True)
+    return values * (len(values) / len(counts) / counts[cluster])
 
 
-def effective_numbers(
-    values: np.ndarray, identities: Sequence[str]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the means of per-query values, and how many independent results they are worth.
+def over_identities(values: np.ndarray, identities: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+    """Return the means over each identity's queries of a balanced measure, and the identities.
 
     Args:
-        values: (Q, M): M measures of Q queries, from 0 to 1.
-        identities: The identity of each query, Q of them.
+        values: (Q,) of the queries, multiplied as `measure_queries` does.
+        identities: The Q identities.
 
-    Returns:
-        The (M,) means, and (M,) numbers as `clustered_interval` describes them; 0 for a single
-        identity, which says nothing about others.
+    >>> over_identities(np.array([0.5, 0.5, 0.0]), ["ada", "ada", "bo"])
+    (array([0.66666667, 0.        ]), ['ada', 'bo'])
     """
-    from scipy.special import stdtrit
-
-    _, cluster = np.unique(np.asarray(identities), return_inverse=True)
-    counts = np.bincount(cluster).astype(float)
-    means = np.clip(values.mean(axis=0), 0, 1)
-    if len(counts) < 2:
-        return means, np.zeros(len(means))
-    shares = counts / counts.sum()
-    sums = np.stack([np.bincount(cluster, column) for column in values.T], axis=1)
-    residuals = (sums / counts[:, None] - means) * shares[:, None]
-    variance = (residuals**2).sum(axis=0) * len(counts) / (len(counts) - 1)
-    largest = means * (1 - means) * (shares**2).sum()
-    informative = 4 * len(counts) * means * (1 - means)
-    variance = (informative * variance + 2 * largest) / (informative + 2)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        numbers = np.where(largest > 0, means * (1 - means) / variance, 1 / (shares**2).sum())
-    few_degrees = (NORMAL / stdtrit(len(counts) - 1, 0.975)) ** 2
-    return means, np.minimum(numbers, len(values)) * few_degrees
-
-
-def clopper_pearson(means: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """Return 95 % intervals of shares that were observed in so many independent results.
-
-    Args:
-        means: (M,) observed shares, from 0 to 1.
-        numbers: (M,) numbers of results; they need not be whole.
-
-    Returns:
-        (2, M): the lower and the upper ends (Clopper and Pearson, 1934).
-    """
-    from scipy.special import betaincinv
-
-    right, wrong = numbers * means, numbers * (1 - means)
-    low = np.where(right > 0, betaincinv(np.maximum(right, TINY), wrong + 1, 0.025), 0)
-    high = np.where(wrong > 0, betaincinv(right + 1, np.maximum(wrong, TINY), 0.975), 1)
-    return np.stack([low, high])
+    names, cluster = np.unique(np.asarray(identities), return_inverse=True)
+    return np.bincount(cluster, values) * len(names) / len(values), names.tolist()
 
 
 def threshold_at(impostor_scores: np.ndarray, false_accept_rate: float) -> float:

@@ -7,7 +7,9 @@ metrics["test"]["recall@1"]
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
-from lookalike.core.readers import Count, Finite, read_json
+from lookalike.core.errors import UserError
+from lookalike.core.readers import Count, Finite, read_json, saved_record
+from lookalike.evaluation.metrics import DEFAULT_METRIC, Metric, parse_metric
 
 Interval = tuple[Finite, Finite]
 # In this notation because names with @ cannot be written as attributes of a class.
@@ -41,6 +43,7 @@ class Block(Measures):
     """The scores of the test or of the validation, see `scoring.summarize`."""
 
     ci95: Intervals
+    metric: NotRequired[str]
     queries: NotRequired[Count]
     missing: NotRequired[Count]
     left_out: NotRequired[Count]
@@ -51,6 +54,7 @@ class Forecast(TypedDict):
 
     score: Finite
     ci95: Intervals
+    metric: NotRequired[str]
     people: NotRequired[list[Count]]
     labelled_people: NotRequired[Count]
 
@@ -63,6 +67,18 @@ class Metrics(TypedDict, total=False):
     forecast: Forecast
 
 
+def metric_of_run(folder: Path) -> Metric:
+    """Return the metric that a run folder's config.json names; the default where there is none.
+
+    Raises:
+        UserError: Its name is unknown.
+    """
+    saved = saved_record(folder / "config.json")
+    k = saved.get("k")
+    metric = str(saved.get("metric", DEFAULT_METRIC))
+    return parse_metric(metric, k if isinstance(k, int) else None)
+
+
 def read_metrics(path: Path) -> Metrics:
     """Return the scores of a run.
 
@@ -70,4 +86,9 @@ def read_metrics(path: Path) -> Metrics:
         UserError: The file is missing or damaged.
     """
     metrics: Metrics = read_json(path, "--stage evaluate", Metrics)
+    for block in (metrics.get("test"), metrics.get("validation"), metrics.get("forecast")):
+        try:
+            parse_metric(block.get("metric", "score") if block else "score")
+        except UserError as error:
+            raise UserError(f"{path}: {error}; make it anew with --stage evaluate") from error
     return metrics

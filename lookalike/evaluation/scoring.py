@@ -16,9 +16,20 @@ import numpy as np
 from lookalike.core.errors import UserError
 from lookalike.core.log import report_each
 from lookalike.core.readers import TABLES, read_json
+from lookalike.evaluation.intervals import clustered_interval
 from lookalike.evaluation.matching import DefectKind, Matched, errors, match
-from lookalike.evaluation.metrics import HIGHEST_SCORE, clustered_interval, measure_queries
-from lookalike.evaluation.submissions import TOP, RankedArrays, Submission, as_submission
+from lookalike.evaluation.metrics import (
+    BALANCED,
+    DEFAULT_METRIC,
+    SCORE,
+    TOP,
+    Metric,
+    measure_queries,
+    measures_at,
+    over_identities,
+    parse_metric,
+)
+from lookalike.evaluation.submissions import RankedArrays, Submission, as_submission
 
 ERRORS_SHOWN = 20
 
@@ -56,6 +67,7 @@ class QueryHits(NamedTuple):
         identities: Their identities.
         hits: (Q, L) bool: whether the picture at each rank shows the query's identity.
         relevant: (Q,) int: how many pictures of the gallery show it.
+        lengths: (Q,) int: how many names each list has.
         missing: Those of the queries that the submission lacks; they have no hits.
         left_out: The test's other queries: they have no relevant picture in the gallery.
         short: {query: length of its list}, where that is below `k`.
@@ -65,6 +77,7 @@ class QueryHits(NamedTuple):
     identities: list[str]
     hits: np.ndarray
     relevant: np.ndarray
+    lengths: np.ndarray
     missing: list[str]
     left_out: list[str]
     short: dict[str, int]
@@ -181,13 +194,15 @@ def hits_of_match(matched: Matched, labels: Labels, leave_one_out: bool = False)
     if not queries:
         raise UserError("no query has a picture of its identity in the gallery: nothing to score")
     row = {query: i for i, query in enumerate(matched.submission)}
-    listed = gallery[matched.indices[[row.get(query, -1) for query in queries]]]
+    indices = matched.indices[[row.get(query, -1) for query in queries]]
+    listed = gallery[indices]
     identities = [labels.query[query] for query in queries]
     return QueryHits(
         queries=queries,
         identities=identities,
         hits=listed == np.array([codes[identity] for identity in identities])[:, None],
         relevant=np.array([relevant[query] for query in queries]),
+        lengths=(indices >= 0).sum(1),
         missing=[query for query in queries if query not in matched.submission],
         left_out=[query for query in labels.query if not relevant[query]],
         short={d.query: d.length for d in matched.defects if d.kind is DefectKind.SHORT_LIST},
@@ -217,41 +232,69 @@ def warn_incomplete(hits: QueryHits, k: int) -> None:
 # ---- scores -------------------------------------------------------------------------------------
 
 
-def mean_measures(hits: QueryHits) -> dict[str, float]:
+def measures_of(
+    hits: QueryHits, metric: Metric = SCORE, also: Iterable[str] = ()
+) -> dict[str, np.ndarray]:
+    """Return the measures of every query, see `measure_queries`."""
+    return measure_queries(hits.hits, hits.relevant, metric, also, hits.identities, hits.lengths)
+
+
+def mean_measures(hits: QueryHits, metric: Metric = SCORE) -> dict[str, float]:
     """Return the mean of every measure over the queries; `measure_queries` lists them."""
-    values = measure_queries(hits.hits, hits.relevant)
-    return {name: float(column.mean()) for name, column in values.items()}
+    return {name: float(column.mean()) for name, column in measures_of(hits, metric).items()}
 
 
-def summarize(hits: QueryHits, ks: Iterable[int] = (TOP,)) -> dict[str, Any]:
+def summarize(hits: QueryHits, metric: Metric = SCORE, also: Iterable[str] = ()) -> dict[str, Any]:
     """Return one block of metrics.json.
 
     Args:
         hits: The queries.
-        ks: Lengths at which the measures are taken, see `measure_queries`.
+        metric: What the score is.
+        also: Names of further measures.
 
     Returns:
-        The mean of every measure by its name; the counts `queries`, `missing` and `left_out`; and
-        `ci95`, the 95 % interval of every mean, {name: [lower end, upper end]}.
+        The mean of every measure by its name; `metric`, the name of what the score is; the counts
+        `queries`, `missing` and `left_out`; and `ci95`, the 95 % interval of every mean, {name:
+        [lower end, upper end]}.
     """
-    values = measure_queries(hits.hits, hits.relevant, ks)
-    highest = [HIGHEST_SCORE if name == "score" else 1.0 for name in values]
-    columns = np.stack(list(values.values()), axis=1)
-    low, high = clustered_interval(columns, hits.identities, highest)
+    values = measures_of(hits, metric, also)
     return {
         **{name: float(column.mean()) for name, column in values.items()},
+        "metric": metric.name,
         "queries": len(hits.queries),
         "missing": len(hits.missing),
         "left_out": len(hits.left_out),
-        "ci95": {name: [float(low[i]), float(high[i])] for i, name in enumerate(values)},
+        "ci95": {
+            name: mean_interval(name, column, hits.identities, metric)
+            for name, column in values.items()
+        },
     }
+
+
+def mean_interval(
+    name: str, values: np.ndarray, identities: Sequence[str], metric: Metric = SCORE
+) -> list[float]:
+    """Return the 95 % interval of a measure's mean.
+
+    Args:
+        name: Of the measure.
+        values: (Q,) of the queries, as `measure_queries` returns them.
+        identities: The Q identities.
+        metric: What the score is.
+    """
+    highest = metric.highest if name == "score" else 1.0
+    if metric.is_balanced if name == "score" else name.startswith(BALANCED):
+        values, identities = over_identities(values, identities)
+    ends = clustered_interval(values[:, None], identities, highest)[:, 0]
+    return [float(end) for end in ends]
 
 
 def score(
     submission: str | Path | Mapping[str, Sequence[str]] | RankedArrays,
     labels: str | Path | Mapping[str, Mapping[str, str]] | LabeledParts,
-    k: int = TOP,
+    k: int | None = None,
     leave_one_out: bool = False,
+    metric: str = DEFAULT_METRIC,
 ) -> dict[str, Any]:
     """Score a submission: every measure's mean with its 95 % interval.
 
@@ -260,22 +303,27 @@ def score(
             [gallery names, best first]}, or a ranking. Names may have folders in front.
         labels: The path of a JSON file or a mapping, {"query": {name: identity}, "gallery": {name:
             identity}}, or an object with these two as attributes: `Labels`, a retrieval task.
-        k: Most names that a query may have; the measures are taken at this length, too.
+        k: Most names that a query may have; Recall and mAP are taken at this length, too. Default:
+            as many as the metric looks at, at least ten.
         leave_one_out: Query and gallery are one folder: a query's own picture is left out.
+        metric: What the score is, such as `map@100`; see `parse_metric`.
 
     Returns:
         The block that `summarize` describes.
 
     Raises:
-        UserError: A file cannot be read, the submission has defects (all are listed), or no query
-            has a relevant picture in the gallery.
+        UserError: A file cannot be read, the metric is unknown, the submission has defects (all
+            are listed), or no query has a relevant picture in the gallery.
 
     Example:
         >>> labels = {"query": {"q.jpg": "ada"}, "gallery": {"a.jpg": "ada", "b.jpg": "bo"}}
         >>> block = score({"q.jpg": ["b.jpg", "a.jpg"]}, labels, k=2)
         >>> block["score"], block["recall@1"], block["map"], block["queries"]
         (400.0, 0.0, 0.5, 1)
+        >>> score({"q.jpg": ["b.jpg", "a.jpg"]}, labels, metric="mrr")["score"]
+        0.5
     """
-    hits = find_hits(as_submission(submission), as_labels(labels), k, leave_one_out)
-    warn_incomplete(hits, k)
-    return summarize(hits, (k,))
+    chosen = parse_metric(metric, k)
+    hits = find_hits(as_submission(submission), as_labels(labels), chosen.length, leave_one_out)
+    warn_incomplete(hits, chosen.length)
+    return summarize(hits, chosen, measures_at(k))

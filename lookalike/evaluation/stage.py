@@ -9,6 +9,7 @@ from lookalike.core.log import log
 from lookalike.core.readers import read_json
 from lookalike.core.runs import Run
 from lookalike.data.listing import labels_of
+from lookalike.evaluation.metrics import Metric, run_metric
 from lookalike.evaluation.results import Forecast
 from lookalike.evaluation.scoring import read_labels, score
 
@@ -51,18 +52,20 @@ def run_evaluate(run: Run) -> str:
         UserError: A file is missing or broken, or the submission has defects.
     """
     metrics: dict[str, Any] = {}
-    path = labels_path(run)
+    path, metric = labels_path(run), run_metric(run.settings)
     if path is not None:
         labels = read_labels(path)
-        metrics["test"] = score(run.path("submission.json"), labels)
+        metrics["test"] = score(
+            run.path("submission.json"), labels, metric.length, metric=metric.name
+        )
         write_json(run.path("labels.json"), labels._asdict())
     else:
         run.path("labels.json").unlink(missing_ok=True)
         log.info("the test's labels are not known (--labels): only the validation is scored")
-    validation = _score_validation(run)
+    validation = _score_validation(run, metric)
     if validation is not None:
         metrics["validation"] = validation
-    scores = [f"{name} {block['score']:.1f}" for name, block in metrics.items()]
+    scores = [f"{name} {metric.show(block['score'])}" for name, block in metrics.items()]
     if run.is_current("forecast") and run.path("forecast.json").is_file():
         metrics["forecast"] = read_json(run.path("forecast.json"), "--stage forecast", Forecast)
     elif run.path("forecast.json").is_file():
@@ -74,7 +77,7 @@ def run_evaluate(run: Run) -> str:
     return "score: " + (", ".join(scores) or "nothing to score against")
 
 
-def _score_validation(run: Run) -> dict[str, Any] | None:
+def _score_validation(run: Run, metric: Metric) -> dict[str, Any] | None:
     """Score validation.json; None where the run has no validation to score."""
     from lookalike.data.splits import unseen_split  # pandas: --help does without it
 
@@ -83,7 +86,8 @@ def _score_validation(run: Run) -> dict[str, Any] | None:
     task = unseen_split(run).validation
     if task.answerable:
         log.info("validation:")
-        return score(run.path("validation.json"), task)
+        path = run.path("validation.json")
+        return score(path, task, metric.length, metric=metric.name)
     if task.query:
         log.warning("warning: no validation query has its identity in the gallery: not scored")
     return None

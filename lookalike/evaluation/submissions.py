@@ -19,7 +19,6 @@ from lookalike.core.files import whole_file, write_json
 from lookalike.core.readers import parse_json, read_text
 
 Submission = dict[str, list[str]]  # query -> gallery names, best first
-TOP = 10  # gallery names that a leaderboard takes for a query
 QUERY_KEYS = ("filename", "query")
 NAMES_KEYS = ("gallery_images", "samples", "neighbors")
 BESIDE_IMAGES = {"groupname"}  # what a request to a leaderboard holds besides `images`

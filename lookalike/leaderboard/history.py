@@ -20,6 +20,7 @@ from tabulate import tabulate
 
 from lookalike.core.errors import UserError
 from lookalike.core.files import whole_file
+from lookalike.core.numeric import score_text
 from lookalike.core.readers import read_text
 from lookalike.evaluation.submissions import Submission
 from lookalike.leaderboard.client import Outcome, Target, finite_number, printable_line
@@ -204,7 +205,7 @@ def _table_line(row: HistoryRow, best: float | None) -> list[str]:
         row["time"][:19].replace("T", " "),
         *(printable_line(row[name], 40) for name in ("run", "leaderboard", "group")),
         *(row[name][:8] for name in ("settings_hash", "file_hash")),
-        *("" if v is None else f"{v:.1f}" for v in (finite_number(row["forecast"]), score)),
+        *("" if v is None else score_text(v) for v in (finite_number(row["forecast"]), score)),
         "" if error is None else f"{error:+.1f}",
         row["status"] + (f" ({printable_line(row['answer'], 60)})" if row["answer"] else ""),
     ]

@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Iterable
 
 from lookalike.core.errors import UserError
-from lookalike.evaluation.metrics import HIGHEST_SCORE
 from lookalike.evaluation.submissions import Submission
 
 MAX_NAME_LENGTH = 64
@@ -181,18 +180,24 @@ class RateLimit:
 # ---- scores -------------------------------------------------------------------------------------
 
 
-def score_step(queries: int) -> float:
+def score_step(queries: int, highest: float = 1000.0) -> float:
     """Return the step in which scores are given: that of ten queries, rounded up to 1, 2 or 5.
+
+    Args:
+        queries: Of the test.
+        highest: The highest score.
 
     >>> [score_step(queries) for queries in (900, 120, 3)]
     [20.0, 100.0, 1000.0]
     """
-    least = QUERIES_OF_STEP * HIGHEST_SCORE / max(QUERIES_OF_STEP, queries)
+    least = QUERIES_OF_STEP * highest / max(QUERIES_OF_STEP, queries)
     power = 10.0 ** math.floor(math.log10(least))
-    return min(HIGHEST_SCORE, next(f * power for f in (1, 2, 5, 10) if f * power >= least))
+    return min(highest, next(f * power for f in (1, 2, 5, 10) if f * power >= least))
 
 
-def coarse(score: float, step: float, submission: Submission, secret: str) -> float:
+def coarse(
+    score: float, step: float, submission: Submission, secret: str, highest: float = 1000.0
+) -> float:
     """Return a score as it is given: a multiple of the step, less than a step away.
 
     Whether it is rounded up or down is drawn for each submission as a whole, from a secret, with
@@ -200,12 +205,13 @@ def coarse(score: float, step: float, submission: Submission, secret: str) -> fl
     of that query; plain rounding would tell it wherever a score lies at the edge of a step.
 
     Args:
-        score: From 0 to 1000.
+        score: From 0 to the highest.
         step: See `score_step`.
         submission: What was scored.
         secret: Known to the leaderboard alone.
+        highest: The highest score.
     """
     message = json.dumps(submission, sort_keys=True).encode("utf-8", "surrogatepass")
     digest = hmac.digest(secret.encode(), message, hashlib.sha256)
     drawn = int.from_bytes(digest[:8], "big") / 2**64
-    return min(HIGHEST_SCORE, math.floor(score / step + drawn) * step)
+    return min(highest, math.floor(score / step + drawn) * step)

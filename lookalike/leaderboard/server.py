@@ -31,8 +31,9 @@ from lookalike.core.errors import UserError
 from lookalike.core.files import file_hash
 from lookalike.core.log import log, printable
 from lookalike.core.readers import parse_json
-from lookalike.core.settings import Natural
+from lookalike.core.settings import Natural, Positive
 from lookalike.evaluation.matching import match, refusals
+from lookalike.evaluation.metrics import DEFAULT_METRIC, SCORE, Metric, parse_metric
 from lookalike.evaluation.scoring import (
     Labels,
     find_hits,
@@ -70,6 +71,11 @@ class ServeSettings:
     """File that holds the results; a restarted server continues with it."""
     title: str = "Leaderboard"
     """Heading of the page."""
+    metric: str = DEFAULT_METRIC
+    """What the score is, such as map@100, see evaluate.py."""
+    k: Positive | None = None
+    """Gallery names that each query must have. Default: as many as the metric looks at, at least
+    ten."""
     rate: Natural = 20
     """Submissions of a group that are taken from an address in a minute, and a tenth of all posts
     that the address may send; 0: no limit."""
@@ -105,11 +111,12 @@ def make_app(labels: Labels, results: Results, settings: ServeSettings) -> "Flas
     """
     from flask import Flask
 
-    scorer = Scorer(labels, results, settings.rate)
+    metric = parse_metric(settings.metric, settings.k)
+    scorer = Scorer(labels, results, settings.rate, metric)
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = int(settings.largest * 1e6)
     _add_submissions(app, scorer)
-    _add_ranking(app, results, printable(settings.title))
+    _add_ranking(app, results, printable(settings.title), metric)
     _add_errors(app, settings.largest)
     return app
 
@@ -121,15 +128,16 @@ class Scorer:
     group from sending by posting in its name.
     """
 
-    def __init__(self, labels: Labels, results: Results, rate: int) -> None:
+    def __init__(self, labels: Labels, results: Results, rate: int, metric: Metric = SCORE) -> None:
         """Continue with the groups of earlier results.
 
         Raises:
             UserError: No query of the labels has a relevant picture in the gallery.
         """
-        self.labels, self.results, self.rate = labels, results, rate
+        self.labels, self.results, self.rate, self.metric = labels, results, rate, metric
+        self.k = min(metric.length, len(labels.gallery))
         self.groups = Groups(results.groups())
-        self.step = score_step(len(find_hits({}, labels).queries))
+        self.step = score_step(len(find_hits({}, labels).queries), metric.highest)
         self.by_group, self.by_address = RateLimit(rate), RateLimit(ADDRESS_FACTOR * rate)
 
     def score(self, body: bytes, address: str) -> float:
@@ -157,15 +165,16 @@ class Scorer:
             raise BadRequest(str(error)[:500]) from error
         group_there = f"{group} {who}"
         _refuse_haste(self.by_group.wait(group_there), group, self.rate)
-        matched = match(submission, self.labels.query, self.labels.gallery)
+        matched = match(submission, self.labels.query, self.labels.gallery, self.k)
         if reasons := refusals(matched):
             raise UnprocessableEntity("; ".join(reasons))
-        measures = mean_measures(hits_of_match(matched, self.labels))
-        given = coarse(measures["score"], self.step, submission, self.results.secret)
+        measures = mean_measures(hits_of_match(matched, self.labels), self.metric)
+        secret, highest = self.results.secret, self.metric.highest
+        given = coarse(measures["score"], self.step, submission, secret, highest)
         self.results.add(group, given, measures["recall@1"])
         self.groups.add(group)
         self.by_group.count(group_there)
-        log.info("%s: %.1f", group, given)
+        log.info("%s: %s", group, self.metric.show(given))
         return given
 
 
@@ -187,7 +196,7 @@ def _add_submissions(app: "Flask", scorer: Scorer) -> None:
         return jsonify(accuracy=scorer.score(request.get_data(), str(request.remote_addr)))
 
 
-def _add_ranking(app: "Flask", results: Results, title: str) -> None:
+def _add_ranking(app: "Flask", results: Results, title: str, metric: Metric) -> None:
     """Add the pages of the ranking."""
     from flask import Response, jsonify, render_template
 
@@ -197,13 +206,15 @@ def _add_ranking(app: "Flask", results: Results, title: str) -> None:
 
     @app.get("/ranking.html")
     def table() -> str:
-        return render_template("ranking.html", title=title, ranking=results.ranking())
+        return render_template(
+            "ranking.html", title=title, ranking=results.ranking(), metric=metric
+        )
 
     @app.get("/")
     def page() -> Response:
         nonce = secrets.token_urlsafe(16)
         text = render_template(
-            "leaderboard.html", title=title, ranking=results.ranking(), nonce=nonce
+            "leaderboard.html", title=title, ranking=results.ranking(), metric=metric, nonce=nonce
         )
         # Should a name ever slip through unescaped, the browser would still run nothing of it.
         policy = f"{POLICY}; connect-src 'self'; style-src 'nonce-{nonce}'; "
@@ -259,7 +270,10 @@ def make_server(settings: ServeSettings) -> "BaseWSGIServer":
     """
     check_bounds(settings)
     labels = read_labels(settings.labels)
-    results = Results(settings.results, labels_hash(labels), str(file_hash(settings.labels)))
+    kept_by = labels_hash(labels)
+    if settings.metric not in ("score", DEFAULT_METRIC):
+        kept_by += f" {settings.metric}"  # scores of another metric are not comparable
+    results = Results(settings.results, kept_by, str(file_hash(settings.labels)))
     app = make_app(labels, results, settings)
     if ranking := results.ranking():
         log.info("%s: continues with the results of %d groups", settings.results, len(ranking))

@@ -20,11 +20,14 @@ import tyro
 
 from lookalike.core.errors import UserError
 from lookalike.core.log import exit_code, log, log_to
+from lookalike.core.numeric import score_text
 from lookalike.core.options import parse
 from lookalike.core.readers import read_text_and_hash, saved_record
 from lookalike.core.runs import Run
 from lookalike.core.settings import SubmitSettings
 from lookalike.evaluation.matching import match, refusals
+from lookalike.evaluation.metrics import TOP, run_metric
+from lookalike.evaluation.results import metric_of_run
 from lookalike.evaluation.scoring import read_labels
 from lookalike.evaluation.submissions import parse_submission
 from lookalike.leaderboard.client import (
@@ -64,7 +67,11 @@ REMEDIES = {
 
 
 def prepare(
-    path: Path, run: Path | None, queries: Collection[str], gallery: Collection[str]
+    path: Path,
+    run: Path | None,
+    queries: Collection[str],
+    gallery: Collection[str],
+    k: int = TOP,
 ) -> PreparedSubmission:
     """Read a submission and check it by the rules of a leaderboard.
 
@@ -74,13 +81,14 @@ def prepare(
             that lies in the folder.
         queries: The names of the test's queries.
         gallery: The names of its gallery.
+        k: How many of them each query must have; all of a smaller gallery.
 
     Raises:
         UserError: It cannot be read, or would be refused: all defects, in one list.
     """
     text, digest = read_text_and_hash(path)  # once: what is hashed is what is sent
     submission = parse_submission(text, str(path), path.suffix.lower() == ".csv")
-    if defects := refusals(match(submission, queries, gallery)):
+    if defects := refusals(match(submission, queries, gallery, min(k, len(gallery)))):
         raise UserError("\n".join([f"{path} would be refused; nothing is sent:", *defects]))
     if run is None:
         return PreparedSubmission(path, digest, submission, "", "", None)
@@ -174,8 +182,8 @@ def submit(prepared: PreparedSubmission, target: Target, settings: SubmitSetting
     if outcome.status not in COUNTED:
         remedy = f"{REMEDIES[outcome.status]}; {prepared.path} is as it was"
         raise UserError(f"{target.name}: {outcome.status}: {outcome.answer}\n{remedy}")
-    forecast = "" if prepared.forecast is None else f" (forecast {prepared.forecast:.1f})"
-    answer = outcome.answer if outcome.score is None else f"{outcome.score:.1f}{forecast}"
+    expected = "" if prepared.forecast is None else f" (forecast {score_text(prepared.forecast)})"
+    answer = outcome.answer if outcome.score is None else f"{score_text(outcome.score)}{expected}"
     return f"{target.name} says: {answer}"
 
 
@@ -211,7 +219,8 @@ def run_submit(run: Run) -> str:
         UserError: No leaderboard is named, the submission would be refused, or there is no score.
     """
     target = required_target(run.settings.submit)
-    prepared = prepare(run.path("submission.json"), run.folder, *names_of_run(run.folder))
+    names, k = names_of_run(run.folder), run_metric(run.settings).length
+    prepared = prepare(run.path("submission.json"), run.folder, *names, k)
     return submit(prepared, target, run.settings.submit)
 
 
@@ -243,7 +252,9 @@ class Send:
             raise UserError("name a submission, or the run that made one with --run")
         path = self.submission or Path(self.run or "") / "submission.json"
         run = self.run or (path.parent if (path.parent / "test.csv").is_file() else None)
-        log.info(submit(prepare(path, run, *self._names(run)), target, self.to))
+        k = TOP if run is None else metric_of_run(run).length
+        prepared = prepare(path, run, *self._names(run), k)
+        log.info(submit(prepared, target, self.to))
 
     def _names(self, run: Path | None) -> tuple[Collection[str], Collection[str]]:
         """Return the names of the test's queries and gallery from what the options name."""

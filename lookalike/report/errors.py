@@ -12,7 +12,8 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from lookalike.evaluation.metrics import HIGHEST_SCORE, clustered_interval, measure_queries
+from lookalike.evaluation.metrics import measure_queries
+from lookalike.evaluation.scoring import mean_interval
 from lookalike.report.panels import RankedPart
 
 BINS = (1, 2, 4, 8, 16, 32, 64)  # lower bounds of the groups by number of relevant pictures
@@ -59,18 +60,24 @@ def score_groups(part: RankedPart, groups: Mapping[str, str]) -> pd.DataFrame:
     hits = part.query_hits
     if hits is None:
         return pd.DataFrame(columns=columns)
-    values = measure_queries(hits.hits, hits.relevant)
     of_query = np.array([groups.get(query, "") for query in hits.queries])
     rows = []
     for group in dict.fromkeys(groups.values()):
         chosen = np.flatnonzero(of_query == group)
         if not len(chosen) or not group:
             continue
-        scores = values["score"][chosen]
         identities = [hits.identities[i] for i in chosen]
-        low, high = clustered_interval(scores[:, None], identities, HIGHEST_SCORE)[:, 0]
-        first = values["recall@1"][chosen].mean()
-        rows.append((group, len(chosen), scores.mean(), low, high, first))
+        values = measure_queries(
+            hits.hits[chosen],
+            hits.relevant[chosen],
+            part.metric,
+            (),
+            identities,
+            hits.lengths[chosen],
+        )
+        ends = mean_interval("score", values["score"], identities, part.metric)
+        means = values["score"].mean(), *ends, values["recall@1"].mean()
+        rows.append((group, len(chosen), *means))
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -24,9 +24,8 @@ from lookalike.core.runs import Run
 from lookalike.data.catalogue import bare_names, load_catalogue, readable, rows_of
 from lookalike.data.images import map_images, read_known_picture
 from lookalike.data.splits import unseen_split
-from lookalike.evaluation.metrics import measure_queries
+from lookalike.evaluation.metrics import SCORE, Metric, measure_queries, run_metric
 from lookalike.evaluation.scoring import Labels, QueryHits, find_hits, read_labels
-from lookalike.evaluation.submissions import TOP
 from lookalike.retrieval.ranking import RankedList, read_rankings
 
 THUMBNAIL, QUALITY = 80, 72  # pixels of a side; quality of WebP
@@ -42,6 +41,7 @@ class RankedPart:
         queries: Catalogue rows, indexed by key.
         gallery: Catalogue rows, indexed by key.
         labels: None where they are not known.
+        metric: What the score is.
     """
 
     name: str
@@ -49,6 +49,7 @@ class RankedPart:
     queries: pd.DataFrame
     gallery: pd.DataFrame
     labels: Labels | None
+    metric: Metric = SCORE
 
     @cached_property
     def query_hits(self) -> QueryHits | None:
@@ -64,7 +65,7 @@ class RankedPart:
         if not set(self.labels.query.values()) & set(self.labels.gallery.values()):
             return None
         names = {query: [name for name, _ in ranked] for query, ranked in self.ranked.items()}
-        return find_hits(names, self.labels, TOP)
+        return find_hits(names, self.labels, max(map(len, names.values()), default=1))
 
 
 def load_parts(run: Run) -> list[RankedPart]:
@@ -73,13 +74,13 @@ def load_parts(run: Run) -> list[RankedPart]:
     Raises:
         UserError: A file of the run is missing or broken, or names pictures that others lack.
     """
-    path = run.path("ranking.json")
+    path, metric = run.path("ranking.json"), run_metric(run.settings)
     ranked = read_rankings(path)
     test = load_catalogue(run.path("test.csv"))
     by_part = [test[test.part == name] for name in ("query", "gallery")]
     query, gallery = (rows.set_index(bare_names(rows.path).to_numpy()) for rows in by_part)
     labels = read_labels(known) if (known := run.path("labels.json")).is_file() else None
-    parts = [RankedPart("test", ranked["test"], query, gallery, labels)]
+    parts = [RankedPart("test", ranked["test"], query, gallery, labels, metric)]
     if ranked["validation"]:
         split = unseen_split(run).validation
         training = load_catalogue(run.path("training.csv"))
@@ -87,7 +88,7 @@ def load_parts(run: Run) -> list[RankedPart]:
         rows = {name: rows_of(training, paths) for name, paths in split._asdict().items()}
         query, gallery = (rows[name].set_index("path", drop=False) for name in rows)
         own = Labels(*split)
-        parts.append(RankedPart("validation", ranked["validation"], query, gallery, own))
+        parts.append(RankedPart("validation", ranked["validation"], query, gallery, own, metric))
     for part in parts:
         _check_names(part, path)
     return parts

@@ -23,11 +23,8 @@ from lookalike.core.files import write_json
 from lookalike.core.runs import Run
 from lookalike.core.settings import RetrieveSettings, Settings
 from lookalike.data.catalogue import load_catalogue, readable
-from lookalike.evaluation.metrics import (
-    HIGHEST_SCORE,
-    clopper_pearson,
-    effective_numbers,
-)
+from lookalike.evaluation.intervals import clopper_pearson, effective_numbers
+from lookalike.evaluation.metrics import SCORE, Metric, over_identities, run_metric
 from lookalike.features.extractor import embed, trained_extractor, untrained_extractor
 from lookalike.retrieval.embeddings import Embeddings, center
 from lookalike.retrieval.labeled_tasks import (
@@ -102,11 +99,13 @@ def run_forecast(run: Run) -> str:
     parts = load_parts(run, test[test.part == "query"])
     if sum(len(_identities(part.task)) for part in parts) < FEWEST:
         return "too few labeled identities to forecast from"
+    metric = run_metric(run.settings)
     forecast = forecast_test(parts, int((test.part == "gallery").sum()), run.seed)
     write_json(run.path("forecast.json"), forecast)
     low, high = forecast["ci95"]["score"]
     few, many = forecast["people"]
-    line = f"{forecast['score']:.1f} ({low:.1f} to {high:.1f}), for {few} to {many} identities"
+    shown, low, high = map(metric.show, (forecast["score"], low, high))
+    line = f"{shown} ({low} to {high}), for {few} to {many} identities"
     return f"{line}, from identities not chosen on" if read_halves(run) else line
 
 
@@ -125,7 +124,7 @@ def load_parts(run: Run, queries: pd.DataFrame) -> list[Part]:
     everything = load_tasks(run, parts=2 if in_halves else 1)
     parts = []
     for number, task in enumerate(everything.tasks):
-        tasks = LabeledTasks(everything.catalogue, everything.query_domain, [task])
+        tasks = everything.with_tasks([task])
         extractor, settings = trained_extractor(run), retrieve
         if halves:
             chosen = from_table(Settings, run.settings.flat() | halves[number]["settings"])
@@ -179,6 +178,7 @@ def forecast_test(parts: Sequence[Part], gallery: int, seed: int) -> dict[str, A
     return {
         "score": sum(expected for expected, _ in forecasts) / 2,
         "ci95": {"score": [min(lows), max(highs)]},
+        "metric": parts[0].tasks.metric.name,
         "people": sorted(counts),
         "labelled_people": labeled,
     }
@@ -238,8 +238,9 @@ def forecast_score(
         seed: Of the simulated tests.
 
     Returns:
-        The expected score, and the ends of its 95 % interval; all from 0 to 1000.
+        The expected score, and the ends of its 95 % interval.
     """
+    metric = parts[0].tasks.metric
     rng = np.random.default_rng([seed, 6])
     share = min(largest_share(part.task, part.settings, sizes) for part in parts)
     shares = [share] if share == 1 else [share, *(share * smaller for smaller in SMALLER)]
@@ -250,12 +251,13 @@ def forecast_score(
         for s in shares
     ]
     means = [np.array([scores.mean("score") for scores in level]) for level in simulated]
-    expected, least, most = extrapolate(shares, [m / HIGHEST_SCORE for m in means])
+    expected, least, most = extrapolate(shares, [m / metric.highest for m in means])
     labeled = sum(len(_identities(part.task)) for part in parts)
-    number = number_of_identity(simulated[0]) / (1 / labeled + 1 / sizes.identities)
+    number = number_of_identity(simulated[0], metric) / (1 / labeled + 1 / sizes.identities)
     low, _ = clopper_pearson(np.array([least]), np.array([number]))[:, 0]
     _, high = clopper_pearson(np.array([most]), np.array([number]))[:, 0]
-    return HIGHEST_SCORE * expected, (HIGHEST_SCORE * float(low), HIGHEST_SCORE * float(high))
+    ends = metric.highest * float(low), metric.highest * float(high)
+    return metric.highest * expected, ends
 
 
 def scaled(sizes: TaskSizes, share: float) -> TaskSizes:
@@ -312,7 +314,8 @@ def simulate(
 ) -> list[TaskScores]:
     """Return the scores of simulated tests."""
     drawn = (draw_test(part.task, part.settings, sizes, rng) for _ in range(draws))
-    return [score_task(part.tasks.embeddings(task), task, part.settings) for task in drawn]
+    tasks, steps = part.tasks, part.settings
+    return [score_task(tasks.embeddings(task), task, steps, tasks.metric) for task in drawn]
 
 
 def draw_test(
@@ -352,14 +355,17 @@ def _draw(paths: Sequence[str], count: int, rng: np.random.Generator) -> set[str
     return set(rng.permutation(sorted(paths))[: max(count, 0)].tolist())
 
 
-def number_of_identity(draws: Sequence[TaskScores]) -> float:
+def number_of_identity(draws: Sequence[TaskScores], metric: Metric = SCORE) -> float:
     """Return how many independent results an identity's queries are worth on average.
 
     Args:
         draws: The scores of simulated tests, see `effective_numbers`.
+        metric: What the score is.
     """
     identities = [name for draw in draws for name in draw.identities]
-    values = np.concatenate([draw.values["score"] for draw in draws]) / HIGHEST_SCORE
+    values = np.concatenate([draw.values["score"] for draw in draws]) / metric.highest
+    if metric.is_balanced:
+        values, identities = over_identities(values, identities)
     _, (number,) = effective_numbers(values[:, None], identities)
     return float(number) / len(set(identities))
 

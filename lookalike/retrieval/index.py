@@ -32,7 +32,7 @@ from lookalike.core.log import log
 from lookalike.core.numeric import blocks
 from lookalike.core.readers import Count, as_form
 from lookalike.core.sealed import read_sealed, write_sealed
-from lookalike.evaluation.submissions import TOP
+from lookalike.evaluation.metrics import TOP
 
 WIDEST_ON_GPU = 2048  # FAISS takes no more neighbors there
 TIE = 1e-5  # two roundings of one inner product of unit vectors differ by less

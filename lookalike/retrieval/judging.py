@@ -1,8 +1,8 @@
 """Judge choices: scores out of fold, and whether a gain is significant.
 
-    judge = Judge(tasks, rows_of, "score")
+    judge = Judge(tasks, rows_of, {})
     judge.score(Recipe(embed, retrieve)).mean("score")
-    winner = record_round(trials, ["flip on"], before, [after], "score")
+    winner = record_round(trials, ["flip on"], before, [after])
 
 Choices are scored on identities that nothing was trained on, in folds that learn nothing from their
 own identities. A choice stays only where its gain is significant, corrected for the number of
@@ -51,14 +51,11 @@ class Judge:
     Args:
         tasks: To score by.
         rows_of: Returns the embeddings of all their pictures by path, for settings.
-        metric: The measure that choices are made by.
         known: Scores of recipes by `Recipe.key`; added to.
     """
 
-    def __init__(
-        self, tasks: LabeledTasks, rows_of: RowsOf, metric: str, known: dict[str, TaskScores]
-    ) -> None:
-        self.tasks, self.rows_of, self.metric, self.known = tasks, rows_of, metric, known
+    def __init__(self, tasks: LabeledTasks, rows_of: RowsOf, known: dict[str, TaskScores]) -> None:
+        self.tasks, self.rows_of, self.known = tasks, rows_of, known
         self._embedded: dict[str, LabeledTasks] = {}
 
     def score(self, recipe: Recipe) -> TaskScores:
@@ -68,8 +65,8 @@ class Judge:
         return self.known[recipe.key]
 
     def mean(self, recipe: Recipe) -> float:
-        """Return the mean of the measure that choices are made by."""
-        return self.score(recipe).mean(self.metric)
+        """Return the mean score by a recipe."""
+        return self.score(recipe).mean("score")
 
     def embedded(self, settings: EmbedSettings) -> LabeledTasks:
         """Return the tasks with the embeddings of settings; those of the last ones are kept."""
@@ -87,8 +84,8 @@ class Trial:
     Attributes:
         minutes: Since the start of the run.
         choice: The setting and its value.
-        before: The metric without the choice.
-        after: The metric with it.
+        before: The score without the choice.
+        after: The score with it.
         recall_at_1: Recall@1 with it.
         map: mAP with it.
         chance_of_none: The p-value of the gain, corrected for its round, see `gain_p_values`.
@@ -113,7 +110,6 @@ def record_round(
     choices: Sequence[str],
     before: TaskScores,
     results: Sequence[TaskScores],
-    metric: str = "score",
     trusted: bool = False,
 ) -> int | None:
     """Record a trial for each choice of a round.
@@ -123,7 +119,6 @@ def record_round(
         choices: What is tried.
         before: The scores without any of it.
         results: The scores with each choice.
-        metric: The measure that decides.
         trusted: Whether the choices are parts of the prior recipe, which need no proof: the best
             stays unless it is worse.
 
@@ -133,21 +128,19 @@ def record_round(
     """
     if not results:
         return None
-    p_values = gain_p_values(results, before, metric)
-    means = np.array([result.mean(metric) for result in results])
-    believed = means >= before.mean(metric) if trusted else p_values < SIGNIFICANCE
+    p_values = gain_p_values(results, before)
+    means = np.array([result.mean("score") for result in results])
+    believed = means >= before.mean("score") if trusted else p_values < SIGNIFICANCE
     winner = int(np.where(believed, means, -np.inf).argmax()) if believed.any() else None
     for i, (choice, result) in enumerate(zip(choices, results, strict=True)):
         measures = result.mean("recall@1"), result.mean("map")
-        levels = before.mean(metric), float(means[i])
+        levels = before.mean("score"), float(means[i])
         record(Trial(0.0, choice, *levels, *measures, float(p_values[i]), i == winner))
     return winner
 
 
-def gain_p_values(
-    results: Sequence[TaskScores], before: TaskScores, metric: str = "score"
-) -> np.ndarray:
-    """Return the p-values of gains, corrected for how many are tried at once.
+def gain_p_values(results: Sequence[TaskScores], before: TaskScores) -> np.ndarray:
+    """Return the p-values of gains of the score, corrected for how many are tried at once.
 
     Without any effect, an identity's gain is as likely as the same loss: the gains of all
     identities change their signs at random, the same for all choices, and each choice is compared
@@ -158,14 +151,13 @@ def gain_p_values(
     Args:
         results: The scores of the queries with each choice.
         before: Those of the same queries without.
-        metric: The measure.
 
     Returns:
         (N,) p-values, from 0 to 1.
     """
     _, cluster = np.unique(before.identities, return_inverse=True)
     gains = np.stack(
-        [np.bincount(cluster, r.values[metric] - before.values[metric]) for r in results]
+        [np.bincount(cluster, r.values["score"] - before.values["score"]) for r in results]
     )
     scale = np.sqrt((gains**2).sum(axis=1, keepdims=True))
     gains = np.divide(gains, scale, out=np.zeros_like(gains), where=scale > 0)

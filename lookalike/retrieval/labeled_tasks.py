@@ -21,7 +21,7 @@ from lookalike.core.runs import Run
 from lookalike.core.settings import RetrieveSettings
 from lookalike.data.catalogue import load_catalogue, rows_of
 from lookalike.data.splits import Pictures, Split, group, retrieval_task, unseen_split
-from lookalike.evaluation.metrics import measure_queries
+from lookalike.evaluation.metrics import SCORE, Metric, measure_queries, run_metric
 from lookalike.features.extractor import Extractor, embed
 from lookalike.retrieval.embeddings import Embeddings, split_domains
 from lookalike.retrieval.index import ranking_of
@@ -70,12 +70,14 @@ class LabeledTasks:
         query_domain: The domain of the queries.
         tasks: The tasks.
         rows: {path: (D,) embedding}; empty before `embed`.
+        metric: What they are scored by.
     """
 
     catalogue: pd.DataFrame
     query_domain: str
     tasks: list[LabeledTask]
     rows: dict[str, np.ndarray] = field(default_factory=dict)
+    metric: Metric = SCORE
     _transformed: dict[str, list[Embeddings]] = field(default_factory=dict, repr=False)
 
     def embed(self, extractor: Extractor) -> None:
@@ -87,7 +89,7 @@ class LabeledTasks:
 
     def with_tasks(self, tasks: list[LabeledTask]) -> "LabeledTasks":
         """Return other tasks of the same pictures, not embedded."""
-        return LabeledTasks(self.catalogue, self.query_domain, tasks)
+        return LabeledTasks(self.catalogue, self.query_domain, tasks, metric=self.metric)
 
     @property
     def pictures(self) -> Pictures:
@@ -139,7 +141,7 @@ class LabeledTasks:
         transformed = self.transformed(settings)
         return join_scores(
             [
-                _score_transformed(embeddings, task, settings)
+                _score_transformed(embeddings, task, settings, self.metric)
                 for embeddings, task in zip(transformed, self.tasks, strict=True)
             ]
         )
@@ -163,23 +165,29 @@ def join_scores(parts: Sequence[TaskScores]) -> TaskScores:
     return TaskScores(values, [identity for part in parts for identity in part.identities])
 
 
-def score_task(embeddings: Embeddings, task: LabeledTask, settings: RetrieveSettings) -> TaskScores:
+def score_task(
+    embeddings: Embeddings,
+    task: LabeledTask,
+    settings: RetrieveSettings,
+    metric: Metric = SCORE,
+) -> TaskScores:
     """Rank a task and return the measures of each query that has its identity in the gallery.
 
     Args:
         embeddings: Of the task, rows in the order of its pictures.
         task: The task.
         settings: The steps of the ranking.
+        metric: What the score is.
     """
-    return _score_transformed(transform(embeddings, settings), task, settings)
+    return _score_transformed(transform(embeddings, settings), task, settings, metric)
 
 
 def _score_transformed(
-    embeddings: Embeddings, task: LabeledTask, settings: RetrieveSettings
+    embeddings: Embeddings, task: LabeledTask, settings: RetrieveSettings, metric: Metric
 ) -> TaskScores:
     """Rank a task whose embeddings are transformed."""
     scores = score_all(add_all_neighbors(embeddings, settings), settings)
-    ranking = ranking_of(scores, list(task.gallery), list(task.query))
+    ranking = ranking_of(scores, list(task.gallery), list(task.query), metric.length)
     identities = np.array(list(task.query.values()))
     names, counts = np.unique(list(task.gallery.values()), return_counts=True)
     count_of = dict(zip(names.tolist(), counts.tolist(), strict=True))
@@ -187,7 +195,9 @@ def _score_transformed(
     ranked = np.array([[task.gallery[path] for path in row] for row in ranking.gallery])
     answerable = relevant > 0
     hits = (ranked == identities[:, None])[answerable]
-    return TaskScores(measure_queries(hits, relevant[answerable]), identities[answerable].tolist())
+    shown = identities[answerable].tolist()
+    values = measure_queries(hits, relevant[answerable], metric, identities=shown)
+    return TaskScores(values, shown)
 
 
 def compact(rows: np.ndarray) -> np.ndarray:
@@ -225,11 +235,12 @@ def load_tasks(run: Run, parts: int) -> LabeledTasks:
     """
     split = unseen_split(run)
     query_domain = split.query_domain
-    catalogue = load_catalogue(run.path("training.csv"))
+    catalogue, metric = load_catalogue(run.path("training.csv")), run_metric(run.settings)
     if run.settings.train.changes_embedding:
-        return LabeledTasks(catalogue, query_domain, validation_tasks(split))
+        tasks = validation_tasks(split)
+        return LabeledTasks(catalogue, query_domain, tasks, metric=metric)
     tasks = divide_by_identity(catalogue, split.labeled, query_domain, parts, run.seed)
-    return LabeledTasks(catalogue, query_domain, tasks)
+    return LabeledTasks(catalogue, query_domain, tasks, metric=metric)
 
 
 def validation_tasks(split: Split) -> list[LabeledTask]:

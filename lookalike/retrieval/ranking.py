@@ -28,7 +28,8 @@ from lookalike.core.runs import Run
 from lookalike.core.settings import RetrieveSettings
 from lookalike.data.catalogue import bare_names, load_catalogue, readable, rows_of
 from lookalike.data.splits import unseen_split, validation_rows
-from lookalike.evaluation.submissions import TOP, write_run_submission
+from lookalike.evaluation.metrics import TOP, run_metric
+from lookalike.evaluation.submissions import write_run_submission
 from lookalike.features.extractor import Extractor, embed, trained_extractor
 from lookalike.retrieval.embeddings import Embeddings, split_domains
 from lookalike.retrieval.ensemble import members
@@ -275,19 +276,20 @@ def run_retrieve(run: Run) -> str:
             the ensemble do not fit together.
     """
     runs, settings = members(run), run.settings.retrieve
+    k = run_metric(run.settings).length
     test = load_catalogue(run.path("test.csv"))
     queries = test[test.part == "query"]
     galleries = [open_gallery(member, "gallery") for member in runs]
-    ranking = rank_rows(galleries, queries, bare_names(queries.path).tolist(), settings)
+    ranking = rank_rows(galleries, queries, bare_names(queries.path).tolist(), settings, k)
     path = write_run_submission(as_mapping(ranking), run.folder, settings.format)
     validation = validation_rows(run, "query")
     galleries = [open_gallery(member, "validation_gallery") for member in runs]
-    validated = rank_rows(galleries, validation, list(validation.path), settings)
+    validated = rank_rows(galleries, validation, list(validation.path), settings, k)
     write_json(run.path("validation.json"), as_mapping(validated))
     both = {"test": with_scores(ranking), "validation": with_scores(validated)}
     write_text(run.path("ranking.json"), json.dumps(both, ensure_ascii=False))
-    if ranking.gallery.shape[1] < TOP:
-        log.warning("warning: the gallery has fewer than %d pictures", TOP)
+    if ranking.gallery.shape[1] < k:
+        log.warning("warning: the gallery has fewer than %d pictures", k)
     return f"{len(ranking.queries)} queries × {ranking.gallery.shape[1]} -> {path}"
 
 
@@ -396,6 +398,7 @@ def rank_rows(
     rows: pd.DataFrame,
     names: Sequence[str],
     settings: RetrieveSettings,
+    k: int = TOP,
 ) -> Ranking:
     """Embed query pictures and rank the stored gallery for them.
 
@@ -407,18 +410,19 @@ def rank_rows(
         rows: The catalogue rows of the queries.
         names: The name of each row.
         settings: The steps, or how the members of an ensemble are fused.
+        k: How many gallery pictures to return for each query.
 
     Returns:
-        The ten best of each query, in the order of their names.
+        The k best of each query, in the order of their names.
     """
     gallery_names = galleries[0].names
     if rows.empty or not gallery_names:
-        return Ranking([], np.zeros((0, TOP), str), np.zeros((0, TOP)))
+        return Ranking([], np.zeros((0, k), str), np.zeros((0, k)))
     rows, names = rows.iloc[_order_of(names)], sorted(names)
     good = readable(rows).to_numpy()
     good_names = [name for name, is_good in zip(names, good, strict=True) if is_good]
     queries = [embed(gallery.extractor, rows[good]) for gallery in galleries]
-    found = rank_galleries(galleries, queries, good_names, settings)
+    found = rank_galleries(galleries, queries, good_names, settings, k)
     width = found.gallery.shape[1]
     ranked = np.tile(np.array(gallery_names)[:width], (len(names), 1))
     scores = np.zeros((len(names), width))
@@ -431,6 +435,7 @@ def rank_galleries(
     queries: Sequence[np.ndarray],
     query_names: Sequence[str],
     settings: RetrieveSettings,
+    k: int = TOP,
 ) -> Ranking:
     """Rank a stored gallery by the chosen steps, or fuse what the members of an ensemble find.
 
@@ -439,22 +444,23 @@ def rank_galleries(
         queries: (Q, D) embeddings of the queries by each of their extractors.
         query_names: The names of the queries.
         settings: The steps, or the ensemble's fusion and weights.
+        k: How many gallery pictures to return for each query.
 
     Returns:
-        The ten best of each query. Without any step, the stored index is searched.
+        The k best of each query. Without any step, the stored index is searched.
     """
     names = galleries[0].names
     if settings == RetrieveSettings(format=settings.format, index=settings.index):
-        return search(galleries[0].index, names, queries[0], query_names)
+        return search(galleries[0].index, names, queries[0], query_names, k)
     tasks = [gallery.embeddings(rows) for gallery, rows in zip(galleries, queries, strict=True)]
     weights = settings.ensemble_weights
     if len(tasks) == 1 or settings.fusion == "concat":
         arrays = zip(*(task.arrays for task in tasks), strict=True)
         whole = tasks[0].with_arrays(concatenate(parts, weights) for parts in arrays)
-        return rank_embeddings(whole, settings, names, query_names)
+        return rank_embeddings(whole, settings, names, query_names, k)
     scores = [
         score_all(apply(task, gallery.settings), gallery.settings)
         for task, gallery in zip(tasks, galleries, strict=True)
     ]
     fuse = {"scores": fuse_scores, "ranks": fuse_ranks}[settings.fusion]
-    return ranking_of(fuse(scores, weights), names, query_names)
+    return ranking_of(fuse(scores, weights), names, query_names, k)

@@ -29,6 +29,7 @@ from lookalike.core.log import log, quietly
 from lookalike.core.readers import read_if_good, read_json
 from lookalike.core.runs import Run, versions
 from lookalike.core.settings import EmbedSettings, RetrieveSettings, Settings, recipe
+from lookalike.evaluation.metrics import run_metric
 from lookalike.retrieval.candidates import (
     Candidate,
     CandidateEmbedder,
@@ -96,7 +97,7 @@ class Search:
         decisions: The candidates that were tried, and where steps were chosen in between.
         embedded: The embeddings of the candidates that were tried.
         choosing: Seconds that each choice of the steps took.
-        unseen: The metric on identities not chosen on, by the first recipe and by the chosen ones.
+        unseen: The score on identities not chosen on, by the first recipe and by the chosen ones.
     """
 
     run: Run
@@ -108,7 +109,7 @@ class Search:
     unseen: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        self.metric = self.run.settings.general.metric
+        self.metric = run_metric(self.run.settings)
         saved = read_saved(self.run)
         limit = 60 * self.run.settings.general.time_limit
         self.clock = Clock(limit, saved["seconds"], self.run.session.started)
@@ -198,9 +199,7 @@ class Search:
             return
         self.decisions.append(candidate)
         self.embedded.append(other.embed)
-        kept = record_round(
-            self._record, [candidate.name], before, [after], self.metric, candidate.trusted
-        )
+        kept = record_round(self._record, [candidate.name], before, [after], candidate.trusted)
         if kept is not None:
             self.best = other
             self._choose_steps(self.labeled)
@@ -245,12 +244,12 @@ class Search:
         self.unseen = halves.about["before"], halves.about["after"]
         write_json(self.run.path("unseen.json"), halves.about)
         name = "chosen on one half, scored on the other"
-        record_round(self._record, [name], halves.before, [halves.after], self.metric)
+        record_round(self._record, [name], halves.before, [halves.after])
 
     def _judge(self, part: str, tasks: LabeledTasks) -> Judge:
         """Return a judge by tasks, which knows what an interrupted run has scored."""
         known = self.known.setdefault(part, {})
-        return Judge(tasks, self.embedder.rows_of, self.metric, known)
+        return Judge(tasks, self.embedder.rows_of, known)
 
     def _chooser(self, judge: Judge, clock: Clock) -> StepChooser:
         """Return what chooses the steps by a judge within a time, and records nothing."""
@@ -270,7 +269,8 @@ class Search:
         write_json(self.run.path("recipe.json"), {k: v for k, v in table.items() if k != "run"})
         known = ""
         if self.labeled is not None:
-            known = f", out-of-fold {self.metric} {self.labeled.judge.mean(self.best):.1f}"
+            mean = self.labeled.judge.mean(self.best)
+            known = f", out-of-fold score {self.metric.show(mean)}"
         minutes = self.clock.spent() / 60
         log.info("submission.json is the best so far, after %.1f min%s", minutes, known)
 
@@ -298,8 +298,8 @@ class Search:
         if self.unseen is None:
             return line
         return (
-            f"{line}; {self.metric} on identities not chosen on {self.unseen[1]:.1f}, "
-            f"of the first submission {self.unseen[0]:.1f}"
+            f"{line}; score on identities not chosen on {self.metric.show(self.unseen[1])}, "
+            f"of the first submission {self.metric.show(self.unseen[0])}"
         )
 
 
@@ -384,14 +384,14 @@ def read_saved(run: Run) -> SavedSearch:
 def _asked(run: Run) -> str:
     """Return what the user has named, as far as a choice depends on it."""
     settings = run.settings
-    return str((settings.embed, settings.retrieve, settings.general.metric, sorted(run.named)))
+    return str((settings.embed, settings.retrieve, sorted(run.named)))
 
 
 def _inputs(run: Run) -> str:
     """Return all that the scores in search.json depend on, beside the recipe."""
     files = [file_hash(run.path(name)) for name in ("training.csv", "split.json")]
     made_by = [f"{name} {number}" for name, number in versions().items()]
-    return " ".join(map(str, [*files, run.seed, *made_by]))
+    return " ".join(map(str, [*files, run.seed, run_metric(run.settings), *made_by]))
 
 
 def _as_saved(scores: TaskScores) -> SavedScores:

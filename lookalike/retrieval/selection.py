@@ -20,6 +20,7 @@ from lookalike.retrieval.judging import Judge, Recipe, Record, record_round
 from lookalike.retrieval.labeled_tasks import LabeledTask, LabeledTasks
 from lookalike.retrieval.postprocess import above_strangers
 
+NEAR = 0.02  # of the highest score: what a start may lack before any step
 FALSE_ACCEPT_RATES = (1e-2, 1e-3, 1e-4)  # at each threshold that is tried, of impostor pairs
 PROJECT_STEPS = (50, 150, 400, 1000, 2000)
 PROJECT_DIMS = (256, 512, 1024)
@@ -71,10 +72,7 @@ class StepChooser:
             other = self._add_steps(start)
             result = [self.judge.score(other)]
             name = f"{_name_of_start(start.retrieve)}, with its steps"
-            if (
-                record_round(self.record, [name], self.judge.score(best), result, self.judge.metric)
-                is not None
-            ):
+            if record_round(self.record, [name], self.judge.score(best), result) is not None:
                 best = other
         return best
 
@@ -91,7 +89,8 @@ class StepChooser:
     def _is_promising(self, start: Recipe, best: Recipe) -> bool:
         """Return whether a start is worth its time: near to the best one before any step."""
         other = best._replace(retrieve=_base(best.retrieve))
-        return self.clock.left() > 0 and self._scored(start) >= self.judge.mean(other) - 20
+        near = NEAR * self.judge.tasks.metric.highest
+        return self.clock.left() > 0 and self._scored(start) >= self.judge.mean(other) - near
 
     def _is_trusted(self, steps: RetrieveSettings) -> bool:
         """Return whether steps are parts of the prior recipe, which need no proof."""
@@ -118,7 +117,7 @@ class StepChooser:
                     names.append(f"{prefix}: {_in_words(step)}")
                     candidates.append(recipe._replace(retrieve=replace(recipe.retrieve, **step)))
                     results.append(self.judge.score(candidates[-1]))
-            winner = record_round(self.record, names, before, results, self.judge.metric)
+            winner = record_round(self.record, names, before, results)
             if winner is None:
                 return recipe
             recipe = candidates[winner]
@@ -155,9 +154,9 @@ class StepChooser:
                     tried.append(choice)
             names = [_name_of_start(choice.retrieve) for choice in tried]
             results = [self.judge.score(choice) for choice in tried]
-            before, metric = self.judge.score(best), self.judge.metric
-            winner = record_round(self.record, names, before, results, metric, trusted=True)
-            is_better = winner is not None and results[winner].mean(metric) > before.mean(metric)
+            before = self.judge.score(best)
+            winner = record_round(self.record, names, before, results, trusted=True)
+            is_better = winner is not None and results[winner].mean("score") > before.mean("score")
             if winner is not None and is_better:
                 best = tried[winner]
         return best

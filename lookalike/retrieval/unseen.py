@@ -107,8 +107,12 @@ def score_on_halves(
         after.append(scorer.score(chosen))
         halves.append(_half(task, chosen))
     first, last = join_scores(before), join_scores(after)
-    metric = scorer.metric
-    about = Unseen(metric=metric, before=first.mean(metric), after=last.mean(metric), halves=halves)
+    about = Unseen(
+        metric=everything.metric.name,
+        before=first.mean("score"),
+        after=last.mean("score"),
+        halves=halves,
+    )
     return Halves(first, last, about)
 
 
@@ -127,7 +131,7 @@ def _choose_again(decisions: Decisions, chooser: StepChooser) -> Recipe:
             continue
         scores = judge.score(best), [judge.score(other)]
         names = [candidate.name]
-        kept = record_round(chooser.record, names, *scores, judge.metric, candidate.trusted)
+        kept = record_round(chooser.record, names, *scores, candidate.trusted)
         best = best if kept is None else other
     return best
 

@@ -28,6 +28,7 @@ from lookalike.core.runs import Run
 from lookalike.core.settings import Settings, TrainSettings, validation_steps
 from lookalike.data.catalogue import load_catalogue, rows_of
 from lookalike.data.splits import Pictures, RetrievalTask, load_split
+from lookalike.evaluation.metrics import SCORE, Metric, run_metric
 from lookalike.features.extractor import FeatureExtractor, extractor_for
 from lookalike.models.checkpoints import save_tensors
 from lookalike.models.embedder import Embedder, embedder_of
@@ -306,8 +307,8 @@ def prepare(
     frozen, trainable = divide_embedder(embedder, train.unfreeze, learns_statistics=from_scratch)
     validator = None
     if validation is not None:
-        steps = validation_steps(settings.retrieve)
-        validator = RetrievalValidator(validation, catalogue, extractor, frozen, steps)
+        steps, metric = validation_steps(settings.retrieve), run_metric(settings)
+        validator = RetrievalValidator(validation, catalogue, extractor, frozen, steps, metric)
     views = training_views(train, seed, decodes=frozen is None)
     inputs = inputs_of(extractor, frozen, rows, views, train.train_image_size)
     fresh = frozen is None and train.train_views > 0
@@ -400,7 +401,7 @@ def origin(run: Run, embedder: Embedder, epochs: int | None) -> str:
         [run.path("training.csv"), run.path("split.json")],
         train=train,
         embed=asdict(run.settings.embed),
-        steps=str(validation_steps(run.settings.retrieve)),
+        steps=str((validation_steps(run.settings.retrieve), run_metric(run.settings))),
         seed=run.seed,
         weights=embedder.weights_id,
         torch=torch.__version__,
@@ -413,7 +414,7 @@ def score_untrained(trainer: Trainer, method: MetricLearning) -> None:
     trainer.record_untrained(method.score(method.trainable.eval().features))
     if method.validator is not None:
         score = trainer.history[0].metrics["score"]
-        log.info("untrained: validation score %.1f", score)
+        log.info("untrained: validation score %s", method.validator.metric.show(score))
 
 
 def finish(run: Run, validated: Result, final: Result) -> str:
@@ -434,7 +435,7 @@ def finish(run: Run, validated: Result, final: Result) -> str:
     save_tensors(run.path("model.safetensors"), final.embedder, tensors, embed_dim=embed_dim)
     for name in (CHECKPOINT, REFIT):
         run.path(name).unlink(missing_ok=True)
-    line = describe_result(run.settings.train.objective, validated)
+    line = describe_result(run.settings.train.objective, validated, run_metric(run.settings))
     if not validated.helps:
         log.warning(
             "warning: the training does not beat the untrained embedder on the validation: not used"
@@ -442,17 +443,17 @@ def finish(run: Run, validated: Result, final: Result) -> str:
     return line + ("" if final is validated else "; repeated on all labeled pictures")
 
 
-def describe_result(objective: str, validated: Result) -> str:
+def describe_result(objective: str, validated: Result, metric: Metric = SCORE) -> str:
     """Return the line about a training that the validation has scored."""
     history, best = validated.trainer.history, validated.trainer.best_epoch
-    untrained = history[0].metrics["score"]
+    untrained = metric.show(history[0].metrics["score"])
     summary = (
         f"best after epoch {best.number} of {history[-1].number}, "
-        f"validation score {best.metrics['score']:.1f}"
+        f"validation score {metric.show(best.metrics['score'])}"
     )
     if validated.helps:
-        return f"{objective}: {summary} (untrained {untrained:.1f})"
-    return f"{objective} not used: {summary}, untrained {untrained:.1f}"
+        return f"{objective}: {summary} (untrained {untrained})"
+    return f"{objective} not used: {summary}, untrained {untrained}"
 
 
 def trained_tensors(embedder: Embedder, trainable: TrainableEmbedder) -> State:

@@ -17,6 +17,7 @@ from lookalike.core.numeric import blocks
 from lookalike.core.settings import RetrieveSettings
 from lookalike.data.catalogue import rows_of
 from lookalike.data.splits import RetrievalTask
+from lookalike.evaluation.metrics import SCORE, Metric
 from lookalike.evaluation.scoring import Labels, find_hits, mean_measures
 from lookalike.features.extractor import FeatureExtractor
 from lookalike.models.embedder import Embedder
@@ -38,6 +39,7 @@ class RetrievalValidator:
         extractor: Of the whole embedder; a picture is seen in all of its views.
         frozen: The embedder's frozen part; None where nothing is frozen.
         steps: The ranking's steps.
+        metric: What the score is.
 
     Raises:
         UserError: No query has its identity in the gallery.
@@ -50,6 +52,7 @@ class RetrievalValidator:
         extractor: FeatureExtractor,
         frozen: Embedder | None,
         steps: RetrieveSettings,
+        metric: Metric = SCORE,
     ) -> None:
         if not task.answerable:
             raise UserError(
@@ -57,6 +60,7 @@ class RetrievalValidator:
                 "the training: give the data more labeled identities, or another --split"
             )
         self.task, self.steps, self.views = task, steps, extractor.views
+        self.metric = metric
         self.inputs: dict[str, Inputs] = {
             part: inputs_of(extractor, frozen, rows_of(catalogue, paths), self.views)
             for part, paths in task._asdict().items()
@@ -70,15 +74,18 @@ class RetrievalValidator:
             device: Where it runs.
 
         Returns:
-            score, from 0 to 1000; and spread, 1 - the mean cosine of all pairs of gallery
+            score; and spread, 1 - the mean cosine of all pairs of gallery
             pictures, 0 where all are alike.
         """
         rows = {part: self._embed(embed, part, device) for part in self.task._fields}
         none = np.zeros((0, rows["query"].shape[1]), np.float32)
         embeddings = Embeddings(rows["query"], rows["gallery"], none, none)
         keys = {part: sorted(paths) for part, paths in self.task._asdict().items()}
-        ranking = rank_embeddings(embeddings, self.steps, keys["gallery"], keys["query"])
-        score = mean_measures(find_hits(as_mapping(ranking), Labels(*self.task)))["score"]
+        ranking = rank_embeddings(
+            embeddings, self.steps, keys["gallery"], keys["query"], self.metric.length
+        )
+        hits = find_hits(as_mapping(ranking), Labels(*self.task), self.metric.length)
+        score = mean_measures(hits, self.metric)["score"]
         center = rows["gallery"].mean(0, dtype=np.float64)
         return {"score": float(score), "spread": 1 - float(np.square(center).sum())}
 

@@ -5,7 +5,8 @@ import pytest
 import pytrec_eval
 import scipy.stats
 
-from lookalike.evaluation.metrics import clustered_interval, measure_queries, threshold_at
+from lookalike.evaluation.intervals import clustered_interval
+from lookalike.evaluation.metrics import measure_queries, threshold_at
 from lookalike.evaluation.scoring import Labels, find_hits
 from lookalike.evaluation.submissions import Submission
 
@@ -61,7 +62,7 @@ def test_the_measures_equal_pytrec_eval_on_1000_random_runs() -> None:
 def test_hits_of_long_lists_are_measured_as_a_loop_would() -> None:
     hits = np.random.default_rng(2).random((20, 300)) < 0.1
     relevant = hits.sum(1) + 5
-    ours = measure_queries(hits, relevant, ks=(50,))
+    ours = measure_queries(hits, relevant, also=["map@50"])
     for k, name in ((300, "map"), (50, "map@50")):
         sums = [average_precision_of_hits(row[:k]) * row[:k].sum() for row in hits]
         denominator = relevant if k == 300 else np.minimum(relevant, k)

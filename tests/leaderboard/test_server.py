@@ -488,6 +488,17 @@ def test_names_are_escaped_and_the_browser_is_told_to_run_nothing_else(
     assert "default-src 'none'" in page.headers["Content-Security-Policy"]
 
 
+def test_a_leaderboard_scores_by_its_metric_and_takes_lists_of_its_length(
+    settings: ServeSettings, start: Start
+) -> None:
+    url = start(replace(settings, metric="mrr@2", k=1))
+    refused = send(url, "us", GOOD)
+    assert refused.status_code == 422 and "without exactly 1 gallery names" in refused.text
+    answer = send(url, "us", {query: names[:1] for query, names in GOOD.items()})
+    assert answer.ok and 0 <= answer.json()["accuracy"] <= 1
+    assert 'max="1.0"' in requests.get(url, timeout=30).text
+
+
 @pytest.mark.slow
 @pytest.mark.browser
 def test_the_page_updates_by_itself_and_shows_names_as_text(

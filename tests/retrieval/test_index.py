@@ -16,7 +16,7 @@ import pytest
 
 from lookalike.core.errors import UserError
 from lookalike.core.numeric import unit
-from lookalike.evaluation.submissions import TOP
+from lookalike.evaluation.metrics import TOP
 from lookalike.retrieval import index as index_module
 from lookalike.retrieval.index import (
     as_mapping,

@@ -19,7 +19,7 @@ def chooser_of(
     tasks: LabeledTasks, trials: list[Trial], *named: str, seconds: float = 1000
 ) -> StepChooser:
     """What chooses the steps for these tasks, in so much time."""
-    judge = Judge(tasks, lambda settings: tasks.rows, "score", {})
+    judge = Judge(tasks, lambda settings: tasks.rows, {})
     return StepChooser(judge, frozenset(named), trials.append, Clock(seconds), True, False)
 
 
@@ -68,7 +68,7 @@ def test_what_is_named_is_not_chosen() -> None:
 
 def test_a_recipe_is_scored_only_once(monkeypatch: pytest.MonkeyPatch) -> None:
     tasks = tasks_of(clustered(12, 6, seed=6), noise=0.2)
-    judge = Judge(tasks, lambda settings: tasks.rows, "score", {})
+    judge = Judge(tasks, lambda settings: tasks.rows, {})
     whole, scored = LabeledTasks.score, []
 
     def score(self: LabeledTasks, settings: RetrieveSettings) -> TaskScores:
