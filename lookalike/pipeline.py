@@ -24,7 +24,7 @@ from lookalike.core.errors import UserError
 from lookalike.core.files import file_hash, listing, only_process, write_json
 from lookalike.core.log import exit_code, log, log_to
 from lookalike.core.options import announce, named_settings, parse_settings
-from lookalike.core.readers import read_if_good, saved_record
+from lookalike.core.readers import read_if_good, read_text, saved_record
 from lookalike.core.runs import BEFORE_REPORT, Run, Stage
 from lookalike.core.settings import (
     OBJECTIVE_SETTINGS,
@@ -57,6 +57,12 @@ def stage_work(name: str) -> Callable[[Run], str | None]:
         name: Module and function, as `pkgutil.resolve_name` takes them.
     """
     return lambda run: resolve_name(name)(run)
+
+
+def _sample_state(run: Run) -> str:
+    """Return the hash of the sample submission that the run fills, if any."""
+    path = run.settings.general.sample_submission
+    return "" if path is None else f" {file_hash(path)}"
 
 
 # Settings that an embedding depends on: all stages that embed depend on them.
@@ -120,10 +126,10 @@ STAGE_LIST = (
     Stage(
         "retrieve",
         stage_work("lookalike.retrieval.ranking:run_retrieve"),
-        settings=(*EMBEDDING, *RANKING, *MEASURING, "refit"),
+        settings=(*EMBEDDING, *RANKING, *MEASURING, "refit", "sample_submission"),
         files=("model.safetensors", "test.csv", *TRAINING, *INDEX),
         outputs=("submission.json", "submission.csv", "validation.json", "ranking.json"),
-        watch=members_state,
+        watch=lambda run: members_state(run) + _sample_state(run),
     ),
     Stage(
         "forecast",
@@ -219,6 +225,8 @@ def checked_run(settings: Settings, named: frozenset[str]) -> Run:
     if not settings.train.is_linear_probe:
         resolve_name("lookalike.training.losses:parse_objective")(settings.train.objective)
     run_metric(settings)
+    if settings.general.sample_submission is not None:
+        read_text(settings.general.sample_submission)
     if settings.evaluate.labels is not None:
         read_labels(settings.evaluate.labels)
     if "submit" in settings.general.stage:

@@ -84,6 +84,8 @@ class RunSettings:
     k: Annotated[int, Interval(ge=1, le=10_000)] | None = None
     """Gallery names of each query in the submission. Default: as many as --metric looks at, at
     least ten."""
+    sample_submission: Path | None = None
+    """A competition's sample submission, CSV: submission.csv is written in its form."""
     reset: bool = False
     """Forget the settings that were named for this run folder before."""
     config: Path | None = None

@@ -297,20 +297,23 @@ def _never_connected(error: Exception) -> bool:
 # ---- to Kaggle ----------------------------------------------------------------------------------
 
 
-def send_to_kaggle(target: Target, path: Path, submission: Submission) -> Outcome:
+def send_to_kaggle(
+    target: Target, path: Path, submission: Submission, filled: Path | None = None
+) -> Outcome:
     """Write a submission as Kaggle's CSV beside its file, read that back, and upload it.
 
     Args:
         target: A Kaggle competition.
         path: The submission's file; `submission.json` gives `submission.kaggle.csv`.
         submission: What the file holds.
+        filled: The competition's sample, filled with it: uploaded as it is.
 
     Raises:
         UserError: The kaggle package is not installed or not configured; nothing was sent.
     """
     api = _kaggle_api()
-    table = write_submission(submission, path.with_name(f"{path.stem}.kaggle.csv"), "csv")
-    if read_submission(table) != submission:
+    table = filled or write_submission(submission, path.with_name(f"{path.stem}.kaggle.csv"), "csv")
+    if filled is None and read_submission(table) != submission:
         raise UserError(f"{table} does not hold what {path} holds: nothing is sent")
     try:
         with redirect_stdout(sys.stderr):

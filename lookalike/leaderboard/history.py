@@ -54,7 +54,8 @@ class PreparedSubmission(NamedTuple):
         submission: What the file holds, {query: [gallery names, best first]}.
         run: The run folder that it belongs to; empty where there is none.
         settings_hash: SHA-256 of that run's settings; empty where there is none.
-        forecast: The score that its run expects, from 0 to 1000; None where it expects none.
+        forecast: The score that its run expects; None where it expects none.
+        filled: The competition's sample submission, filled with it; None where there is none.
     """
 
     path: Path
@@ -63,6 +64,7 @@ class PreparedSubmission(NamedTuple):
     run: str
     settings_hash: str
     forecast: float | None
+    filled: Path | None = None
 
 
 @contextmanager

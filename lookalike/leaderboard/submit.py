@@ -94,7 +94,16 @@ def prepare(
         return PreparedSubmission(path, digest, submission, "", "", None)
     lies_in_run = path.resolve().parent == run.resolve()
     forecast = read_forecast(run) if lies_in_run else None
-    return PreparedSubmission(path, digest, submission, str(run), settings_hash(run), forecast)
+    filled = run / "submission.csv" if lies_in_run and _fills_a_sample(run) else None
+    return PreparedSubmission(
+        path, digest, submission, str(run), settings_hash(run), forecast, filled
+    )
+
+
+def _fills_a_sample(run: Path) -> bool:
+    """Return whether a run has filled the competition's sample submission."""
+    named = saved_record(run / "config.json").get("sample_submission")
+    return named is not None and (run / "submission.csv").is_file()
 
 
 def names_of_run(run: Path) -> tuple[list[str], list[str]]:
@@ -199,7 +208,7 @@ def describe(prepared: PreparedSubmission, target: Target) -> str:
 
 def _send(prepared: PreparedSubmission, target: Target, timeout: float) -> Outcome:
     if target.kaggle:
-        return send_to_kaggle(target, prepared.path, prepared.submission)
+        return send_to_kaggle(target, prepared.path, prepared.submission, prepared.filled)
     return post(target, prepared.submission, timeout)
 
 

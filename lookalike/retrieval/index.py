@@ -70,6 +70,10 @@ class Ranking(NamedTuple):
     gallery: np.ndarray
     scores: np.ndarray
 
+    def first(self, k: int) -> "Ranking":
+        """Return the best k of each query."""
+        return Ranking(self.queries, self.gallery[:, :k], self.scores[:, :k])
+
 
 def as_mapping(ranking: Ranking) -> dict[str, list[str]]:
     """Return {query: [gallery names, best first]}, in the order of the queries.

@@ -29,6 +29,7 @@ from lookalike.core.settings import RetrieveSettings
 from lookalike.data.catalogue import bare_names, load_catalogue, readable, rows_of
 from lookalike.data.splits import unseen_split, validation_rows
 from lookalike.evaluation.metrics import TOP, run_metric
+from lookalike.evaluation.samples import Sample, read_sample, write_filled
 from lookalike.evaluation.submissions import write_run_submission
 from lookalike.features.extractor import Extractor, embed, trained_extractor
 from lookalike.retrieval.embeddings import Embeddings, split_domains
@@ -280,8 +281,13 @@ def run_retrieve(run: Run) -> str:
     test = load_catalogue(run.path("test.csv"))
     queries = test[test.part == "query"]
     galleries = [open_gallery(member, "gallery") for member in runs]
-    ranking = rank_rows(galleries, queries, bare_names(queries.path).tolist(), settings, k)
+    names = bare_names(queries.path).tolist()
+    sample = _sample_of(run, names, galleries[0].names, k)
+    ranked = rank_rows(galleries, queries, names, settings, max(k, sample.length if sample else 0))
+    ranking = ranked.first(k)
     path = write_run_submission(as_mapping(ranking), run.folder, settings.format)
+    if sample is not None:
+        path = write_filled(sample, as_mapping(ranked), run.path("submission.csv"))
     validation = validation_rows(run, "query")
     galleries = [open_gallery(member, "validation_gallery") for member in runs]
     validated = rank_rows(galleries, validation, list(validation.path), settings, k)
@@ -291,6 +297,12 @@ def run_retrieve(run: Run) -> str:
     if ranking.gallery.shape[1] < k:
         log.warning("warning: the gallery has fewer than %d pictures", k)
     return f"{len(ranking.queries)} queries × {ranking.gallery.shape[1]} -> {path}"
+
+
+def _sample_of(run: Run, queries: Sequence[str], gallery: Sequence[str], k: int) -> Sample | None:
+    """Return the sample submission that the run is to fill, if any."""
+    path = run.settings.general.sample_submission
+    return None if path is None else read_sample(path, queries, gallery, k)
 
 
 RankedList = Annotated[list[tuple[str, Finite]], msgspec.Meta(min_length=1)]  # names and scores
