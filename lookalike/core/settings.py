@@ -149,12 +149,19 @@ class ListingSettings:
     individual_id or label."""
     domain_column: str | None = None
     """Column that names the domain. Default: domain, modality or style, where there is one."""
+    session_column: str | None = None
+    """Column that names the session, in which pictures were taken together. Default: session,
+    encounter, date or camera, where there is one."""
     split_column: str | None = None
     """Column that tells the parts of a single table apart: training, validation, query or gallery.
     Default: the one with a usual name, such as split or part."""
     identity_pattern: str | None = None
     """Regular expression on a training picture's path with a group named `identity`, where its
     folder does not name it."""
+    session_pattern: str | None = None
+    """Regular expression on a training picture's path with a group named `session`: pictures of one
+    are never query and gallery to each other. Default: the number that file names end in, where
+    several pictures of one identity share it."""
 
 
 @dataclass

@@ -5,6 +5,7 @@ It is a pandas DataFrame of strings:
     path       relative to the data set's folder, with forward slashes; identifies the picture
     identity   whom or what it shows; empty in the test
     domain     photo, caricature, ...; empty where unknown; `query` or `gallery` in the test
+    session    of pictures that were taken together; empty where unknown, and in the test
     part       training, validation, query or gallery
     content    hash of the file's bytes
     problem    empty, or why the picture is damaged or cannot be read
@@ -36,8 +37,9 @@ from lookalike.data.images import (
 )
 from lookalike.data.layout import LABELED, TEST
 from lookalike.data.listing import list_pictures
+from lookalike.data.sessions import find_sessions
 
-COLUMNS = ["path", "identity", "domain", "part", "content", "problem"]
+COLUMNS = ["path", "identity", "domain", "session", "part", "content", "problem"]
 
 
 def read_catalogue(
@@ -56,8 +58,8 @@ def read_catalogue(
         listing: How its parts and identities are told apart, where folders do not.
 
     Returns:
-        One row per picture, sorted by path, with the columns path, identity, domain, part, content
-        and problem, all strings.
+        One row per picture, sorted by path, with the columns path, identity, domain, session, part,
+        content and problem, all strings.
 
     Raises:
         UserError: There is no competition, the pattern is no regular expression with such a group,
@@ -75,6 +77,7 @@ def read_catalogue(
     """
     catalogue = list_pictures(root, listing)
     catalogue["domain"] = _domains(catalogue, domain_pattern)
+    catalogue["session"] = find_sessions(catalogue, listing.session_pattern if listing else None)
     checks = list(map_images(check_picture, [root / path for path in catalogue.path], "checking"))
     catalogue = catalogue.assign(**pd.DataFrame(checks, columns=Checked._fields, dtype=str))
     _refuse_repeats(catalogue)

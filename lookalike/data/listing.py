@@ -52,8 +52,8 @@ def list_pictures(root: Path, settings: ListingSettings | None = None) -> pd.Dat
         settings: What its folders do not tell.
 
     Returns:
-        The columns path, identity, domain (empty where nothing tells it) and part of its catalogue,
-        sorted by path.
+        The columns path, identity, domain, session (both empty where nothing tells them) and part
+        of its catalogue, sorted by path.
 
     Raises:
         UserError: `root` holds no competition, or a part of its test is empty; what was found
@@ -147,7 +147,7 @@ def _list_part(root: Path, part: str, folder: Path, pattern: str | None) -> pd.D
     else:
         identities = [""] * len(files)
     paths = [file.relative_to(root).as_posix() for file in files]
-    table = {"path": paths, "identity": identities, "domain": "", "part": part}
+    table = {"path": paths, "identity": identities, "domain": "", "session": "", "part": part}
     return pd.DataFrame(table, dtype=str)
 
 

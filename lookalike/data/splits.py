@@ -142,7 +142,7 @@ def make_split(
     if not closed:
         train, holdout = _hold_out(train, np.random.default_rng([seed, 2]))
     domains = dict(zip(labeled.path, labeled.domain, strict=True))
-    task = retrieval_task(validation, domains, query_domain, seed)
+    task = retrieval_task(validation, domains, query_domain, seed, sessions_of(labeled))
     return Split(kind, closed, _flatten(train), _flatten(holdout), task, query_domain)
 
 
@@ -229,8 +229,20 @@ def _hold_out(groups: Groups, rng: np.random.Generator) -> tuple[Groups, Groups]
     return remaining, held_out
 
 
+def sessions_of(catalogue: pd.DataFrame) -> dict[str, str]:
+    """Return {path: session} of the pictures whose session is known."""
+    if "session" not in catalogue:
+        return {}
+    known = catalogue[catalogue.session != ""]
+    return dict(zip(known.path, known.session, strict=True))
+
+
 def retrieval_task(
-    groups: Groups, domains: Mapping[str, str], query_domain: str, seed: int
+    groups: Groups,
+    domains: Mapping[str, str],
+    query_domain: str,
+    seed: int,
+    sessions: Mapping[str, str] | None = None,
 ) -> RetrievalTask:
     """Divide labeled pictures into queries and a gallery.
 
@@ -240,6 +252,9 @@ def retrieval_task(
         query_domain: The queries' domain, where domains are known. Where they are not, a fifth of
             each identity's pictures are queries, at least one.
         seed: Of that random choice.
+        sessions: {path: session} where it is known: pictures of a session are all queries or all
+            in the gallery, and those of an identity's only session are in the gallery. Where
+            domains are known, they divide the pictures alone.
 
     Returns:
         The queries and the gallery.
@@ -256,12 +271,30 @@ def retrieval_task(
         query = {path for path in pictures if domains[path] == query_domain}
     else:
         rng = np.random.default_rng([seed, 3])
-        shuffled = [_shuffled(paths, rng) for _, paths in sorted(groups.items())]
-        query = {path for paths in shuffled for path in paths[: max(1, len(paths) // 5)]}
+        drawn = [_draw_queries(paths, sessions or {}, rng) for _, paths in sorted(groups.items())]
+        query = {path for paths in drawn for path in paths}
     return RetrievalTask(
         {path: name for path, name in pictures.items() if path in query},
         {path: name for path, name in pictures.items() if path not in query},
     )
+
+
+def _draw_queries(
+    paths: list[str], sessions: Mapping[str, str], rng: np.random.Generator
+) -> list[str]:
+    """Draw a fifth of an identity's pictures, in whole sessions; at least one."""
+    together: dict[str, list[str]] = {}
+    for path in paths:
+        together.setdefault(sessions.get(path, path), []).append(path)
+    names = _shuffled(list(together), rng)
+    if len(names) == 1 and len(paths) > 1:
+        return []
+    drawn: list[str] = []
+    for name in names:
+        if drawn and len(drawn) + len(together[name]) > len(paths) // 5:
+            break
+        drawn += together[name]
+    return drawn
 
 
 # ---- the stage, and what reads its files --------------------------------------------------------

@@ -37,6 +37,7 @@ USUAL = {
         *("class", "category", "target", "species", "name", "id"),
     ),
     "domain": ("domain", "modality", "style"),
+    "session": ("session", "session_id", "encounter", "encounter_id", "date", "camera"),
     "split": ("split", "part", "partition", "subset", "set", "evaluation_status"),
 }
 NOT_DATA = ("sample", "submission", "solution", "labels")  # first words of other tables' names
@@ -142,8 +143,8 @@ def list_tables(root: Path, tables: Tables, settings: ListingSettings) -> pd.Dat
         settings: The names of columns that cannot be guessed.
 
     Returns:
-        The columns path, identity, domain and part. Pictures that are missing are left out and
-        reported.
+        The columns path, identity, domain, session and part. Pictures that are missing are left out
+        and reported.
 
     Raises:
         UserError: A table is damaged, a column cannot be found, or a query is missing.
@@ -165,7 +166,7 @@ def list_tables(root: Path, tables: Tables, settings: ListingSettings) -> pd.Dat
             f"first {first!r}: a submission needs all of them"
         )
     report_each("pictures of the tables are no files: left out", rows.value[lost])
-    return rows.loc[~lost, ["path", "identity", "domain", "part"]]
+    return rows.loc[~lost, ["path", "identity", "domain", "session", "part"]]
 
 
 def read_label_table(path: Path) -> dict[str, dict[str, str]]:
@@ -256,6 +257,10 @@ def _read(path: Path, part: str, files: "PictureFiles", settings: ListingSetting
     rows["domain"] = ""
     if domain is not None and domain in table and part not in TEST:
         rows["domain"], said = table[domain], f"{said}, domains from {domain}"
+    session = settings.session_column or _usual_column(table, "session", {image, identity, domain})
+    rows["session"] = ""
+    if session is not None and session in table and part not in TEST:
+        rows["session"], said = table[session], f"{said}, sessions from {session}"
     rows["part"] = part
     if part == "all":
         split = settings.split_column or _usual_column(table, "split", {image, identity, domain})

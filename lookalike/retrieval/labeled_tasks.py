@@ -20,7 +20,7 @@ from lookalike.core.numeric import first_of_equal
 from lookalike.core.runs import Run
 from lookalike.core.settings import RetrieveSettings
 from lookalike.data.catalogue import load_catalogue, rows_of
-from lookalike.data.splits import Pictures, Split, group, retrieval_task, unseen_split
+from lookalike.data.splits import Pictures, Split, group, retrieval_task, sessions_of, unseen_split
 from lookalike.evaluation.metrics import SCORE, Metric, measure_queries, run_metric
 from lookalike.features.extractor import Extractor, embed
 from lookalike.retrieval.embeddings import Embeddings, split_domains
@@ -267,6 +267,7 @@ def divide_by_identity(
         learns from its own pictures, since there are no others.
     """
     domains = dict(zip(catalogue.path, catalogue.domain, strict=True))
+    sessions = sessions_of(catalogue)
     identities = sorted(set(pictures.values()))
     order = np.random.default_rng([seed, 5]).permutation(len(identities))
     tasks = []
@@ -274,7 +275,7 @@ def divide_by_identity(
         chosen = {identities[i] for i in order[part::parts]}
         inside = {path: name for path, name in pictures.items() if name in chosen}
         outside = {path: name for path, name in pictures.items() if name not in chosen}
-        task = retrieval_task(group(inside), domains, query_domain, seed)
+        task = retrieval_task(group(inside), domains, query_domain, seed, sessions)
         if task.answerable:
             tasks.append(LabeledTask(*task, outside or inside))
     return tasks

@@ -16,15 +16,18 @@ from lookalike.core.runs import Run
 from lookalike.core.settings import Settings
 from lookalike.data.catalogue import load_catalogue, read_catalogue
 from lookalike.data.images import content_hash
+from lookalike.data.sessions import find_sessions
 from lookalike.data.splits import (
     RetrievalTask,
     Split,
     load_split,
     make_split,
+    retrieval_task,
     run_split,
     unseen_split,
     validation_rows,
 )
+from lookalike.retrieval.labeled_tasks import divide_by_identity
 from tests.conftest import draw, draw_competition
 from tests.data.test_catalogue import PHOTO_OR_DRAWING
 
@@ -243,3 +246,43 @@ def test_a_folder_that_cannot_be_read_ends_the_stage(
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(UserError, match="person_03: the folder cannot be read"):
         run_split(Run(tmp_path / "run", competition, Settings()))
+
+
+def test_pictures_of_a_session_are_never_query_and_gallery_to_each_other() -> None:
+    names = [f"{side}_{10 * i + j:03}" for i in range(20) for j in range(5) for side in "lr"]
+    rows = pd.DataFrame({"identity": [f"animal{i:02}" for i in range(20) for _ in range(10)]})
+    rows["path"] = [f"training/{n}/{m}.jpg" for n, m in zip(rows.identity, names, strict=True)]
+    rows = rows.assign(domain="", part="training", problem="")
+    rows["session"] = find_sessions(rows, None)
+    assert set(rows.session) == {name[-3:] for name in names}
+    task = make_split(rows, "disjoint", "", seed=0).validation
+    assert len(task.query) == 4 * 2 and len(task.gallery) == 4 * 8
+    session = dict(zip(rows.path, rows.session, strict=True))
+    assert not {session[path] for path in task.query} & {session[path] for path in task.gallery}
+    divided = divide_by_identity(
+        rows, dict(zip(rows.path, rows.identity, strict=True)), "", 2, seed=0
+    )
+    for part in divided:
+        assert not {session[p] for p in part.query} & {session[p] for p in part.gallery}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["photo_1", "drawing_1", "photo_2", "drawing_2"],  # numbers begin anew with each identity
+        ["0001", "0002", "0003", "0004"],  # and number pictures
+        ["ada", "bo", "cy", "di"],
+    ],
+)
+def test_numbers_of_pictures_are_no_sessions(names: list[str]) -> None:
+    rows = pd.DataFrame({"path": [f"training/{i}/{name}.jpg" for i in "ab" for name in names]})
+    rows = rows.assign(identity=list("aaaabbbb"), part="training")
+    assert (find_sessions(rows, None) == "").all()
+
+
+def test_the_only_session_of_an_identity_is_in_the_gallery() -> None:
+    groups = {"ada": ["a1.jpg", "a2.jpg"], "bo": ["b1.jpg", "b2.jpg"]}
+    sessions = {"a1.jpg": "s", "a2.jpg": "s", "b1.jpg": "t", "b2.jpg": "u"}
+    domains = dict.fromkeys([*sessions], "")
+    task = retrieval_task(groups, domains, "", 0, sessions)
+    assert set(task.query.values()) == {"bo"} and {"a1.jpg", "a2.jpg"} < set(task.gallery)
