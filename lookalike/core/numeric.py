@@ -1,6 +1,6 @@
 """Small numerical helpers: blocks of rows, rows of unit length, reproducible torch code."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -69,7 +69,17 @@ def one_thread() -> Iterator[None]:
 def score_text(score: float) -> str:
     """Return a score whose metric is not known in as many digits as it needs.
 
-    >>> score_text(912.54), score_text(0.91254), score_text(-0.01)
-    ('912.5', '0.9125', '-0.0100')
+    >>> score_text(912.54), score_text(0.91254)
+    ('912.5', '0.9125')
     """
-    return f"{score:.4f}" if abs(score) < 2 and score else f"{score:.1f}"
+    return f"{score:.{score_digits([score])}f}"
+
+
+def score_digits(scores: Iterable[float]) -> int:
+    """Return how many decimals scores need: four where none is above 1, else one.
+
+    >>> score_digits([912.5, 0.0]), score_digits([0.9, 0.1])
+    (1, 4)
+    """
+    highest = max(map(abs, scores), default=0.0)
+    return 4 if 0 < highest <= 1 else 1

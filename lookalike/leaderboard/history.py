@@ -20,7 +20,7 @@ from tabulate import tabulate
 
 from lookalike.core.errors import UserError
 from lookalike.core.files import whole_file
-from lookalike.core.numeric import score_text
+from lookalike.core.numeric import score_digits, score_text
 from lookalike.core.readers import read_text
 from lookalike.evaluation.submissions import Submission
 from lookalike.leaderboard.client import Outcome, Target, finite_number, printable_line
@@ -196,8 +196,8 @@ def history_table(rows: Sequence[HistoryRow]) -> str:
     errors = [abs(error) for row in rows if (error := forecast_error(row)) is not None]
     if not errors:
         return table
-    mean = sum(errors) / len(errors)
-    return f"{table}\nmean absolute error of the forecast: {mean:.1f} (n = {len(errors)})"
+    mean, digits = sum(errors) / len(errors), score_digits(best.values())
+    return f"{table}\nmean absolute error of the forecast: {mean:.{digits}f} (n = {len(errors)})"
 
 
 def _table_line(row: HistoryRow, best: float | None) -> list[str]:
@@ -208,6 +208,6 @@ def _table_line(row: HistoryRow, best: float | None) -> list[str]:
         *(printable_line(row[name], 40) for name in ("run", "leaderboard", "group")),
         *(row[name][:8] for name in ("settings_hash", "file_hash")),
         *("" if v is None else score_text(v) for v in (finite_number(row["forecast"]), score)),
-        "" if error is None else f"{error:+.1f}",
+        "" if error is None else f"{error:+.{score_digits([score or 0.0])}f}",
         row["status"] + (f" ({printable_line(row['answer'], 60)})" if row["answer"] else ""),
     ]

@@ -19,6 +19,7 @@ from lookalike.core.config import read_config
 from lookalike.core.errors import UserError
 from lookalike.core.files import whole_file
 from lookalike.core.log import exit_code, log, log_to, printable
+from lookalike.core.numeric import score_text
 from lookalike.core.options import differences, parse
 from lookalike.core.readers import read_if_good, read_json
 from lookalike.core.settings import SubmitSettings
@@ -115,13 +116,15 @@ def readable_line(line: dict[str, Any]) -> list[str]:
     def score(part: str) -> str:
         if line[part] is None:
             return "-"
-        return f"{line[part]:.1f} ({line[part + '_low']:.0f} to {line[part + '_high']:.0f})"
+        low, high = line[f"{part}_low"], line[f"{part}_high"]
+        digits = 0 if high > 1 else 3
+        return f"{score_text(line[part])} ({low:.{digits}f} to {high:.{digits}f})"
 
     return [
         printable(line["run"]),
         f"{line['date']:%Y-%m-%d %H:%M}",
         *map(score, PARTS),
-        number(line["leaderboard"], ".1f"),
+        "-" if line["leaderboard"] is None else score_text(line["leaderboard"]),
         number(line["minutes"], ".1f"),
         printable(line["settings"]) or "the defaults",
     ]

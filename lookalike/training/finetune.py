@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from lookalike.core.errors import UserError
 from lookalike.core.log import log
-from lookalike.core.numeric import one_thread, seeded
+from lookalike.core.numeric import one_thread, score_text, seeded
 from lookalike.core.runs import Run
 from lookalike.core.settings import Settings, TrainSettings, validation_steps
 from lookalike.data.catalogue import load_catalogue, rows_of
@@ -176,7 +176,7 @@ class MetricLearning(TrainingMethod):
         """Return the line that the log shows of an epoch."""
         if self.validator is None:
             return f"all labeled pictures, {super().describe(epoch)}"
-        return f"{super().describe(epoch)}, validation score {epoch.metrics['score']:.1f}"
+        return f"{super().describe(epoch)}, validation score {score_text(epoch.metrics['score'])}"
 
 
 def check_spread(untrained: Metrics, metrics: Metrics) -> None:
@@ -190,10 +190,11 @@ def check_spread(untrained: Metrics, metrics: Metrics) -> None:
         UserError: They have; what to change.
     """
     if all(metrics[name] < share * untrained[name] for name, share in COLLAPSED.items()):
+        score = score_text(metrics["score"])
         raise UserError(
             f"all embeddings have become alike (their spread is {metrics['spread']:.1e}, untrained "
-            f"{untrained['spread']:.1e}; the validation score {metrics['score']:.1f}): lower --lr, "
-            "take --miner semihard, or add an objective of classes (cross_entropy+triplet)"
+            f"{untrained['spread']:.1e}; the validation score {score}): lower --lr, take "
+            "--miner semihard, or add an objective of classes (cross_entropy+triplet)"
         )
 
 

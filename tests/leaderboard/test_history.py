@@ -146,3 +146,11 @@ def test_the_best_of_each_leaderboard_is_marked_and_answers_cannot_break_the_tab
     lines = history_table(read_history(HISTORY)).splitlines()[2:]
     assert [line.startswith("*") for line in lines] == [False, True, True, False]
     assert "\x1b" not in lines[3] and "[31m | a table" in lines[3]
+
+
+def test_scores_up_to_one_and_their_errors_have_four_digits() -> None:
+    row = dict.fromkeys(COLUMNS, "") | {"leaderboard": "http://a/"}
+    table = history_table([row | {"score": "0.9125", "forecast": "0.9"}])
+    assert "0.9125" in table and "-0.0125" in table and "forecast: 0.0125" in table
+    table = history_table([row | {"score": "912.5", "forecast": "913"}])
+    assert "912.5" in table and "+0.5\n" in table and "forecast: 0.5 (" in table
