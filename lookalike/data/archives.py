@@ -35,10 +35,10 @@ from tqdm import tqdm
 from urllib3.exceptions import HTTPError
 
 from lookalike.core.errors import UserError
-from lookalike.core.files import FULL, disk_full, write_json
+from lookalike.core.files import FULL, disk_full, files_below, write_json
 from lookalike.core.http import Deadline, timed
 from lookalike.core.readers import saved_record
-from lookalike.data.layout import is_clutter
+from lookalike.data.layout import PARTS, is_clutter
 
 TIMEOUT = (15.0, 60.0)  # seconds: to connect, and between two reads
 PROGRESS = 1 << 16  # bytes that have to come within the second of these times
@@ -51,6 +51,7 @@ MAX_TAR_HEADER = 1 << 16  # tarfile holds the extra headers of a member in memor
 MAX_TAR_PADDING = 1 << 24  # zeros at the end; more is a hole where members were
 BY_HAND = "download it in a browser and use --source archive --source-path FILE"
 MAGICS = {b"PK\3\4": zipfile, b"PK\5\6": zipfile, b"\x1f\x8b": gzip, b"BZh": bz2, b"\xfd7zXZ": lzma}
+SUFFIXES = (".tar.gz", ".tar.bz2", ".tar.xz", ".tgz", ".tar", ".zip")
 UTF8_FLAG, UNICODE_PATH = 0x800, 0x7075  # of a zip's members
 LINK = "a link, a device or a pipe"
 # What the standard library raises on damaged archives, besides OSErrors without a number.
@@ -285,6 +286,39 @@ def unpack(
             raise UserError(_explain(error, work)) from error
         finally:
             _tidy(target)
+
+
+def unpack_inner(folder: Path, max_bytes: int = 64 << 30) -> None:
+    """Unpack the archives in a folder beside themselves, by the same rules, and delete them.
+
+    `train.zip` becomes `train/`; where it holds a single folder of that name, that one. Archives in
+    these are left packed, and so is what lies among the pictures of a part: there each file counts.
+
+    Args:
+        folder: Of an archive that was unpacked.
+        max_bytes: The most that all of them may be.
+
+    Raises:
+        UserError: One of them is refused, see `unpack`, or there is a folder of its name.
+    """
+    parts = {name for names in PARTS.values() for name in names}
+    for archive in files_below(folder):
+        inside_part = {place.lower() for place in archive.relative_to(folder).parts[:-1]} & parts
+        if inside_part or not archive.name.lower().endswith(SUFFIXES):
+            continue
+        name = archive.name[: -len(next(s for s in SUFFIXES if archive.name.lower().endswith(s)))]
+        target = archive.with_name(name)
+        if not name or target.exists():
+            raise UserError(f"{archive}: {target.name!r} is there already: unpack it by hand")
+        unpack(archive, target, max_bytes)
+        max_bytes -= sum(file.stat().st_size for file in files_below(target))
+        archive.unlink()
+        inside = list(target.iterdir())
+        if len(inside) == 1 and inside[0].is_dir() and inside[0].name.lower() == name.lower():
+            lifted = target.with_name(f".{name}.lifted")
+            inside[0].rename(lifted)
+            target.rmdir()
+            lifted.rename(target)
 
 
 def _tidy(target: Path) -> None:

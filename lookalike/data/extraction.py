@@ -253,6 +253,7 @@ def lay_out_archive(archive: Path, target: Path) -> None:
     """
     unpacked = target / "unpacked"
     archives.unpack(archive, unpacked)
+    archives.unpack_inner(unpacked)
     layout = find_layout(unpacked)
     tables = _folder_of_tables(unpacked) if layout is None else None
     if tables is not None:

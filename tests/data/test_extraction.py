@@ -155,6 +155,31 @@ def test_an_archive_is_found_whatever_its_top_folder(
     assert archive.is_file(), "a user's own archive is not deleted"
 
 
+@pytest.mark.parametrize("top", ["", "training"])
+def test_archives_in_an_archive_are_unpacked_by_the_same_rules(
+    top: str, competition: Path, tmp_path: Path
+) -> None:
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    zipped(competition / "training", whole / "training.zip", top)
+    zipped(competition / "test", whole / "test.zip", "test")
+    (competition / "test" / "query" / "odd.zip").write_bytes(b"a query, whatever it is")
+    zipped(competition / "test", whole / "test.zip", "test")
+    archive = zipped(whole, tmp_path / "competition.zip", "competition")
+    extract(tmp_path / "data" / "x", ExtractSettings("archive", str(archive)), seed=0)
+    for part in ("training", "test/query", "test/gallery"):
+        assert count(tmp_path / "data" / "x" / part) == count(competition / part)
+
+
+def test_an_unsafe_archive_in_an_archive_is_refused(competition: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(competition / "more.zip", "w") as file:
+        file.writestr("../out.jpg", b"x")
+    archive = zipped(competition, tmp_path / "competition.zip", "competition")
+    with pytest.raises(UserError, match=r"more\.zip: member '\.\./out\.jpg'"):
+        extract(tmp_path / "data" / "x", ExtractSettings("archive", str(archive)), seed=0)
+    assert not (tmp_path / "data" / "x").exists() and no_leftovers(tmp_path / "data")
+
+
 def test_an_archive_without_a_competition_is_explained(classes: Path, tmp_path: Path) -> None:
     archive = zipped(classes, tmp_path / "c.zip", "")
     with pytest.raises(UserError, match="--source folder"):
