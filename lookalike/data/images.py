@@ -66,6 +66,8 @@ warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 Image.init()
 FORMATS = [name for name in PICTURE_FORMATS if name in Image.OPEN]
 
+HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
+
 # OpenCV's ways to decode a JPEG, by what its sides are divided by.
 REDUCTIONS = {
     1: cv2.IMREAD_COLOR_RGB,
@@ -464,7 +466,7 @@ def check_picture(path: Path) -> Checked:
     except MemoryError:
         raise
     except Exception as error:
-        return Checked(content, UNREADABLE + _first_line(error))
+        return Checked(content, UNREADABLE + (_missing_decoder(raw) or _first_line(error)))
     is_cut = re.search("file is truncated|premature end of jpeg file", wrong.lower())
     return Checked(content, TRUNCATED if is_cut else DAMAGED + wrong, traits)
 
@@ -499,6 +501,12 @@ def _traits(image: Image.Image) -> Iterator[str]:
         yield "huge"
     if orientation(image) != 1:
         yield "rotated"
+
+
+def _missing_decoder(raw: bytes) -> str:
+    """Say what reads a file that Pillow alone does not; empty where nothing is known to."""
+    is_heif = raw[4:8] == b"ftyp" and raw[8:12] in HEIF_BRANDS
+    return "a HEIC picture: pip install pillow-heif" if is_heif and "HEIF" not in FORMATS else ""
 
 
 def _first_line(error: Exception) -> str:

@@ -8,6 +8,7 @@ upper or lower case; `test/` may be missing.
 import logging
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
@@ -22,7 +23,13 @@ from lookalike.core.readers import saved_record
 DATA = Path("data")  # the folder of data sets
 Classes = dict[str, list[Path]]  # identity -> pictures, as paths inside its folder
 # What is opened as a picture. Pillow knows more, and starts another program for some (EPS).
-PICTURE_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
+PICTURE_FORMATS = (
+    *("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "HEIF"),
+)
+with suppress(ImportError):  # HEIC and HEIF are read where it is installed
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
 # What systems and editors leave beside pictures, in lower case.
 CLUTTER = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "._*", ".#*", "#*#", "*~", "*.swp")
 CLUTTER_FOLDERS = {"__MACOSX", "@eaDir"}

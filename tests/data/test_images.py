@@ -458,3 +458,25 @@ def test_the_largest_pictures_take_less_than_1500_mb(mode: str, tmp_path: Path) 
     problem, shape, peak = result.stdout.splitlines()
     assert problem == "" and shape.endswith(", 3)")
     assert int(peak) < 1500
+
+
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 100
+
+
+def test_a_heic_names_the_package_that_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "FORMATS", [name for name in images.FORMATS if name != "HEIF"])
+    (tmp_path / "a.heic").write_bytes(HEIC)
+    problem = images.check_picture(tmp_path / "a.heic").problem
+    assert problem == "unreadable: a HEIC picture: pip install pillow-heif"
+
+
+def test_a_heic_is_read_where_pillow_heif_is_installed(tmp_path: Path) -> None:
+    pytest.importorskip("pillow_heif", reason="pip install pillow-heif reads HEIC")
+    falling = np.linspace(240, 0, 120).astype(np.uint8)
+    picture = np.tile(falling[:, None, None], (1, 80, 3))
+    Image.fromarray(picture).save(tmp_path / "a.heic", quality=95)
+    assert images.check_picture(tmp_path / "a.heic").problem == ""
+    pixels = images.read_pixels((tmp_path / "a.heic").read_bytes(), 32)
+    assert pixels.shape == picture.shape and np.abs(pixels.astype(int) - picture).mean() < 4
