@@ -38,6 +38,7 @@ USUAL = {
     ),
     "domain": ("domain", "modality", "style"),
     "session": ("session", "session_id", "encounter", "encounter_id", "date", "camera"),
+    "usage": ("usage",),
     "split": ("split", "part", "partition", "subset", "set", "evaluation_status"),
 }
 NOT_DATA = ("sample", "submission", "solution", "labels")  # first words of other tables' names
@@ -199,6 +200,27 @@ def read_label_table(path: Path) -> dict[str, dict[str, str]]:
         raise UserError(f"{path}: {repeated.iloc[0]} has two identities")
     parts = {part: rows[rows.part == part] for part in TEST}
     return {p: dict(zip(r.name, r.identity, strict=True)) for p, r in parts.items()}
+
+
+def read_usage(path: Path) -> dict[str, str]:
+    """Return what a table of labels says of the use of each query's score, as Kaggle's Usage does.
+
+    Args:
+        path: The table.
+
+    Returns:
+        {query: Public, Private or Ignored}; empty where there is no such column.
+
+    Raises:
+        UserError: The table is damaged.
+    """
+    table = read_outside_table(path)
+    image, usage = (_usual_column(table, kind, ()) for kind in ("image", "usage"))
+    split = _usual_column(table, "split", {image, usage})
+    if image is None or usage is None or split is None:
+        return {}
+    rows = table[_parts_of(path, table[split]) == "query"]
+    return dict(zip(rows[image], rows[usage], strict=True))
 
 
 def without_repeats(rows: pd.DataFrame) -> pd.DataFrame:

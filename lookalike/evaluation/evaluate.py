@@ -17,12 +17,14 @@ from tabulate import tabulate
 from lookalike.core.checks import check_bounds
 from lookalike.core.log import exit_code, log_to
 from lookalike.core.options import parse
+from lookalike.core.readers import TABLES
 from lookalike.core.settings import Positive
 from lookalike.evaluation.metrics import Metric, measures_at, parse_metric
 from lookalike.evaluation.results import metric_of_run
 from lookalike.evaluation.scoring import (
     QueryHits,
     find_hits,
+    hits_of_queries,
     measures_of,
     read_labels,
     summarize,
@@ -66,6 +68,9 @@ def measures_table(block: Mapping[str, Any], metric: Metric) -> str:
         rows.append((name, *map(shown, (block[name], *ends))))
     counts = f"{block['queries']} queries, {block['missing']} missing, {block['left_out']} left out"
     headers = ["measure", "value", "95 % from", "to"]
+    for usage, its_block in block.get("usage", {}).items():
+        ends = its_block["ci95"]["score"]
+        rows.append((f"score, {usage}", *map(metric.show, (its_block["score"], *ends))))
     table = tabulate(rows, headers, disable_numparse=True)
     return f"{table}\nscore: {metric.name}\n{counts}"
 
@@ -108,6 +113,20 @@ def _metrics(command: EvaluateCommand) -> list[Metric]:
     return [metric._replace(length=length) for metric in parsed]
 
 
+def _scores_by_usage(path: Path, found: QueryHits, metric: Metric) -> dict[str, Any]:
+    """Return {"usage": {Public: its block, ...}} where a table of labels tells these apart."""
+    if path.suffix.lower() not in TABLES:
+        return {}
+    from lookalike.data.tables import read_usage  # pandas: --help needs none
+
+    queries: dict[str, set[str]] = {}
+    for query, usage in read_usage(path).items():
+        queries.setdefault(usage, set()).add(query)
+    parts = {usage: hits_of_queries(found, queries[usage]) for usage in sorted(queries)}
+    blocks = {usage: summarize(part, metric) for usage, part in parts.items() if part.queries}
+    return {"usage": blocks} if blocks else {}
+
+
 def print_score(command: EvaluateCommand) -> None:
     """Score a submission and print its measures.
 
@@ -116,7 +135,8 @@ def print_score(command: EvaluateCommand) -> None:
     """
     check_bounds(command)
     submission = read_submission(command.submission)
-    labels = read_labels(command.labels or command.submission.with_name("labels.json"))
+    path = command.labels or command.submission.with_name("labels.json")
+    labels = read_labels(path)
     metric, *others = _metrics(command)
     found = find_hits(submission, labels, metric.length, command.leave_one_out)
     warn_incomplete(found, metric.length)
@@ -125,6 +145,7 @@ def print_score(command: EvaluateCommand) -> None:
         its_block = summarize(found, other)
         block[other.name] = its_block["score"]
         block["ci95"][other.name] = its_block["ci95"]["score"]
+    block |= _scores_by_usage(path, found, metric)
     print(json.dumps(block) if command.json else measures_table(block, metric))
     if command.per_query and not command.json:
         print(f"\n{queries_table(found)}")

@@ -7,7 +7,7 @@ scores 0. `metrics` defines the measures, `matching` the rules that a submission
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -219,6 +219,21 @@ def _count_relevant(
         for query, identity in labels.query.items():
             relevant[query] -= labels.gallery.get(query) == identity
     return relevant
+
+
+def hits_of_queries(hits: QueryHits, chosen: Collection[str]) -> QueryHits:
+    """Return the part of hits that is about some of the queries."""
+    rows = [i for i, query in enumerate(hits.queries) if query in chosen]
+    return QueryHits(
+        queries=[hits.queries[i] for i in rows],
+        identities=[hits.identities[i] for i in rows],
+        hits=hits.hits[rows],
+        relevant=hits.relevant[rows],
+        lengths=hits.lengths[rows],
+        missing=[query for query in hits.missing if query in chosen],
+        left_out=[query for query in hits.left_out if query in chosen],
+        short={query: length for query, length in hits.short.items() if query in chosen},
+    )
 
 
 def warn_incomplete(hits: QueryHits, k: int) -> None:

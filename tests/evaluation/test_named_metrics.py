@@ -227,3 +227,25 @@ def test_evaluate_prints_several_metrics_and_takes_lists_as_long_as_they_look(
     assert score(tmp_path / "submission.json", tmp_path / "labels.json", metric="mrr", k=20)[
         "score"
     ] == pytest.approx(1.0)
+
+
+def test_public_and_private_scores_stand_beside_the_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = ["image,identity,split,Usage"]
+    rows += [f"g{i}.jpg,p{i},gallery," for i in range(4)]
+    rows += [f"q{i}.jpg,p{i},query,{'Public' if i < 1 else 'Private'}" for i in range(4)]
+    (tmp_path / "solution.csv").write_text("\n".join(rows) + "\n")
+    right = {"q0.jpg": ["g0.jpg"], "q1.jpg": ["g1.jpg"]}
+    wrong = {"q2.jpg": ["g1.jpg"], "q3.jpg": ["g1.jpg"]}
+    (tmp_path / "submission.json").write_text(json.dumps(right | wrong))
+    words = [str(tmp_path / "submission.json"), "--labels", str(tmp_path / "solution.csv")]
+    words += ["--metric", "recall@1"]
+    assert evaluate([*words, "--json"]) == 0
+    block = json.loads(capsys.readouterr().out)
+    assert block["score"] == 0.5
+    scores = {usage: part["score"] for usage, part in block["usage"].items()}
+    assert scores == {"Public": 1.0, "Private": pytest.approx(1 / 3)}
+    assert evaluate(words) == 0
+    shown = capsys.readouterr().out
+    assert "score, Public   1.0000" in shown and "score, Private  0.3333" in shown
