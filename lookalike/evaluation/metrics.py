@@ -47,7 +47,7 @@ class Metric(NamedTuple):
     """The metric of a competition.
 
     Attributes:
-        name: As it was written.
+        name: As it was written; `score` stands for the default.
         terms: (weight, name of the measure) of what it sums.
         length: How many names a query's list has.
     """
@@ -146,7 +146,7 @@ def parse_metric(text: str, k: int | None = None) -> Metric:
     lengths = [TOP, *(int(k) for _, name in terms for k in _LENGTH.findall(name))]
     if any(name.removeprefix(BALANCED) in TO_THE_RELEVANT for _, name in terms):
         lengths.append(OPEN_LENGTH)
-    return Metric(text, terms, k or max(lengths))
+    return Metric(written, terms, k or max(lengths))
 
 
 def _parse_term(term: str, text: str) -> tuple[float, str]:

@@ -401,7 +401,10 @@ def search(
             settled = np.full(len(pending), True)
         else:
             searcher = index if width > WIDEST_ON_GPU else searcher
-            found, candidates = searcher.search(
+            # faiss.contrib.torch_utils, which other packages import, replaces `search` by one that
+            # takes no parameters, and keeps this one.
+            search_arrays = getattr(searcher, "search_numpy", searcher.search)
+            found, candidates = search_arrays(
                 queries[pending], width, params=_widened(index, factor)
             )
             # All that could tie with the last rank must be among the candidates.

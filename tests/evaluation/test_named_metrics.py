@@ -221,6 +221,11 @@ def test_evaluate_prints_several_metrics_and_takes_lists_as_long_as_they_look(
     relevant = [name in names and gallery[name] == "bo" for name in names]
     assert block["score"] == pytest.approx(plain("map@20", relevant, 14))
     assert block["metric"] == "map@20"
+    assert (
+        evaluate([str(tmp_path / "submission.json"), "--metric", "map@20", "score", "--json"]) == 0
+    )
+    both = json.loads(capsys.readouterr().out)
+    assert both["score"] == block["score"] and both[SCORE.name] == 1000
     assert block["2*mrr+recall@1"] == 3 and block["precision@20"] == 7 / 20
     assert evaluate([str(tmp_path / "submission.json")]) == 1, "the default takes ten names"
     assert "more than 10" in capsys.readouterr().err

@@ -310,3 +310,19 @@ def test_an_index_that_cannot_be_built_is_refused() -> None:
         build_index(np.eye(2, dtype=np.float32), "flat")
     with pytest.raises(UserError, match=r"shape \(N, D\), not \(2,\)"):
         build_index(np.ones(2, np.float32))
+
+
+def test_a_package_that_changes_faiss_changes_no_search() -> None:
+    """pytorch-metric-learning's accuracy calculator imports faiss.contrib.torch_utils."""
+    code = (
+        "import faiss.contrib.torch_utils, numpy as np\n"
+        "from lookalike.retrieval.index import build_index, search\n"
+        "rows = np.eye(40, dtype=np.float32)\n"
+        "names = [f'{i:02}' for i in range(40)]\n"
+        "found = search(build_index(rows), names, rows[:2], ['a', 'b'], k=3)\n"
+        "print(found.gallery[:, 0].tolist())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.strip() == "['00', '01']"
