@@ -347,7 +347,8 @@ class StoredGallery(NamedTuple):
 
     def embeddings(self, queries: np.ndarray) -> Embeddings:
         """Return the retrieval task of some queries, (Q, D) rows of length 1."""
-        gallery = self.index.reconstruct_n(0, self.index.ntotal)
+        # A tensor where another package has imported faiss.contrib.torch_utils.
+        gallery = np.asarray(self.index.reconstruct_n(0, self.index.ntotal))
         return Embeddings(queries, gallery, *self.labeled, self.identities)
 
 

@@ -320,9 +320,12 @@ def test_a_package_that_changes_faiss_changes_no_search() -> None:
         "rows = np.eye(40, dtype=np.float32)\n"
         "names = [f'{i:02}' for i in range(40)]\n"
         "found = search(build_index(rows), names, rows[:2], ['a', 'b'], k=3)\n"
-        "print(found.gallery[:, 0].tolist())"
+        "from lookalike.retrieval.ranking import StoredGallery\n"
+        "none = rows[:0]\n"
+        "stored = StoredGallery(None, build_index(rows), names, None, (none, none), ([], []))\n"
+        "print(found.gallery[:, 0].tolist(), type(stored.embeddings(rows[:2]).gallery).__name__)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )
-    assert done.stdout.strip() == "['00', '01']"
+    assert done.stdout.strip() == "['00', '01'] ndarray"
