@@ -73,7 +73,7 @@ def test_every_file_of_a_folder_that_is_not_used_is_named(
     draw(Path("x/good.jpg"), 0, 0)
     draw(Path("x", os.fsdecode(b"\xff.jpg")), 0, 0)
     os.mkfifo("x/pipe.jpg")
-    for name in ("phone.heic", ".DS_Store"):
+    for name in ("phone.dng", ".DS_Store"):
         Path("x", name).write_bytes(b"what Pillow does not know")
     rows, broken = readable_photos([Path("x")])
     assert rows.photo.tolist() == ["x/good.jpg"]
@@ -82,7 +82,7 @@ def test_every_file_of_a_folder_that_is_not_used_is_named(
         os.fsdecode(b"x/\xff.jpg") + " (its name is not UTF-8: rename it)",
     ]
     said = capsys.readouterr().err
-    assert "1 files are not named as pictures of a known format: left out: x/phone.heic" in said
+    assert "1 files are not named as pictures of a known format: left out: x/phone.dng" in said
     assert "1 files of the system or an editor in x: left out: .DS_Store" in said
     assert "2 pictures cannot be read and are left out: " in said
 
