@@ -40,8 +40,8 @@ from lookalike.core.settings import (
     validation_steps,
 )
 from lookalike.data.extraction import choose_data
-from lookalike.evaluation.metrics import DEFAULT_METRIC, STANDARD, parse_metric, run_metric
-from lookalike.evaluation.results import read_metrics
+from lookalike.evaluation.metrics import DEFAULT_METRIC, STANDARD, run_metric
+from lookalike.evaluation.results import metric_of_block, read_metrics
 from lookalike.evaluation.scoring import read_labels
 from lookalike.evaluation.stage import evaluate_state
 from lookalike.leaderboard.client import configured_target, required_target
@@ -57,12 +57,6 @@ def stage_work(name: str) -> Callable[[Run], str | None]:
         name: Module and function, as `pkgutil.resolve_name` takes them.
     """
     return lambda run: resolve_name(name)(run)
-
-
-def _sample_state(run: Run) -> str:
-    """Return the hash of the sample submission that the run fills, if any."""
-    path = run.settings.general.sample_submission
-    return "" if path is None else f" {file_hash(path)}"
 
 
 # Settings that an embedding depends on: all stages that embed depend on them.
@@ -129,7 +123,7 @@ STAGE_LIST = (
         settings=(*EMBEDDING, *RANKING, *MEASURING, "refit", "sample_submission"),
         files=("model.safetensors", "test.csv", *TRAINING, *INDEX),
         outputs=("submission.json", "submission.csv", "validation.json", "ranking.json"),
-        watch=lambda run: members_state(run) + _sample_state(run),
+        watch=members_state,
     ),
     Stage(
         "forecast",
@@ -450,13 +444,13 @@ def score_table(metrics: Mapping[str, Any]) -> str:
     if "forecast" in metrics:
         shown, low, high = _shown(metrics["forecast"])
         table += f"\nforecast of the test: {shown} ({low} to {high})"
-    names = {block.get("metric", "score") for block in metrics.values()} - {"score", DEFAULT_METRIC}
+    names = {metric_of_block(block).name for block in metrics.values()} - {DEFAULT_METRIC}
     return "\n".join([table, *(f"score: {name}" for name in sorted(names))])
 
 
 def _shown(block: Mapping[str, Any]) -> tuple[str, str, str]:
     """Return the score of a block of metrics.json, and the ends of its interval, as text."""
-    metric = parse_metric(block.get("metric", "score"))
+    metric = metric_of_block(block)
     low, high = block["ci95"]["score"]
     return metric.show(block["score"]), metric.show(low), metric.show(high)
 

@@ -40,9 +40,10 @@ PATH_SETTINGS = (
     "lfw_home",
     "metadata",
     "ensemble",
+    "sample_submission",
 )
 # Settings that name a file: its content counts too.
-FILE_SETTINGS = {"weights", "labels", "train", "query", "gallery"}
+FILE_SETTINGS = {"weights", "labels", "train", "query", "gallery", "sample_submission"}
 PACKAGE = Path(__file__).parents[1]
 PACKAGES = (
     *("torch", "torchvision", "timm", "openvino", "faiss-gpu", "faiss-cpu", "numpy", "pandas"),

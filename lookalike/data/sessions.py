@@ -37,13 +37,13 @@ def find_sessions(catalogue: pd.DataFrame, pattern: str | None) -> pd.Series:
     >>> find_sessions(rows.assign(identity=["a", "a", "b", "b"], part="training"), None).tolist()
     ['07', '07', '09', '09']
     """
-    told = catalogue["session"] if "session" in catalogue else _placed([], catalogue[:0], catalogue)
+    told = catalogue.get("session")
     labeled = catalogue[catalogue.part.isin(LABELED)]
     if pattern is not None:
         found = search_paths(labeled.path.tolist(), pattern, OPTION, "session")
         sessions = _placed([name or "" for name in found], labeled, catalogue)
-    elif (told != "").any():
-        sessions = told.astype(str)
+    elif told is not None and (told != "").any():
+        sessions = told
     else:
         sessions = _placed(_by_number(labeled), labeled, catalogue)
     known = sessions[sessions != ""]

@@ -184,14 +184,7 @@ def read_label_table(path: Path) -> dict[str, dict[str, str]]:
         UserError: The table is damaged, a column is missing, or a picture has two identities.
     """
     table = read_outside_table(path)
-    image = _usual_column(table, "image", ())
-    identity = _usual_column(table, "identity", {image})
-    split = _usual_column(table, "split", {image, identity})
-    if image is None or identity is None or split is None:
-        raise UserError(
-            f"{path}: labels need columns of pictures, identities and parts, such as image, "
-            f"identity and split (query or gallery); it has {_names(table)}"
-        )
+    image, identity, split = _label_columns(path, table)
     rows = pd.DataFrame({"name": table[image], "identity": table[identity]})
     rows["part"] = _parts_of(path, table[split])
     rows = rows[rows.part.isin(TEST)].drop_duplicates()
@@ -212,15 +205,28 @@ def read_usage(path: Path) -> dict[str, str]:
         {query: Public, Private or Ignored}; empty where there is no such column.
 
     Raises:
-        UserError: The table is damaged.
+        UserError: The table is damaged, or a column of labels is missing.
     """
     table = read_outside_table(path)
-    image, usage = (_usual_column(table, kind, ()) for kind in ("image", "usage"))
-    split = _usual_column(table, "split", {image, usage})
-    if image is None or usage is None or split is None:
+    image, identity, split = _label_columns(path, table)
+    usage = _usual_column(table, "usage", {image, identity, split})
+    if usage is None:
         return {}
     rows = table[_parts_of(path, table[split]) == "query"]
     return dict(zip(rows[image], rows[usage], strict=True))
+
+
+def _label_columns(path: Path, table: pd.DataFrame) -> tuple[str, str, str]:
+    """Return the columns of pictures, identities and parts of a table of labels."""
+    image = _usual_column(table, "image", ())
+    identity = _usual_column(table, "identity", {image})
+    split = _usual_column(table, "split", {image, identity})
+    if image is None or identity is None or split is None:
+        raise UserError(
+            f"{path}: labels need columns of pictures, identities and parts, such as image, "
+            f"identity and split (query or gallery); it has {_names(table)}"
+        )
+    return image, identity, split
 
 
 def without_repeats(rows: pd.DataFrame) -> pd.DataFrame:

@@ -4,8 +4,9 @@ metrics = read_metrics(run.path("metrics.json"))
 metrics["test"]["recall@1"]
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from lookalike.core.errors import UserError
 from lookalike.core.readers import Count, Finite, read_json, saved_record
@@ -79,6 +80,15 @@ def metric_of_run(folder: Path) -> Metric:
     return parse_metric(metric, k if isinstance(k, int) else None)
 
 
+def metric_of_block(block: Mapping[str, Any]) -> Metric:
+    """Return what the score of a block of metrics.json is; of one of before, the default.
+
+    Raises:
+        UserError: Its name is unknown.
+    """
+    return parse_metric(block.get("metric", DEFAULT_METRIC))
+
+
 def read_metrics(path: Path) -> Metrics:
     """Return the scores of a run.
 
@@ -86,9 +96,10 @@ def read_metrics(path: Path) -> Metrics:
         UserError: The file is missing or damaged.
     """
     metrics: Metrics = read_json(path, "--stage evaluate", Metrics)
-    for block in (metrics.get("test"), metrics.get("validation"), metrics.get("forecast")):
+    blocks: dict[str, Any] = dict(metrics)
+    for block in blocks.values():
         try:
-            parse_metric(block.get("metric", "score") if block else "score")
+            metric_of_block(block)
         except UserError as error:
             raise UserError(f"{path}: {error}; make it anew with --stage evaluate") from error
     return metrics

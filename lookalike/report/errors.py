@@ -12,8 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from lookalike.evaluation.metrics import measure_queries
-from lookalike.evaluation.scoring import mean_interval
+from lookalike.evaluation.scoring import hits_of_queries, mean_interval, measures_of
 from lookalike.report.panels import RankedPart
 
 BINS = (1, 2, 4, 8, 16, 32, 64)  # lower bounds of the groups by number of relevant pictures
@@ -66,16 +65,9 @@ def score_groups(part: RankedPart, groups: Mapping[str, str]) -> pd.DataFrame:
         chosen = np.flatnonzero(of_query == group)
         if not len(chosen) or not group:
             continue
-        identities = [hits.identities[i] for i in chosen]
-        values = measure_queries(
-            hits.hits[chosen],
-            hits.relevant[chosen],
-            part.metric,
-            (),
-            identities,
-            hits.lengths[chosen],
-        )
-        ends = mean_interval("score", values["score"], identities, part.metric)
+        of_group = hits_of_queries(hits, {hits.queries[i] for i in chosen})
+        values = measures_of(of_group, part.metric)
+        ends = mean_interval("score", values["score"], of_group.identities, part.metric)
         means = values["score"].mean(), *ends, values["recall@1"].mean()
         rows.append((group, len(chosen), *means))
     return pd.DataFrame(rows, columns=columns)

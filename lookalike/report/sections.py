@@ -18,8 +18,7 @@ from lookalike.core.readers import read_if_good, read_table
 from lookalike.core.runs import BEFORE_REPORT, Run, read_versions
 from lookalike.core.settings import ReportSettings, Settings, benchmark_summary, recipe
 from lookalike.data.catalogue import readable
-from lookalike.evaluation.metrics import parse_metric
-from lookalike.evaluation.results import Metrics
+from lookalike.evaluation.results import Metrics, metric_of_block
 from lookalike.features.extractor import Extractor, embed
 from lookalike.report.embedding_space import (
     Spreads,
@@ -59,12 +58,11 @@ LEFT_OUT = "left out of the report"
 def score_cards(metrics: Metrics) -> list[dict[str, Any]]:
     """Return a card for each block of metrics.json: test, validation, forecast."""
     blocks: dict[str, Any] = dict(metrics)
-    metric_of = {name: parse_metric(block.get("metric", "score")) for name, block in blocks.items()}
     return [
         {
             "name": name,
             "score": block["score"],
-            "metric": metric_of[name],
+            "metric": metric_of_block(block),
             "interval": block["ci95"]["score"],
             "queries": block.get("queries"),
             "left_out": block.get("left_out", 0),
