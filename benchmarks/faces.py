@@ -44,7 +44,7 @@ class SinglePass(FeatureExtractor):
 
 def scores(rows: pd.DataFrame, embeddings: np.ndarray, labels: Labels) -> list[float]:
     """Return [plain, mean-centered] score of a catalogue's pictures, by the column `key`."""
-    query, gallery = (rows.key.isin(names).to_numpy() for names in labels)
+    query, gallery = (rows.key.isin(names).to_numpy() for names in labels[:2])
     found = []
     none = np.zeros((0, embeddings.shape[1]), np.float32)
     plain = Embeddings(embeddings[query], embeddings[gallery], none, none)
@@ -69,7 +69,7 @@ def main() -> None:
     training = rows[rows.part == "training"].assign(key=lambda table: table.path)
     by_domain = [training[training.domain == domain] for domain in ("photo", "caricature")]
     labeled = (dict(zip(part.key, part.identity, strict=True)) for part in by_domain)
-    parts["training identities"] = training, Labels(*labeled)
+    parts["training identities"] = training, Labels(next(labeled), next(labeled))
     labels = arguments.labels or arguments.data / "test_labels.json"
     if labels.is_file():
         test = rows[rows.part.isin(["query", "gallery"])]

@@ -71,7 +71,7 @@ class Task:
         names = bare_names(rows.path) if is_test else rows.path
         rows = rows.assign(name=names.to_numpy()).sort_values("name")
         self.sides = []
-        for side, identities in zip(("query", "gallery"), labels, strict=True):
+        for side, identities in zip(("query", "gallery"), labels[:2], strict=True):
             chosen = rows[rows.name.isin(identities) & ((rows.part == side) | (not is_test))]
             self.sides.append((list(chosen.name), embed(extractor, chosen)))
         split = unseen_split(run)

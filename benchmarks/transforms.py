@@ -49,8 +49,8 @@ def scores_of(extractor: FeatureExtractor, seeds: int) -> list[float]:
         query, gallery = (rows[chosen & (rows.domain == d)] for d in ("photo", "caricature"))
         index = build_index(embeddings[gallery.index])
         ranking = search(index, list(gallery.path), embeddings[query.index], list(query.path))
-        pairs = (dict(zip(part.path, part.identity, strict=True)) for part in (query, gallery))
-        scores.append(score(as_mapping(ranking), Labels(*pairs))["score"])
+        sides = [dict(zip(part.path, part.identity, strict=True)) for part in (query, gallery)]
+        scores.append(score(as_mapping(ranking), Labels(sides[0], sides[1]))["score"])
     return scores
 
 

@@ -68,6 +68,7 @@ LISTING = tuple(field.name for field in fields(ListingSettings))
 LEARNING = tuple(field.name for field in fields(TrainSettings) if field.name != "log_to")
 MEASURING = ("metric", "k")  # what the score is, and how long the lists are
 TRAINING = ("training.csv", "split.json")
+SUBMISSIONS = ("submission.json", "submission.csv", "submission.trec")
 INDEX = ("gallery.faiss", "gallery.json", "validation_gallery.faiss", "validation_gallery.json")
 
 STAGE_LIST = (
@@ -122,7 +123,7 @@ STAGE_LIST = (
         stage_work("lookalike.retrieval.ranking:run_retrieve"),
         settings=(*EMBEDDING, *RANKING, *MEASURING, "refit", "sample_submission"),
         files=("model.safetensors", "test.csv", *TRAINING, *INDEX),
-        outputs=("submission.json", "submission.csv", "validation.json", "ranking.json"),
+        outputs=(*SUBMISSIONS, "validation.json", "ranking.json"),
         watch=members_state,
     ),
     Stage(
@@ -136,7 +137,7 @@ STAGE_LIST = (
         "evaluate",
         stage_work("lookalike.evaluation.stage:run_evaluate"),
         settings=("labels", *MEASURING),
-        files=("submission.json", "validation.json", "split.json", "forecast.json"),
+        files=("submission.json", "validation.json", "test.csv", "split.json", "forecast.json"),
         outputs=("metrics.json", "labels.json"),
         watch=evaluate_state,
     ),

@@ -36,6 +36,7 @@ PATH_SETTINGS = (
     "train",
     "query",
     "gallery",
+    "test",
     "source_path",
     "lfw_home",
     "metadata",
@@ -43,7 +44,7 @@ PATH_SETTINGS = (
     "sample_submission",
 )
 # Settings that name a file: its content counts too.
-FILE_SETTINGS = {"weights", "labels", "train", "query", "gallery", "sample_submission"}
+FILE_SETTINGS = {"weights", "labels", "train", "query", "gallery", "test", "sample_submission"}
 PACKAGE = Path(__file__).parents[1]
 PACKAGES = (
     *("torch", "torchvision", "timm", "openvino", "faiss-gpu", "faiss-cpu", "numpy", "pandas"),

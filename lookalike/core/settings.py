@@ -141,6 +141,9 @@ class ListingSettings:
     """Table of the test's queries."""
     gallery: Path | None = None
     """Table of the test's gallery."""
+    test: Path | None = None
+    """Table of a test whose pictures are searched among themselves; beside a gallery, its
+    queries."""
     image_column: str | None = None
     """Column that names the picture, with or without suffix. Default: the one whose values are
     files."""
@@ -337,9 +340,9 @@ class TrainSettings:
 class RetrieveSettings:
     """index, retrieve: rank the gallery for every query."""
 
-    format: Literal["mapping", "list", "csv"] = "mapping"
+    format: Literal["mapping", "list", "csv", "trec"] = "mapping"
     """Form of the submission: {query: [names]}, a list of {filename, gallery_images}, or, beside
-    the mapping, Kaggle's submission.csv."""
+    the mapping, Kaggle's submission.csv or submission.trec, a run that trec_eval reads."""
     index: Literal["auto", "exact", "ivf", "hnsw"] = "exact"
     """How the gallery is searched: every picture, the nearest of its lists (ivf), or a graph of
     neighbors (hnsw); both search until they find 99 % of what exact search does. `auto` is hnsw

@@ -4,9 +4,9 @@ It is a pandas DataFrame of strings:
 
     path       relative to the data set's folder, with forward slashes; identifies the picture
     identity   whom or what it shows; empty in the test
-    domain     photo, caricature, ...; empty where unknown; `query` or `gallery` in the test
+    domain     photo, caricature, ...; empty where unknown; the part in the test
     session    of pictures that were taken together; empty where unknown, and in the test
-    part       training, validation, query or gallery
+    part       training, validation, query or gallery; or test, which is both of these
     content    hash of the file's bytes
     problem    empty, or why the picture is damaged or cannot be read
 
@@ -39,6 +39,7 @@ from lookalike.data.layout import LABELED, TEST
 from lookalike.data.listing import list_pictures
 from lookalike.data.sessions import find_sessions
 
+QUERIES, GALLERY = ("query", "test"), ("gallery", "test")  # parts that are searched for, or in
 COLUMNS = ["path", "identity", "domain", "session", "part", "content", "problem"]
 
 
@@ -120,7 +121,7 @@ def _report_problems(catalogue: pd.DataFrame) -> None:
     """Log the pictures that are damaged."""
     broken = ~readable(catalogue)
     truncated = catalogue.problem == TRUNCATED
-    query = catalogue.part == "query"
+    query = catalogue.part.isin(QUERIES)
     damaged = catalogue.problem.str.startswith(DAMAGED)
     report_each("truncated pictures: used as far as they go", catalogue.path[truncated])
     named = catalogue.path + " (" + catalogue.problem + ")"
@@ -151,6 +152,21 @@ def _report_copies(catalogue: pd.DataFrame) -> None:
         both = {*rows.content[rows.part == one]} & {*rows.content[rows.part == other]}
         paths = rows.path[rows.content.isin(both) & rows.part.isin([one, other])]
         report_each(f"copies of a picture in both {one} and {other}", paths)
+
+
+def queries_of(catalogue: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the test's queries."""
+    return catalogue[catalogue.part.isin(QUERIES)]
+
+
+def gallery_of(catalogue: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the test's gallery; of a test that searches among itself, all of them."""
+    return catalogue[catalogue.part.isin(GALLERY)]
+
+
+def searches_itself(catalogue: pd.DataFrame) -> bool:
+    """Return whether each picture of the test is searched for among the others."""
+    return bool((catalogue.part == "test").any())
 
 
 def readable(catalogue: pd.DataFrame) -> pd.Series:

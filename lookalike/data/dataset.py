@@ -35,12 +35,12 @@ class Dataset:
     @property
     def query(self) -> pd.DataFrame:
         """The test's query pictures."""
-        return self._rows("query")
+        return self._rows("query", "test")
 
     @property
     def gallery(self) -> pd.DataFrame:
         """The test's gallery pictures."""
-        return self._rows("gallery")
+        return self._rows("gallery", "test")
 
     @property
     def unreadable(self) -> pd.DataFrame:

@@ -16,7 +16,8 @@ import pandas as pd
 
 from lookalike.core.log import log
 from lookalike.data.appearance import describe_looks, difference_of_looks, fit_looks, sample_rows
-from lookalike.data.catalogue import LABELED, TEST, readable
+from lookalike.data.catalogue import gallery_of, queries_of, readable
+from lookalike.data.layout import LABELED
 
 SAMPLE = 400  # pictures of the queries, of the gallery and of each domain that are looked at
 MOST_DOMAINS = 8
@@ -141,7 +142,7 @@ class Looks:
     def test(self) -> list[np.ndarray]:
         """Return the looks of a sample of the queries and of the gallery."""
         if not self.sides:
-            parts = [self.catalogue[self.catalogue.part == part] for part in TEST]
+            parts = queries_of(self.catalogue), gallery_of(self.catalogue)
             self.sides = [self.of(sample_rows(part, SAMPLE)) for part in parts]
         return self.sides
 

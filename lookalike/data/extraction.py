@@ -266,16 +266,17 @@ def lay_out_archive(archive: Path, target: Path) -> None:
             f"{archive}: holds no test/query/ and test/gallery/, nor query/ and gallery/. If it is "
             "a folder of class folders, unpack it and use --source folder --source-path FOLDER"
         )
-    (target / "test").mkdir()
     parts = {
         "test/query": layout.query,
         "test/gallery": layout.gallery,
+        "test": layout.test,
         "training": layout.training,
         "validation": layout.validation,
         "labels.json": layout.labels,
     }
     for name, found in parts.items():
         if found is not None and found.exists():
+            (target / name).parent.mkdir(exist_ok=True)
             found.replace(target / name)
     shutil.rmtree(unpacked)
 

@@ -2,7 +2,8 @@
 
 A competition is a folder with `test/query/`, `test/gallery/` and, where there are labeled pictures,
 `training/<identity>/` and `validation/<identity>/`, or with the usual other names of these, in
-upper or lower case; `test/` may be missing.
+upper or lower case; `test/` may be missing. Or the pictures of `test/` are searched among
+themselves.
 """
 
 import logging
@@ -37,27 +38,29 @@ CLUTTER_FOLDERS = {"__MACOSX", "@eaDir"}
 PARTS = {
     "query": ("query", "queries", "probe", "probes"),
     "gallery": ("gallery", "index", "database", "reference", "references", "bounding_box_test"),
+    "test": ("test", "testing"),  # queries and gallery at once, each searched among the others
     "training": ("training", "train", "bounding_box_train"),
     "validation": ("validation", "val", "valid"),
 }
-TESTS = ("test", "testing")
 LABELED = ("training", "validation")  # the parts whose identities are known
-TEST = ("query", "gallery")
+TEST = ("query", "gallery", "test")
 
 
 class Layout(NamedTuple):
     """The folders of a competition's parts.
 
     Attributes:
-        query: The test's queries.
-        gallery: The test's gallery.
+        query: The test's queries; None where there is no such folder.
+        gallery: The test's gallery; None where there is no such folder.
+        test: The pictures that are searched among themselves, where neither of these is known.
         training: Folder with a folder per identity, if there is one.
         validation: Folder with a folder per identity, if there is one.
         root: The folder that all of them lie in.
     """
 
-    query: Path
-    gallery: Path
+    query: Path | None
+    gallery: Path | None
+    test: Path | None
     training: Path | None
     validation: Path | None
     root: Path
@@ -95,20 +98,27 @@ def find_layout(root: Path, depth: int = 3) -> Layout | None:
 def _layout_of(root: Path, folders: list[Path]) -> Layout | None:
     """Return the competition in a folder with these folders, if there is one.
 
-    Where the gallery lies beside a test that holds no query, the test is the queries.
+    Where the gallery lies beside a test that holds no query, the test is the queries; where neither
+    is there, it is both.
     """
-    test = _folder_named(folders, TESTS)
+    test = _folder_named(folders, PARTS["test"])
     inside = visible_folders(test) if test is not None else []
-    query, gallery = (_folder_named(inside, PARTS[part]) for part in TEST)
+    query, gallery = (_folder_named(inside, PARTS[part]) for part in ("query", "gallery"))
     if query is None and gallery is None:
-        query, gallery = (_folder_named(folders, PARTS[part]) for part in TEST)
-        query = query or test
-    if query is None or gallery is None:
-        return None
-    training, validation = (
-        _folder_named(folders, PARTS[part]) for part in ("training", "validation")
-    )
-    return Layout(query, gallery, training, validation, root)
+        query, gallery = (_folder_named(folders, PARTS[part]) for part in ("query", "gallery"))
+        if gallery is not None:
+            query = query or test
+    training, validation = (_folder_named(folders, PARTS[part]) for part in LABELED)
+    if query is not None and gallery is not None:
+        return Layout(query, gallery, None, training, validation, root)
+    if query is None and gallery is None and test is not None and _is_all_of_a_test(test):
+        return Layout(None, None, test, training, validation, root)
+    return None
+
+
+def _is_all_of_a_test(folder: Path) -> bool:
+    """Return whether a folder holds pictures, and no competition of its own."""
+    return find_layout(folder) is None and any(map(named_as_picture, files_below(folder)))
 
 
 def _folder_named(folders: list[Path], names: tuple[str, ...]) -> Path | None:
@@ -173,7 +183,7 @@ def _refuse_parts(root: Path, names: Iterable[str]) -> None:
     """Check that class folders are no parts of a competition, such as train_images."""
     words = {name: re.split(r"[^a-z]+", name.lower())[0] for name in names}
     training = [name for name, word in words.items() if word in PARTS["training"]]
-    tests = (*TESTS, *PARTS["query"], *PARTS["gallery"])
+    tests = [name for part in TEST for name in PARTS[part]]
     test = [name for name, word in words.items() if word in tests]
     if training and test:
         raise UserError(

@@ -3,8 +3,8 @@
     list_pictures(Path("data/celebrities"))                 # path, identity, domain and part
     list_pictures(Path("birds"), ListingSettings(train=Path("birds/train.csv")))
 
-Folders tell, see `lookalike.data.layout`, or tables do, which are named or lie in the data set's
-folder, see `lookalike.data.tables`.
+Folders tell, see `lookalike.data.layout`; or tables do, which are named or lie in the data set's
+folder, see `lookalike.data.tables`; or it is a published one, see `lookalike.data.published`.
 """
 
 from pathlib import Path
@@ -19,7 +19,6 @@ from lookalike.data.layout import (
     LABELED,
     PARTS,
     TEST,
-    Layout,
     find_layout,
     has_usable_name,
     nested_folders,
@@ -29,6 +28,7 @@ from lookalike.data.layout import (
     without_clutter,
 )
 from lookalike.data.patterns import search_paths
+from lookalike.data.published import find_published, list_published
 from lookalike.data.tables import (
     Tables,
     find_tables,
@@ -60,64 +60,82 @@ def list_pictures(root: Path, settings: ListingSettings | None = None) -> pd.Dat
             instead, and which option would explain it.
     """
     settings = settings or ListingSettings()
-    layout = find_layout(root)
-    tables = _tables_of(root, layout, settings)
-    folders = {
-        part: folder
-        for part in PARTS
-        if part not in tables and (folder := getattr(layout, part, None)) is not None
-    }
-    if "all" not in tables:
+    folders, tables = _find_parts(root, settings)
+    published = None if folders or tables else list_published(root)
+    if published is None:
         _require_test(root, {**folders, **tables})
     rows = [_list_part(root, *place, settings.identity_pattern) for place in folders.items()]
     if tables:
         rows.append(list_tables(root, tables, settings))
+    rows += [] if published is None else [published]
     listed = without_repeats(pd.concat(rows, ignore_index=True))
-    for part in TEST:
-        if not (listed.part == part).any():
-            place = folders.get(part) or tables.get(part) or tables["all"]
+    present = {*listed.part}
+    for part in ("test",) if {*folders, *tables, *present} & {"test"} else ("query", "gallery"):
+        if part not in present:
+            place = folders.get(part) or tables.get(part) or tables.get("all") or root
             raise UserError(f"{place}: holds no pictures of the {part}")
+    if "test" in present and present & {"query", "gallery"}:
+        raise UserError(
+            f"{root}: has rows of the part test and of query or gallery: call all of them query or "
+            "gallery, or all of them test, which is both"
+        )
     return listed.sort_values("path", ignore_index=True)
 
 
-def _tables_of(root: Path, layout: Layout | None, settings: ListingSettings) -> Tables:
-    """Return the tables that are named or found; beside folders, one that tells identities."""
-    named = named_tables(root, settings)
-    found = find_tables(root if layout is None else layout.root)
-    if layout is not None:
-        found = {part: path for part, path in found.items() if part in LABELED}
-        found = {part: path for part, path in found.items() if names_pictures(path, root)}
+def _find_parts(root: Path, settings: ListingSettings) -> tuple[dict[str, Path], Tables]:
+    """Return the folder or the table of each part; beside folders, tables that tell identities.
+
+    A folder test/ without queries or gallery is no part of its own where tables name the test.
+    """
+    layout, named = find_layout(root), named_tables(root, settings)
+    tables = find_tables(root if layout is None else layout.root)
     if named:
-        found.pop("all", None)
-    return found | named
+        tables.pop("all", None)
+    if layout is not None and layout.test is not None and {*TEST, "all"} & {*tables, *named}:
+        layout = None if "all" in tables else layout._replace(test=None)
+    elif layout is not None:
+        tables = {part: path for part, path in tables.items() if part in LABELED}
+        tables = {part: path for part, path in tables.items() if names_pictures(path, root)}
+    tables |= named
+    if "gallery" in tables and "query" not in tables and "test" in tables:
+        tables["query"] = tables.pop("test")
+    folders = {part: folder for part in PARTS if (folder := getattr(layout, part, None))}
+    return {part: folder for part, folder in folders.items() if part not in tables}, tables
 
 
 def _require_test(root: Path, parts: dict[str, Path]) -> None:
-    """Check that both parts of the test are known."""
-    missing = [part for part in TEST if part not in parts]
+    """Check that queries and gallery are known."""
     if not parts:
         raise UserError(_nothing_understood(root))
-    if missing:
-        found = ", ".join(f"{part} {path}" for part, path in parts.items())
-        options = " and ".join(f"--{part}" for part in missing)
-        raise UserError(
-            f"{root}: which pictures are the {' and the '.join(missing)}? Found: {found}. Name a "
-            f"table by {options}, or make folders test/query/ and test/gallery/"
-        )
+    known = {"query", "gallery"} & parts.keys()
+    missing = [part for part in ("query", "gallery") if part not in parts]
+    if "all" in parts or not missing or ("test" in parts and not known):
+        return
+    found = ", ".join(f"{part} {path}" for part, path in parts.items())
+    options = " and ".join(f"--{part}" for part in missing)
+    alone = "" if known else ", or one by --test that is searched among itself"
+    raise UserError(
+        f"{root}: which pictures are the {' and the '.join(missing)}? Found: {found}. Name a "
+        f"table by {options}{alone}, or make folders test/query/ and test/gallery/"
+    )
 
 
 def is_dataset(root: Path) -> bool:
     """Return whether a folder holds a data set, by its folders or tables."""
-    if find_layout(root) is not None:
+    if find_layout(root) is not None or find_published(root) is not None:
         return True
     tables = find_tables(root)
-    return {*TEST} <= tables.keys() or ("all" in tables and names_pictures(tables["all"], root))
+    if {"query", "gallery"} <= tables.keys():
+        return True
+    return any(part in tables and names_pictures(tables[part], root) for part in ("test", "all"))
 
 
 def labels_of(root: Path) -> Path:
     """Return where the labels of a data set's test would lie."""
     layout = find_layout(root)
-    return root / "labels.json" if layout is None else layout.labels
+    if layout is not None:
+        return layout.labels
+    return find_published(root) or root / "labels.json"
 
 
 def _nothing_understood(root: Path) -> str:
@@ -139,7 +157,7 @@ def _nothing_understood(root: Path) -> str:
 def _list_part(root: Path, part: str, folder: Path, pattern: str | None) -> pd.DataFrame:
     """List the pictures of one part."""
     files = without_clutter(folder, files_below(folder, hidden=True))
-    if part == "query":
+    if part in ("query", "test"):
         _refuse_unusable_names(folder, files)
     files = with_usable_names(folder, files)
     if part in LABELED:

@@ -45,7 +45,7 @@ NOT_DATA = ("sample", "submission", "solution", "labels")  # first words of othe
 
 
 def named_tables(root: Path, settings: ListingSettings) -> Tables:
-    """Return the tables that --train, --query and --gallery name.
+    """Return the tables that --train, --query, --gallery and --test name.
 
     Args:
         root: Folder of the data set; a table that is not there is looked for in it.
@@ -55,6 +55,7 @@ def named_tables(root: Path, settings: ListingSettings) -> Tables:
         UserError: A table is missing.
     """
     named = {"training": settings.train, "query": settings.query, "gallery": settings.gallery}
+    named["test"] = settings.test
     return {part: _existing(root, path) for part, path in named.items() if path is not None}
 
 
@@ -69,8 +70,8 @@ def _existing(root: Path, path: Path) -> Path:
 def find_tables(root: Path) -> Tables:
     """Find the tables of a data set in its folder, by their names.
 
-    They are train.csv, query.csv and gallery.csv, or the usual other names of these parts; or a
-    single table, with a column that tells the parts apart.
+    They are train.csv, query.csv and gallery.csv, or test.csv instead of both, or the usual other
+    names of these parts; or a single table, with a column that tells the parts apart.
 
     Args:
         root: The folder; it may be missing.
@@ -154,17 +155,32 @@ def list_tables(root: Path, tables: Tables, settings: ListingSettings) -> pd.Dat
     if "all" in tables:
         rows = _read(tables["all"], "all", files, settings)
         rows["part"] = _parts_of(tables["all"], rows.part)
+        rows.loc[rows.part.isin(TEST), ["identity", "domain", "session"]] = ""
     else:
         rows = pd.concat(
             [_read(path, part, files, settings) for part, path in tables.items()],
             ignore_index=True,
         )
+    return existing(root, rows)
+
+
+def existing(root: Path, rows: pd.DataFrame) -> pd.DataFrame:
+    """Leave out, and report, pictures that are no files.
+
+    Args:
+        root: Folder of the data set.
+        rows: What a table says of each picture; `value` is what it calls it, and `path` is empty
+            where there is no such file.
+
+    Raises:
+        UserError: A query is missing.
+    """
     lost = rows.path == ""
-    if (lost & (rows.part == "query")).any():
-        first = rows.value[lost & (rows.part == "query")].iloc[0]
+    queries = rows.value[lost & rows.part.isin(["query", "test"])]
+    if len(queries):
         raise UserError(
-            f"{root}: {int((lost & (rows.part == 'query')).sum())} queries are no files in it, "
-            f"first {first!r}: a submission needs all of them"
+            f"{root}: {len(queries)} queries are no files in it, first {queries.iloc[0]!r}: a "
+            "submission needs all of them"
         )
     report_each("pictures of the tables are no files: left out", rows.value[lost])
     return rows.loc[~lost, ["path", "identity", "domain", "session", "part"]]
@@ -178,10 +194,12 @@ def read_label_table(path: Path) -> dict[str, dict[str, str]]:
             validation do not count.
 
     Returns:
-        {"query": {picture: identity}, "gallery": {picture: identity}}.
+        {"query": {picture: identity}, "gallery": {picture: identity}}; {"test": ...} where rows are
+        of both parts, called test.
 
     Raises:
-        UserError: The table is damaged, a column is missing, or a picture has two identities.
+        UserError: The table is damaged, a column is missing, a picture has two identities, or rows
+            are of the part test and others of query or gallery.
     """
     table = read_outside_table(path)
     image, identity, split = _label_columns(path, table)
@@ -191,7 +209,12 @@ def read_label_table(path: Path) -> dict[str, dict[str, str]]:
     repeated = rows.name[rows.duplicated(["part", "name"])]
     if len(repeated):
         raise UserError(f"{path}: {repeated.iloc[0]} has two identities")
-    parts = {part: rows[rows.part == part] for part in TEST}
+    together = (rows.part == "test").any()
+    if together and (rows.part != "test").any():
+        raise UserError(
+            f"{path}: has rows of the part test and of query or gallery: which are they?"
+        )
+    parts = {p: rows[rows.part == p] for p in (["test"] if together else ["query", "gallery"])}
     return {p: dict(zip(r.name, r.identity, strict=True)) for p, r in parts.items()}
 
 
@@ -212,7 +235,7 @@ def read_usage(path: Path) -> dict[str, str]:
     usage = _usual_column(table, "usage", {image, identity, split})
     if usage is None:
         return {}
-    rows = table[_parts_of(path, table[split]) == "query"]
+    rows = table[_parts_of(path, table[split]).isin(["query", "test"])]
     return dict(zip(rows[image], rows[usage], strict=True))
 
 
@@ -239,12 +262,13 @@ def without_repeats(rows: pd.DataFrame) -> pd.DataFrame:
         UserError: A picture is a query and in the gallery.
     """
     test = rows.part.isin(TEST)
-    both = rows.path[test & (rows.part == "gallery")]
+    both = rows.path[rows.part == "gallery"]
     both = both[both.isin(rows.path[rows.part == "query"])]
     if len(both):
         raise UserError(
-            f"{len(both)} pictures are queries and in the gallery, first {both.iloc[0]}: a test "
-            "that searches among its own queries cannot be read yet; divide it in two"
+            f"{len(both)} pictures are queries and in the gallery, first {both.iloc[0]}: where all "
+            "of them are searched among themselves, name them by one table, --test, or as the part "
+            "test; else leave each out of one part"
         )
     tested = rows.path[~test].isin(rows.path[test]).reindex(rows.index, fill_value=False)
     report_each("labeled pictures are in the test too: left out of it", rows.path[~test & tested])
@@ -363,7 +387,7 @@ def _parts_of(path: Path, values: pd.Series) -> pd.Series:
     if unknown:
         raise UserError(
             f"{path}: rows of {', '.join(map(repr, unknown[:5]))}: which part is that? Parts are "
-            "training, validation, query and gallery"
+            "training, validation, query and gallery, or test for queries and gallery at once"
         )
     return parts
 

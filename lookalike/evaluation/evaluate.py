@@ -19,6 +19,7 @@ from lookalike.core.log import exit_code, log_to
 from lookalike.core.options import parse
 from lookalike.core.readers import TABLES
 from lookalike.core.settings import Positive
+from lookalike.evaluation.matching import bare_name
 from lookalike.evaluation.metrics import Metric, measures_at, parse_metric
 from lookalike.evaluation.results import metric_of_run
 from lookalike.evaluation.scoring import (
@@ -121,7 +122,7 @@ def _scores_by_usage(path: Path, found: QueryHits, metric: Metric) -> dict[str, 
 
     queries: dict[str, set[str]] = {}
     for query, usage in read_usage(path).items():
-        queries.setdefault(usage, set()).add(query)
+        queries.setdefault(usage, set()).add(bare_name(query))
     parts = {usage: hits_of_queries(found, queries[usage]) for usage in sorted(queries)}
     blocks = {usage: summarize(part, metric) for usage, part in parts.items() if part.queries}
     return {"usage": blocks} if blocks else {}
@@ -137,8 +138,9 @@ def print_score(command: EvaluateCommand) -> None:
     submission = read_submission(command.submission)
     path = command.labels or command.submission.with_name("labels.json")
     labels = read_labels(path)
+    labels = labels._replace(leave_one_out=labels.leave_one_out or command.leave_one_out)
     metric, *others = _metrics(command)
-    found = find_hits(submission, labels, metric.length, command.leave_one_out)
+    found = find_hits(submission, labels, metric.length)
     warn_incomplete(found, metric.length)
     block = summarize(found, metric, measures_at(command.k))
     for other in others:

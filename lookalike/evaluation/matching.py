@@ -255,8 +255,17 @@ def _known_name(name: str, known: Collection[str]) -> str | None:
     """Return the known name that a name means, with or without its folders; None: there is none."""
     if name in known:
         return name
-    bare = name.replace("\\", "/").rpartition("/")[2]
+    bare = bare_name(name)
     return bare if bare in known else None
+
+
+def bare_name(name: str) -> str:
+    r"""Return a name without folders in front.
+
+    >>> bare_name("test/query/a.jpg"), bare_name(r"query\a.jpg")
+    ('a.jpg', 'a.jpg')
+    """
+    return name.replace("\\", "/").rpartition("/")[2]
 
 
 def _first_few(names: Sequence[str], count: int = 10) -> str:

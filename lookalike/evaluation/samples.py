@@ -106,6 +106,12 @@ def read_sample(
     )
 
 
+def cell_names(sample: Sample) -> set[str]:
+    """Return all names that stand where a sample's ranked lists belong."""
+    cells = [row[sample.names_column] for row in sample.rows[1:]]
+    return {name for cell in cells for name in cell.split(sample.separator) if name}
+
+
 def write_filled(sample: Sample, ranked: Mapping[str, Sequence[str]], path: Path) -> Path:
     """Write a submission in the form of a sample, whole or not at all, after checking it.
 

@@ -17,7 +17,7 @@ from lookalike.core.errors import UserError
 from lookalike.core.log import report_each
 from lookalike.core.readers import TABLES, read_json
 from lookalike.evaluation.intervals import clustered_interval
-from lookalike.evaluation.matching import DefectKind, Matched, errors, match
+from lookalike.evaluation.matching import DefectKind, Matched, bare_name, errors, match
 from lookalike.evaluation.metrics import (
     BALANCED,
     DEFAULT_METRIC,
@@ -40,10 +40,17 @@ class Labels(NamedTuple):
     Attributes:
         query: {name of a query: its identity}.
         gallery: {name of a gallery picture: its identity}.
+        leave_one_out: Query and gallery are one folder: a query's own picture is not searched for.
     """
 
     query: dict[str, str]
     gallery: dict[str, str]
+    leave_one_out: bool = False
+
+    def as_json(self) -> dict[str, dict[str, str]]:
+        """Return what `read_labels` reads."""
+        parts = {"query": self.query, "gallery": self.gallery}
+        return {"test": self.query} if self.leave_one_out else parts
 
 
 class LabeledParts(Protocol):
@@ -89,9 +96,12 @@ class QueryHits(NamedTuple):
 def read_labels(path: Path) -> Labels:
     """Read labels, {"query": {name: identity}, "gallery": {name: identity}}.
 
+    {"test": {name: identity}} are those of pictures that are searched among themselves.
+
     Args:
-        path: JSON of this form, or a table of pictures, identities and parts, see
-            `lookalike.data.tables.read_label_table`.
+        path: JSON of this form; a table of pictures, identities and parts, see
+            `lookalike.data.tables.read_label_table`; or the text file of a published data set, see
+            `lookalike.data.published`.
 
     Raises:
         UserError: There is no such file, or it has another form.
@@ -102,6 +112,10 @@ def read_labels(path: Path) -> Labels:
         from lookalike.data.tables import read_label_table  # pandas: --help needs none
 
         return _parse_labels(read_label_table(path), str(path))
+    if path.suffix.lower() == ".txt":
+        from lookalike.data.published import read_published_labels  # pandas, too
+
+        return _parse_labels(read_published_labels(path), str(path))
     return _parse_labels(read_json(path, "the labels of the test"), str(path))
 
 
@@ -125,37 +139,43 @@ def as_labels(source: str | Path | Mapping[str, Mapping[str, str]] | LabeledPart
             "labels must be the path of a file, a mapping or a retrieval task, not "
             f"{type(source).__name__}"
         )
-    return Labels(dict(source.query), dict(source.gallery))
+    together = bool(getattr(source, "leave_one_out", False))
+    return Labels(dict(source.query), dict(source.gallery), together)
 
 
 def _parse_labels(content: Any, source: str) -> Labels:
     parts = content if isinstance(content, Mapping) else {}
-    for part in Labels._fields:
+    together = parts.keys() == {"test"}
+    named: dict[str, dict[str, str]] = {}
+    for part in parts if together else ("query", "gallery"):
         table = parts.get(part)
         if not isinstance(table, Mapping) or not all(isinstance(v, str) for v in table.values()):
             form = '{"query": {name: identity}, "gallery": {name: identity}}'
-            raise UserError(f"{source}: labels must have the form {form}, identities as text")
-        bare = Counter(name.replace("\\", "/").rpartition("/")[2] for name in table)
+            raise UserError(
+                f"{source}: labels must have the form {form}, or "
+                '{"test": {name: identity}} where both are one folder; identities as text'
+            )
+        bare = Counter(map(bare_name, table))
         if bare and (most := bare.most_common(1)[0])[1] > 1:
             raise UserError(
                 f"{source}: {part} has {most[0]!r} in {most[1]} folders: one name counts"
             )
-    return Labels(dict(parts["query"]), dict(parts["gallery"]))
+        named[part] = {bare_name(name): identity for name, identity in table.items()}
+    if together:
+        return Labels(named["test"], named["test"], leave_one_out=True)
+    return Labels(named["query"], named["gallery"])
 
 
 # ---- hits ---------------------------------------------------------------------------------------
 
 
-def find_hits(
-    submission: Submission, labels: Labels, k: int = TOP, leave_one_out: bool = False
-) -> QueryHits:
+def find_hits(submission: Submission, labels: Labels, k: int = TOP) -> QueryHits:
     """Compare a submission with the labels of its test.
 
     Args:
         submission: {query: [gallery names, best first]}; names may have folders in front.
         labels: The identities of the test.
         k: Most names that a query may have.
-        leave_one_out: Query and gallery are one folder: a query's own picture is not searched for.
 
     Raises:
         UserError: The submission has defects, all listed: an unknown query, an unknown or repeated
@@ -166,21 +186,20 @@ def find_hits(
         >>> find_hits({"q.jpg": ["b.jpg", "a.jpg"]}, labels).hits.tolist()
         [[False, True]]
     """
-    matched = match(submission, labels.query, labels.gallery, k, leave_one_out)
+    matched = match(submission, labels.query, labels.gallery, k, labels.leave_one_out)
     if found := errors(matched):
         more = len(found) - ERRORS_SHOWN
         rest = [f"... and {more} more"] if more > 0 else []
         raise UserError("\n".join(["the submission has defects:", *found[:ERRORS_SHOWN], *rest]))
-    return hits_of_match(matched, labels, leave_one_out)
+    return hits_of_match(matched, labels)
 
 
-def hits_of_match(matched: Matched, labels: Labels, leave_one_out: bool = False) -> QueryHits:
+def hits_of_match(matched: Matched, labels: Labels) -> QueryHits:
     """Compare a submission that was matched with these labels; its defects are not looked at.
 
     Args:
         matched: The submission.
         labels: The labels whose queries and gallery it was matched with.
-        leave_one_out: Query and gallery are one folder: a query's own picture is not relevant.
 
     Raises:
         UserError: No query has a relevant picture in the gallery.
@@ -189,7 +208,7 @@ def hits_of_match(matched: Matched, labels: Labels, leave_one_out: bool = False)
     for identity in (*labels.query.values(), *labels.gallery.values()):
         codes.setdefault(identity, len(codes))
     gallery = np.array([*map(codes.__getitem__, labels.gallery.values()), -1])  # -1: no picture
-    relevant = _count_relevant(labels, codes, gallery[:-1], leave_one_out)
+    relevant = _count_relevant(labels, codes, gallery[:-1])
     queries = [query for query in labels.query if relevant[query]]
     if not queries:
         raise UserError("no query has a picture of its identity in the gallery: nothing to score")
@@ -210,12 +229,12 @@ def hits_of_match(matched: Matched, labels: Labels, leave_one_out: bool = False)
 
 
 def _count_relevant(
-    labels: Labels, codes: Mapping[str, int], gallery: np.ndarray, leave_one_out: bool
+    labels: Labels, codes: Mapping[str, int], gallery: np.ndarray
 ) -> dict[str, int]:
     """Count each query's relevant pictures; `gallery`: the code of each picture's identity."""
     counts = np.bincount(gallery, minlength=len(codes)).tolist()
     relevant = {query: counts[codes[identity]] for query, identity in labels.query.items()}
-    if leave_one_out:
+    if labels.leave_one_out:
         for query, identity in labels.query.items():
             relevant[query] -= labels.gallery.get(query) == identity
     return relevant
@@ -318,6 +337,7 @@ def score(
             [gallery names, best first]}, or a ranking. Names may have folders in front.
         labels: The path of a JSON file or a mapping, {"query": {name: identity}, "gallery": {name:
             identity}}, or an object with these two as attributes: `Labels`, a retrieval task.
+            {"test": {name: identity}} are those of one folder.
         k: Most names that a query may have; Recall and mAP are taken at this length, too. Default:
             as many as the metric looks at, at least ten.
         leave_one_out: Query and gallery are one folder: a query's own picture is left out.
@@ -339,6 +359,8 @@ def score(
         0.5
     """
     chosen = parse_metric(metric, k)
-    hits = find_hits(as_submission(submission), as_labels(labels), chosen.length, leave_one_out)
+    known = as_labels(labels)
+    known = known._replace(leave_one_out=leave_one_out or known.leave_one_out)
+    hits = find_hits(as_submission(submission), known, chosen.length)
     warn_incomplete(hits, chosen.length)
     return summarize(hits, chosen, measures_at(k))

@@ -11,7 +11,7 @@ from lookalike.core.runs import Run
 from lookalike.data.listing import labels_of
 from lookalike.evaluation.metrics import Metric, run_metric
 from lookalike.evaluation.results import Forecast
-from lookalike.evaluation.scoring import read_labels, score
+from lookalike.evaluation.scoring import Labels, read_labels, score
 
 
 def labels_path(run: Run) -> Path | None:
@@ -54,11 +54,11 @@ def run_evaluate(run: Run) -> str:
     metrics: dict[str, Any] = {}
     path, metric = labels_path(run), run_metric(run.settings)
     if path is not None:
-        labels = read_labels(path)
+        labels = _labels_of_test(run, path)
         metrics["test"] = score(
             run.path("submission.json"), labels, metric.length, metric=metric.name
         )
-        write_json(run.path("labels.json"), labels._asdict())
+        write_json(run.path("labels.json"), labels.as_json())
     else:
         run.path("labels.json").unlink(missing_ok=True)
         log.info("the test's labels are not known (--labels): only the validation is scored")
@@ -75,6 +75,14 @@ def run_evaluate(run: Run) -> str:
         )
     write_json(run.path("metrics.json"), metrics)
     return "score: " + (", ".join(scores) or "nothing to score against")
+
+
+def _labels_of_test(run: Run, path: Path) -> Labels:
+    """Read the labels; a query's own picture is not searched for where the test is one folder."""
+    from lookalike.data.catalogue import load_catalogue, searches_itself  # pandas
+
+    labels, test = read_labels(path), load_catalogue(run.path("test.csv"))
+    return labels._replace(leave_one_out=labels.leave_one_out or searches_itself(test))
 
 
 def _score_validation(run: Run, metric: Metric) -> dict[str, Any] | None:

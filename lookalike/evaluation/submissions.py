@@ -1,4 +1,4 @@
-"""Read a submission in any form found in the wild, and write it in three of them.
+"""Read a submission in any form found in the wild, and write it in four of them.
 
     submission = read_submission("submission.csv")           # {query: [gallery names, best first]}
     write_submission(submission, "submission.json")
@@ -15,11 +15,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from lookalike.core.errors import UserError
-from lookalike.core.files import whole_file, write_json
+from lookalike.core.files import whole_file, write_json, write_text
 from lookalike.core.readers import parse_json, read_text
 
 Submission = dict[str, list[str]]  # query -> gallery names, best first
 QUERY_KEYS = ("filename", "query")
+TREC = (".trec", ".run")  # suffixes of TREC runs
 NAMES_KEYS = ("gallery_images", "samples", "neighbors")
 BESIDE_IMAGES = {"groupname"}  # what a request to a leaderboard holds besides `images`
 
@@ -44,10 +45,12 @@ def read_submission(path: str | Path) -> Submission:
 
     The forms: {query: [names]}; {"groupname": ..., "images": {query: [names]}}; a list of
     {"filename": query, "gallery_images": [names]}, of {"filename", "samples"} or of {"query",
-    "neighbors"}; CSV with the columns id,images (names separated by spaces).
+    "neighbors"}; CSV with the columns id,images (names separated by spaces); a TREC run, lines of
+    query, Q0, gallery name, rank, score and a tag.
 
     Args:
-        path: The file; a name that ends in .csv is read as CSV, any other as JSON.
+        path: The file; a name that ends in .csv is read as CSV, in .trec or .run as a TREC run, any
+            other as JSON.
 
     Returns:
         {query: [gallery names, best first]}, with the names as they are written.
@@ -56,6 +59,8 @@ def read_submission(path: str | Path) -> Submission:
         UserError: There is no such file, it has none of these forms, or a query appears twice.
     """
     path = Path(path)
+    if path.suffix.lower() in TREC:
+        return _parse_trec(read_text(path), str(path))
     return parse_submission(read_text(path), str(path), path.suffix.lower() == ".csv")
 
 
@@ -89,6 +94,28 @@ def parse_submission(text: str, source: str, as_csv: bool = False) -> Submission
             raise UserError(f"{source}: query {query!r} has no list of gallery names")
         submission[query] = names
     return submission
+
+
+def _parse_trec(text: str, source: str) -> Submission:
+    """Parse a TREC run; as trec_eval does, lists are sorted by score, equal ones by name."""
+    found: dict[str, dict[str, float]] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.split()
+        if not words:
+            continue
+        try:
+            query, _, name, _, score, _ = words
+            value = float(score)
+        except ValueError as error:
+            form = "query Q0 name rank score tag"
+            raise UserError(f"{source}, line {number}: not of the form {form!r}") from error
+        if name in found.setdefault(query, {}):
+            raise UserError(f"{source}, line {number}: query {query!r} names {name!r} again")
+        found[query][name] = value
+    return {
+        query: sorted(sorted(scores, reverse=True), key=lambda name: -scores[name])
+        for query, scores in found.items()
+    }
 
 
 def as_submission(source: str | Path | Mapping[str, Sequence[str]] | RankedArrays) -> Submission:
@@ -176,15 +203,15 @@ def write_submission(
         submission: {query: [gallery names, best first]}, or a ranking.
         path: The file to write.
         format: `mapping`, {query: [names]}; `list`, a list of {"filename": query,
-            "gallery_images": [names]}; or `csv`, Kaggle's columns id,images. Default: `csv` for a
-            path that ends in .csv, else `mapping`.
+            "gallery_images": [names]}; `csv`, Kaggle's columns id,images; or `trec`, a run that
+            trec_eval reads. Default: what the path ends in, .csv or .trec, else `mapping`.
 
     Returns:
         The path of the file.
 
     Raises:
-        UserError: The format is unknown, or CSV cannot hold a name: a gallery name with a space, a
-            name with a line break or of nothing but spaces.
+        UserError: The format is unknown, or cannot hold a name: CSV a gallery name with a space, a
+            name with a line break or of nothing but spaces, TREC any name with a space.
 
     Example:
         >>> path = write_submission({"q.jpg": ["a.jpg", "b.jpg"]}, "/tmp/submission.csv")
@@ -193,15 +220,17 @@ def write_submission(
     """
     path, lists = Path(path), as_submission(submission)
     if format is None:
-        format = "csv" if path.suffix.lower() == ".csv" else "mapping"
+        format = {"csv": "csv", "trec": "trec"}.get(path.suffix.lower()[1:], "mapping")
     if format == "csv":
         _write_csv(path, lists)
     elif format == "list":
         write_json(path, [{"filename": q, "gallery_images": names} for q, names in lists.items()])
+    elif format == "trec":
+        _write_trec(path, lists)
     elif format == "mapping":
         write_json(path, lists)
     else:
-        raise UserError(f"format {format!r}: must be mapping, list or csv")
+        raise UserError(f"format {format!r}: must be mapping, list, csv or trec")
     return path
 
 
@@ -211,24 +240,41 @@ def write_run_submission(submission: Submission, folder: Path, format: str) -> P
     Args:
         submission: {query: [gallery names, best first]}.
         folder: The run folder.
-        format: `mapping` and `list` give submission.json; `csv` gives submission.csv, and the
-            mapping as submission.json beside it.
+        format: `mapping` and `list` give submission.json; `csv` and `trec` give submission.csv or
+            submission.trec, and the mapping as submission.json beside it.
 
     Returns:
         The path of the file in the chosen format.
 
     Raises:
-        UserError: CSV cannot hold a name, see `write_submission`.
+        UserError: The format cannot hold a name, see `write_submission`.
     """
-    path, table = folder / "submission.json", folder / "submission.csv"
-    if format == "csv":
-        write_submission(submission, table, "csv")
-    else:
-        table.unlink(missing_ok=True)
+    path = folder / "submission.json"
+    beside = {name: folder / f"submission.{name}" for name in ("csv", "trec")}
+    for name, other in beside.items():
+        if name == format:
+            write_submission(submission, other, name)
+        else:
+            other.unlink(missing_ok=True)
     # Earlier scores would be taken for those of the new submission.
     (folder / "metrics.json").unlink(missing_ok=True)
-    write_submission(submission, path, "mapping" if format == "csv" else format)
-    return table if format == "csv" else path
+    write_submission(submission, path, "mapping" if format in beside else format)
+    return beside.get(format, path)
+
+
+def _write_trec(path: Path, submission: Submission) -> None:
+    """Write a TREC run; scores only keep the order."""
+    for name in {*submission, *(name for names in submission.values() for name in names)}:
+        if name.split() != [name]:
+            raise UserError(
+                f"{name!r}: a TREC run cannot hold a name with spaces; use another form"
+            )
+    lines = [
+        f"{query} Q0 {name} {rank} {len(names) - rank} lookalike\n"
+        for query, names in submission.items()
+        for rank, name in enumerate(names, 1)
+    ]
+    write_text(path, "".join(lines))
 
 
 def _write_csv(path: Path, submission: Submission) -> None:

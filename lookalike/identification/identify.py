@@ -3,6 +3,7 @@
     lookalike identify who party.jpg --run runs/faces           # red boxes, names, and JSON
     lookalike identify who party.jpg --run runs/faces --folder friends --method knn
     lookalike identify like me.jpg --run runs/faces             # the nearest identity, and JSON
+    lookalike identify test --run runs/whales --sample-submission sample_submission.csv
 
 This is open-set identification: each identity has reference embeddings, by default those of the
 run's labeled pictures, and a face that is too dissimilar to all of them is "unknown". Every picture
@@ -13,10 +14,10 @@ from collections.abc import Iterable
 
 from lookalike.core.log import exit_code, log_to
 from lookalike.core.options import parse
-from lookalike.identification.settings import IdentifyProgram, LikeCommand, WhoCommand
+from lookalike.identification.settings import IdentifyProgram, LikeCommand, NamesCommand, WhoCommand
 
 
-def run_command(command: WhoCommand | LikeCommand) -> None:
+def run_command(command: WhoCommand | LikeCommand | NamesCommand) -> None:
     """Execute one command of `lookalike identify`.
 
     Raises:
@@ -27,6 +28,10 @@ def run_command(command: WhoCommand | LikeCommand) -> None:
         from lookalike.identification.identifier import identify_photos
 
         identify_photos(command)
+    elif isinstance(command, NamesCommand):
+        from lookalike.identification.naming import name_test
+
+        name_test(command)
     else:
         from lookalike.identification.likeness import find_likenesses
 
@@ -46,6 +51,7 @@ def main(arguments: Iterable[str]) -> int:
     program: IdentifyProgram = parse(
         list(arguments), "lookalike identify", IdentifyProgram, description
     )
-    folder = program.command.references.run
+    named = program.command
+    folder = named.run if isinstance(named, NamesCommand) else named.references.run
     log_to(folder if (folder / "config.json").is_file() else None)
     return exit_code(lambda: run_command(program.command))

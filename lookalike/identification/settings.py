@@ -72,10 +72,32 @@ class LikeCommand:
 
 
 @dataclass
+class NamesCommand:
+    """Name the identity of each picture of a run's test, or call it new."""
+
+    run: Path
+    """Run folder: its labeled pictures are the known identities; its test is named."""
+    sample_submission: Path | None = None
+    """The competition's sample, which tells the form of identities.csv in the run folder."""
+    labels: Path | None = None
+    """Labels of the test, to score the names."""
+    new_name: str = "new_individual"
+    """What a new identity is called."""
+    new_share: Annotated[float, Interval(ge=0, le=1)] | None = None
+    """Share of the test that shows new identities, which sets the threshold. Default: the threshold
+    that is best for labeled pictures, half of which should be called new."""
+    threshold: Annotated[float, Interval(ge=-1, le=1)] | None = None
+    """Similarity below which an identity is less likely than a new one."""
+    count: Positive = 5
+    """Names for each picture, where no sample tells."""
+
+
+@dataclass
 class IdentifyProgram:
     """One of the commands of `lookalike identify`."""
 
     command: tyro.conf.OmitSubcommandPrefixes[
         Annotated[WhoCommand, tyro.conf.subcommand("who")]
         | Annotated[LikeCommand, tyro.conf.subcommand("like")]
+        | Annotated[NamesCommand, tyro.conf.subcommand("test")]
     ]

@@ -135,7 +135,7 @@ class Scorer:
             UserError: No query of the labels has a relevant picture in the gallery.
         """
         self.labels, self.results, self.rate, self.metric = labels, results, rate, metric
-        self.k = min(metric.length, len(labels.gallery))
+        self.k = min(metric.length, len(labels.gallery) - labels.leave_one_out)
         self.groups = Groups(results.groups())
         self.step = score_step(len(find_hits({}, labels).queries), metric.highest)
         self.by_group, self.by_address = RateLimit(rate), RateLimit(ADDRESS_FACTOR * rate)
@@ -165,10 +165,11 @@ class Scorer:
             raise BadRequest(str(error)[:500]) from error
         group_there = f"{group} {who}"
         _refuse_haste(self.by_group.wait(group_there), group, self.rate)
-        matched = match(submission, self.labels.query, self.labels.gallery, self.k)
+        labels = self.labels
+        matched = match(submission, labels.query, labels.gallery, self.k, labels.leave_one_out)
         if reasons := refusals(matched):
             raise UnprocessableEntity("; ".join(reasons))
-        measures = mean_measures(hits_of_match(matched, self.labels), self.metric)
+        measures = mean_measures(hits_of_match(matched, labels), self.metric)
         secret, highest = self.results.secret, self.metric.highest
         given = coarse(measures["score"], self.step, submission, secret, highest)
         self.results.add(group, given, measures["recall@1"])
@@ -284,7 +285,7 @@ def make_server(settings: ServeSettings) -> "BaseWSGIServer":
 
 def labels_hash(labels: Labels) -> str:
     """Return a hash of what labels say, however their file is written."""
-    return hashlib.sha256(json.dumps(labels._asdict(), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(labels.as_json(), sort_keys=True).encode()).hexdigest()
 
 
 def serve(settings: ServeSettings) -> None:

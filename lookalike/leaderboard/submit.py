@@ -129,10 +129,10 @@ def names_of_data(data: Path) -> tuple[list[str], list[str]]:
 
 
 def _bare_names_of(catalogue: "pd.DataFrame") -> tuple[list[str], list[str]]:
-    from lookalike.data.catalogue import bare_names
+    from lookalike.data.catalogue import bare_names, gallery_of, queries_of
 
     query, gallery = (
-        bare_names(catalogue.path[catalogue.part == part]).tolist() for part in ("query", "gallery")
+        bare_names(rows.path).tolist() for rows in (queries_of(catalogue), gallery_of(catalogue))
     )
     return query, gallery
 
@@ -268,7 +268,8 @@ class Send:
     def _names(self, run: Path | None) -> tuple[Collection[str], Collection[str]]:
         """Return the names of the test's queries and gallery from what the options name."""
         if self.labels is not None:
-            return read_labels(self.labels)
+            labels = read_labels(self.labels)
+            return labels.query, labels.gallery
         if self.data is not None:
             return names_of_data(self.data)
         if run is None:

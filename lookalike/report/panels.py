@@ -21,7 +21,14 @@ from PIL import Image, ImageOps
 
 from lookalike.core.errors import UserError
 from lookalike.core.runs import Run
-from lookalike.data.catalogue import bare_names, load_catalogue, readable, rows_of
+from lookalike.data.catalogue import (
+    bare_names,
+    gallery_of,
+    load_catalogue,
+    queries_of,
+    readable,
+    rows_of,
+)
 from lookalike.data.images import map_images, read_known_picture
 from lookalike.data.splits import unseen_split
 from lookalike.evaluation.metrics import SCORE, Metric, measure_queries, run_metric
@@ -77,8 +84,10 @@ def load_parts(run: Run) -> list[RankedPart]:
     path, metric = run.path("ranking.json"), run_metric(run.settings)
     ranked = read_rankings(path)
     test = load_catalogue(run.path("test.csv"))
-    by_part = [test[test.part == name] for name in ("query", "gallery")]
-    query, gallery = (rows.set_index(bare_names(rows.path).to_numpy()) for rows in by_part)
+    query, gallery = (
+        rows.set_index(bare_names(rows.path).to_numpy())
+        for rows in (queries_of(test), gallery_of(test))
+    )
     labels = read_labels(known) if (known := run.path("labels.json")).is_file() else None
     parts = [RankedPart("test", ranked["test"], query, gallery, labels, metric)]
     if ranked["validation"]:

@@ -22,7 +22,7 @@ from lookalike.core.config import from_table
 from lookalike.core.files import write_json
 from lookalike.core.runs import Run
 from lookalike.core.settings import RetrieveSettings, Settings
-from lookalike.data.catalogue import load_catalogue, readable
+from lookalike.data.catalogue import gallery_of, load_catalogue, queries_of, readable
 from lookalike.evaluation.intervals import clopper_pearson, effective_numbers
 from lookalike.evaluation.metrics import SCORE, Metric, over_identities, run_metric
 from lookalike.features.extractor import embed, trained_extractor, untrained_extractor
@@ -96,11 +96,11 @@ def run_forecast(run: Run) -> str:
     run.path("forecast.json").unlink(missing_ok=True)
     test = load_catalogue(run.path("test.csv"))
     test = test[readable(test)]
-    parts = load_parts(run, test[test.part == "query"])
+    parts = load_parts(run, queries_of(test))
     if sum(len(_identities(part.task)) for part in parts) < FEWEST:
         return "too few labeled identities to forecast from"
     metric = run_metric(run.settings)
-    forecast = forecast_test(parts, int((test.part == "gallery").sum()), run.seed)
+    forecast = forecast_test(parts, len(gallery_of(test)), run.seed)
     write_json(run.path("forecast.json"), forecast)
     low, high = forecast["ci95"]["score"]
     few, many = forecast["people"]
@@ -139,12 +139,18 @@ def _identities(task: LabeledTask) -> list[str]:
     return sorted(set(task.query.values()))
 
 
+def _relevant(task: LabeledTask) -> list[str]:
+    """Return the identity of each gallery picture that some query looks for."""
+    searched = set(task.query.values())
+    return [name for name in task.gallery.values() if name in searched]
+
+
 def forecast_test(parts: Sequence[Part], gallery: int, seed: int) -> dict[str, Any]:
     """Forecast the score of a test whose number of identities is not known.
 
     That number is estimated twice: by clusters of the queries, and by as many gallery pictures per
-    identity as the labeled ones have. The forecast is the mean of both, and its interval spans
-    both.
+    identity as those have that labeled queries show; identities without a query would make it too
+    low. The forecast is the mean of both, and its interval spans both.
 
     Args:
         parts: What tests are simulated from, of disjoint identities.
@@ -156,8 +162,8 @@ def forecast_test(parts: Sequence[Part], gallery: int, seed: int) -> dict[str, A
         identities) and `labelled_people` (the number of labeled ones).
     """
     labeled = sum(len(_identities(part.task)) for part in parts)
-    shown = sum(len(set(part.task.gallery.values())) for part in parts)
-    per_identity = sum(len(part.task.gallery) for part in parts) / shown
+    found = [name for part in parts for name in _relevant(part.task)]
+    per_identity = len(found) / len(set(found))
     queries = len(parts[0].queries)
     clusters = [
         count_identities(

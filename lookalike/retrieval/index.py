@@ -86,6 +86,24 @@ def as_mapping(ranking: Ranking) -> dict[str, list[str]]:
     }
 
 
+def without_own(ranking: Ranking) -> Ranking:
+    """Take each query's own name out of its list, or the last name of a list that lacks it.
+
+    Args:
+        ranking: Of queries that are in the gallery by the same names; lists are one name too long.
+
+    >>> found = Ranking(["a", "b"], np.array([["a", "c"], ["c", "a"]]), np.zeros((2, 2)))
+    >>> without_own(found).gallery.tolist()
+    [['c'], ['c']]
+    """
+    own = ranking.gallery == np.array(ranking.queries)[:, None]
+    own[~own.any(1), -1] = True
+    shape = len(own), own.shape[1] - 1
+    return Ranking(
+        ranking.queries, ranking.gallery[~own].reshape(shape), ranking.scores[~own].reshape(shape)
+    )
+
+
 def with_scores(ranking: Ranking) -> dict[str, list[tuple[str, float]]]:
     """Return {query: [(gallery name, score), best first]}, scores rounded to six decimals.
 

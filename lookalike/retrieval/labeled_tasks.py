@@ -245,7 +245,7 @@ def load_tasks(run: Run, parts: int) -> LabeledTasks:
 
 def validation_tasks(split: Split) -> list[LabeledTask]:
     """Return the validation as the only task, whose steps may learn from the training."""
-    if not split.validation.query:
+    if not split.validation.answerable:
         return []
     return [LabeledTask(*split.validation, split.train | split.holdout)]
 

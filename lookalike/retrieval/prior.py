@@ -21,7 +21,7 @@ from lookalike.core.numeric import one_thread
 from lookalike.core.runs import Run
 from lookalike.core.settings import EmbedSettings, RetrieveSettings
 from lookalike.data.appearance import sample_rows
-from lookalike.data.catalogue import load_catalogue, readable
+from lookalike.data.catalogue import gallery_of, load_catalogue, queries_of, readable
 from lookalike.faces.dataset import detect
 from lookalike.faces.detection import MISSED, UNSURE, load_detector
 from lookalike.faces.geometry import crop_kind
@@ -73,7 +73,7 @@ def look_at(run: Run, named: frozenset[str]) -> Prior:
     settings = run.settings.embed
     test = load_catalogue(run.path("test.csv"))
     test = test[readable(test)]
-    shares = [_share_of_faces(run, test[test.part == part]) for part in ("query", "gallery")]
+    shares = [_share_of_faces(run, rows) for rows in (queries_of(test), gallery_of(test))]
     found = "faces in {:.0%} of the queries and {:.0%} of the gallery".format(*shares)
     if "backbone" in named:
         return Prior((settings,), min(shares), f"{found}; {settings.backbone}, as named")
@@ -118,7 +118,7 @@ def prior_steps(
     test = load_catalogue(run.path("test.csv"))
     test = test[readable(test)]
     extractor = untrained_extractor(run, embed_settings)
-    sides = [embed(extractor, test[test.part == part]) for part in ("query", "gallery")]
+    sides = [embed(extractor, rows) for rows in (queries_of(test), gallery_of(test))]
     difference = difference_of_domains(*sides)
     if not {"center", "no_transductive"} & named:
         steps = replace(steps, center=difference >= FAR_APART)
@@ -148,7 +148,7 @@ def difference_of_domains(queries: np.ndarray, gallery: np.ndarray) -> float:
         gallery: (G, D) embeddings.
 
     Returns:
-        The area under the ROC curve, 0.5 where it cannot; 0.5 for fewer than five pictures a side.
+        The area under the ROC curve; 0.5 where it cannot, or a side has fewer than five pictures.
     """
     rng = np.random.default_rng(0)
     sides = [rows[rng.permutation(len(rows))[:DOMAIN_SAMPLE]] for rows in (queries, gallery)]
@@ -164,7 +164,8 @@ def difference_of_domains(queries: np.ndarray, gallery: np.ndarray) -> float:
             cv=folds,
             method="predict_proba",
         )
-    return float(roc_auc_score(kinds, judged[:, 1]))
+    # Below 0.5 where both sides hold the same pictures: each is judged by its other side.
+    return max(0.5, float(roc_auc_score(kinds, judged[:, 1])))
 
 
 def sees_faces(settings: EmbedSettings) -> bool:

@@ -26,10 +26,18 @@ from lookalike.core.numeric import unit
 from lookalike.core.readers import Finite, read_json
 from lookalike.core.runs import Run
 from lookalike.core.settings import RetrieveSettings
-from lookalike.data.catalogue import bare_names, load_catalogue, readable, rows_of
+from lookalike.data.catalogue import (
+    bare_names,
+    gallery_of,
+    load_catalogue,
+    queries_of,
+    readable,
+    rows_of,
+    searches_itself,
+)
 from lookalike.data.splits import unseen_split, validation_rows
 from lookalike.evaluation.metrics import TOP, run_metric
-from lookalike.evaluation.samples import Sample, read_sample, write_filled
+from lookalike.evaluation.samples import Sample, cell_names, read_sample, write_filled
 from lookalike.evaluation.submissions import write_run_submission
 from lookalike.features.extractor import Extractor, embed, trained_extractor
 from lookalike.retrieval.embeddings import Embeddings, split_domains
@@ -45,6 +53,7 @@ from lookalike.retrieval.index import (
     save_index,
     search,
     with_scores,
+    without_own,
 )
 from lookalike.retrieval.postprocess import (
     apply,
@@ -225,7 +234,7 @@ def run_index(run: Run) -> str:
     """
     extractor = trained_extractor(run)
     test = load_catalogue(run.path("test.csv"))
-    gallery = test[(test.part == "gallery") & readable(test)]
+    gallery = gallery_of(test[readable(test)])
     if gallery.empty:
         raise UserError("no picture of the test's gallery can be read")
     validation = validation_rows(run, "gallery")
@@ -279,11 +288,14 @@ def run_retrieve(run: Run) -> str:
     runs, settings = members(run), run.settings.retrieve
     k = run_metric(run.settings).length
     test = load_catalogue(run.path("test.csv"))
-    queries = test[test.part == "query"]
+    queries, itself = queries_of(test), searches_itself(test)
     galleries = [open_gallery(member, "gallery") for member in runs]
     names = bare_names(queries.path).tolist()
     sample = _sample_of(run, names, galleries[0].names, k)
-    ranked = rank_rows(galleries, queries, names, settings, max(k, sample.length if sample else 0))
+    length = max(k, sample.length if sample else 0)
+    ranked = rank_rows(galleries, queries, names, settings, length + itself)
+    if itself:
+        ranked = without_own(ranked)
     ranking = ranked.first(k)
     path = write_run_submission(as_mapping(ranking), run.folder, settings.format)
     if sample is not None:
@@ -300,9 +312,23 @@ def run_retrieve(run: Run) -> str:
 
 
 def _sample_of(run: Run, queries: Sequence[str], gallery: Sequence[str], k: int) -> Sample | None:
-    """Return the sample submission that the run is to fill, if any."""
+    """Return the sample submission that the run is to fill, if any.
+
+    Raises:
+        UserError: It cannot be used, or names identities instead of pictures.
+    """
     path = run.settings.general.sample_submission
-    return None if path is None else read_sample(path, queries, gallery, k)
+    if path is None:
+        return None
+    sample = read_sample(path, queries, gallery, k)
+    identities = set(load_catalogue(run.path("training.csv")).identity)
+    if named := sorted(cell_names(sample) & (identities - set(gallery))):
+        raise UserError(
+            f"{path}: asks for identities, such as {named[0]!r}, not for pictures of the gallery: "
+            f"leave it out (--reset), then python -m lookalike identify test --run {run.folder} "
+            f"--sample-submission {path}"
+        )
+    return sample
 
 
 RankedList = Annotated[list[tuple[str, Finite]], msgspec.Meta(min_length=1)]  # names and scores

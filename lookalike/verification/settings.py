@@ -116,6 +116,21 @@ class PairCommand:
 
 
 @dataclass
+class FillCommand:
+    """Write the similarity of each pair of a competition's sample submission."""
+
+    sample: tyro.conf.Positional[Path]
+    """The sample: two columns of pictures, or one of joined names, and one for the similarity."""
+    data: Path
+    """Folder that the pictures lie in."""
+    embed: EmbedSettings
+    output: Path = Path("submission.csv")
+    """The file to write."""
+    cache: Path = Path("cache")
+    """Folder of the embedding cache."""
+
+
+@dataclass
 class TableCommand:
     """Print the measures of finished runs side by side."""
 
@@ -131,6 +146,7 @@ class VerifyProgram:
         Annotated[ScoreCommand, tyro.conf.subcommand("score")]
         | Annotated[TrainCommand, tyro.conf.subcommand("train")]
         | Annotated[PairCommand, tyro.conf.subcommand("pair")]
+        | Annotated[FillCommand, tyro.conf.subcommand("fill")]
         | Annotated[TableCommand, tyro.conf.subcommand("table")]
     ]
 

@@ -4,12 +4,14 @@
     lookalike verify train --data cfp --kind FP --backbone mobilenet_v2 --run runs/siamese
     lookalike verify pair A.jpg B.jpg --run runs/cfp-sface
     lookalike verify table runs/cfp-sface runs/siamese
+    lookalike verify fill sample_submission.csv --data test --backbone sface
 
 `score` evaluates an embedder as it is on a protocol; `train` trains a Siamese network for each fold
 on the people of the other folds. Both write a run folder: config.json, metrics.json, pairs.csv (the
 score of every pair), roc.png, errors.jpg (the worst errors of both kinds) and calibration.json;
 `train` also the network and the history of each fold. `pair` decides on any two pictures with the
-thresholds and the calibration of such a run. `table` compares runs.
+thresholds and the calibration of such a run. `table` compares runs. `fill` writes the similarity of
+each pair into a competition's sample submission.
 """
 
 from collections.abc import Iterable
@@ -18,6 +20,7 @@ from lookalike.core.files import only_process
 from lookalike.core.log import exit_code, log_to
 from lookalike.core.options import parse
 from lookalike.verification.settings import (
+    FillCommand,
     PairCommand,
     ScoreCommand,
     TableCommand,
@@ -25,7 +28,7 @@ from lookalike.verification.settings import (
     VerifyProgram,
 )
 
-Command = ScoreCommand | TrainCommand | PairCommand | TableCommand
+Command = ScoreCommand | TrainCommand | PairCommand | TableCommand | FillCommand
 
 
 def run_command(command: Command) -> None:
@@ -34,13 +37,16 @@ def run_command(command: Command) -> None:
     Raises:
         UserError: Its settings or inputs cannot be used.
     """
-    from lookalike.verification import commands  # imports torch: not needed for --help
+    # They import torch: not needed for --help.
+    from lookalike.verification import commands, filling
     from lookalike.verification.results import results_table
 
     if isinstance(command, TableCommand):
         print(results_table(command.run))
     elif isinstance(command, PairCommand):
         commands.compare_pair(command)
+    elif isinstance(command, FillCommand):
+        filling.fill_sample(command)
     else:
         with only_process(command.run / ".lock", str(command.run)):
             if isinstance(command, ScoreCommand):

@@ -53,7 +53,8 @@ def test_query_and_gallery_are_two_folders_unless_declared_one() -> None:
     submission = {"1.jpg": ["1.jpg", "2.jpg"], "2.jpg": ["1.jpg"]}
     assert score(submission, labels, k=2)["map"] == pytest.approx((1.0 + 0.5) / 2)
     assert score(submission, labels, k=2, leave_one_out=True)["map"] == 1.0
-    assert find_hits(submission, labels, 2, leave_one_out=True).relevant.tolist() == [1, 1]
+    together = labels._replace(leave_one_out=True)
+    assert find_hits(submission, together, 2).relevant.tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("text", ["[]", '{"query": {}}', '{"query": {"q": 1}, "gallery": {}}'])
@@ -89,7 +90,7 @@ def test_labels_may_be_a_table(tmp_path: Path) -> None:
     path = tmp_path / "solution.csv"
     rows = ["image,individual_id,split", "q.jpg,007,query", "a.jpg,007,gallery", "t.jpg,1,train"]
     path.write_text("\n".join(rows))
-    assert read_labels(path) == ({"q.jpg": "007"}, {"a.jpg": "007"})
+    assert read_labels(path) == Labels({"q.jpg": "007"}, {"a.jpg": "007"})
     path.write_text("\n".join([*rows, "a.jpg,8,Gallery"]))
     with pytest.raises(UserError, match=r"a\.jpg has two identities"):
         read_labels(path)

@@ -4,12 +4,14 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from lookalike.core.errors import UserError
 from lookalike.core.files import write_json
 from lookalike.core.runs import Run
 from lookalike.core.settings import Settings
+from lookalike.data.catalogue import COLUMNS, write_catalogue
 from lookalike.data.splits import RetrievalTask, Split
 from lookalike.evaluation.scoring import score
 from lookalike.evaluation.stage import labels_path, labels_state, run_evaluate
@@ -27,6 +29,8 @@ def run(tmp_path: Path) -> Run:
     run = Run(tmp_path / "run", data, Settings())
     write_json(run.path("split.json"), Split("disjoint", False, {}, {}, VALIDATION).as_json())
     write_json(run.path("submission.json"), GOOD)
+    test = dict.fromkeys(COLUMNS, "") | {"path": "test/query/q.jpg", "part": "query"}
+    write_catalogue(run.path("test.csv"), pd.DataFrame([test]))
     write_json(run.path("validation.json"), {"ada/1.jpg": ["ada/2.jpg", "bo/1.jpg"]})
     return run
 
@@ -37,21 +41,21 @@ def metrics_of(run: Run) -> dict[str, dict[str, object]]:
 
 
 def test_test_and_validation_are_scored_where_the_labels_are_known(run: Run) -> None:
-    write_json(run.data / "labels.json", LABELS._asdict())
+    write_json(run.data / "labels.json", LABELS.as_json())
     assert run_evaluate(run) == "score: test 700.0, validation 1000.0"
     metrics = metrics_of(run)
     assert metrics == {
         "test": score(GOOD, LABELS),
         "validation": score(run.path("validation.json"), VALIDATION),
     }
-    assert json.loads(run.path("labels.json").read_text()) == LABELS._asdict()
+    assert json.loads(run.path("labels.json").read_text()) == LABELS.as_json()
 
 
 def test_without_labels_only_the_validation_is_scored_and_the_forecast_is_added(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Run, "is_current", lambda run, stage: stage == "forecast")
-    write_json(run.path("labels.json"), LABELS._asdict())
+    write_json(run.path("labels.json"), LABELS.as_json())
     write_json(run.path("forecast.json"), {"score": 900.0, "ci95": {"score": [800, 950]}})
     assert run_evaluate(run) == "score: validation 1000.0"
     assert list(metrics_of(run)) == ["validation", "forecast"]
@@ -66,10 +70,10 @@ def test_a_run_that_trained_on_everything_has_no_validation(run: Run) -> None:
 def test_labels_of_the_settings_come_before_those_of_the_data_set(run: Run) -> None:
     assert labels_path(run) is None and labels_state(run) == ""
     ours, named = run.data / "labels.json", run.data / "named.json"
-    write_json(ours, LABELS._asdict())
+    write_json(ours, LABELS.as_json())
     assert labels_path(run) == ours
     before = labels_state(run)
-    write_json(ours, LABELS._replace(query={})._asdict())
+    write_json(ours, LABELS._replace(query={}).as_json())
     assert labels_state(run) != before
     run.settings.evaluate.labels = named
     assert labels_path(run) == named

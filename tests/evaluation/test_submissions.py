@@ -173,7 +173,7 @@ def test_any_submission_comes_back_or_is_refused(submission: Submission) -> None
     ("submission", "format", "message"),
     [
         ({"q": ["a b.jpg"]}, "csv", r"'a b\.jpg': the CSV form"),
-        (SUBMISSION, "xml", "must be mapping, list or csv"),
+        (SUBMISSION, "xml", "must be mapping, list, csv or trec"),
     ],
 )
 def test_what_cannot_be_written_leaves_no_file(
@@ -199,3 +199,35 @@ def test_a_run_folder_holds_one_submission_and_no_scores_of_another(tmp_path: Pa
     assert write("list") == tmp_path / "submission.json"
     assert names_in(tmp_path) == ["submission.json"]
     assert read_submission(tmp_path / "submission.json") == SUBMISSION
+
+
+# ---- TREC runs ----------------------------------------------------------------------------------
+
+
+def test_trec_runs_are_those_of_trec_eval(tmp_path: Path) -> None:
+    pytrec_eval = pytest.importorskip("pytrec_eval")
+    lists = {"q1.jpg": ["c.jpg", "a.jpg"], "q2.jpg": ["b.jpg"]}
+    path = write_submission(lists, tmp_path / "submission.trec")
+    assert read_submission(path) == lists
+    with path.open() as stream:
+        theirs = pytrec_eval.parse_run(stream)
+    assert {q: sorted(scores, key=lambda n: -scores[n]) for q, scores in theirs.items()} == lists
+    path.write_text("q Q0 a 1 0.5 x\n\nq Q0 c 2 0.5 x\nq Q0 b 9 0.7 x\n")
+    assert read_submission(path) == {"q": ["b", "c", "a"]}, "by score, then by name downwards"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("q Q0 a 1 x\n", "line 1: not of the form"),
+        ("q Q0 a 1 much x\n", "line 1: not of the form"),
+        ("q Q0 a 1 2 x\nq Q0 a 2 1 x\n", "line 2: query 'q' names 'a' again"),
+    ],
+)
+def test_damaged_trec_runs_are_refused(text: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.run"
+    path.write_text(text)
+    with pytest.raises(UserError, match=said):
+        read_submission(path)
+    with pytest.raises(UserError, match="a TREC run cannot hold a name with spaces"):
+        write_submission({"q": ["a b"]}, tmp_path / "a.trec")
