@@ -55,7 +55,7 @@ def run(*words: str | Path) -> None:
 
 def score_names(folder: Path, known: set[str]) -> dict[str, float]:
     """Return the measures of a run's identities.csv."""
-    table = read_outside_table(folder / "identities.csv")
+    table = read_outside_table(folder / "run" / "identities.csv")
     names = [column for column in table.columns if column.startswith("name_")]
     named = dict(zip(table["query"], table[names].to_numpy().tolist(), strict=True))
     sure = dict(zip(table["query"], map(float, table.similarity), strict=True))
@@ -74,25 +74,18 @@ def main() -> None:
         folder = Path("runs") / "open_set" / f"seed{seed:02}"
         folder.mkdir(parents=True, exist_ok=True)
         share = write_tables(arguments.source_path, folder, seed)
-        tables = ["--train", folder / "train.csv", "--test", folder / "test.csv"]
-        where: list[str | Path] = [
-            "--data",
-            arguments.source_path,
-            "--run",
-            folder,
-            "--seed",
-            str(seed),
-        ]
+        tables = ("--train", folder / "train.csv", "--test", folder / "test.csv")
+        where = ("--data", arguments.source_path, "--run", folder / "run", "--seed", str(seed))
         run("run", "--stage", "split", "train", *where, *tables, "--time-limit", "0", *words)
         known = set(read_outside_table(folder / "train.csv").identity)
-        choices: dict[str, list[str]] = {
+        choices: dict[str, list[str | Path]] = {
             "own threshold": [],
             "true share of new ones": ["--new-share", f"{share:.6f}"],
             "everybody named": ["--threshold", "-1"],
             "all called new": ["--threshold", "1"],
         }
         for name, options in choices.items():
-            run("identify", "test", "--run", folder, *options)
+            run("identify", "test", "--run", folder / "run", *options)
             values = score_names(folder, known)
             rows.setdefault(name, []).append([values[measure] for measure in MEASURES])
     table = [
