@@ -4,6 +4,7 @@
     lookalike identify who party.jpg --run runs/faces --folder friends --method knn
     lookalike identify like me.jpg --run runs/faces             # the nearest identity, and JSON
     lookalike identify test --run runs/whales --sample-submission sample_submission.csv
+    lookalike identify cluster --run runs/whales
 
 This is open-set identification: each identity has reference embeddings, by default those of the
 run's labeled pictures, and a face that is too dissimilar to all of them is "unknown". Every picture
@@ -14,10 +15,16 @@ from collections.abc import Iterable
 
 from lookalike.core.log import exit_code, log_to
 from lookalike.core.options import parse
-from lookalike.identification.settings import IdentifyProgram, LikeCommand, NamesCommand, WhoCommand
+from lookalike.identification.settings import (
+    ClusterCommand,
+    IdentifyProgram,
+    LikeCommand,
+    NamesCommand,
+    WhoCommand,
+)
 
 
-def run_command(command: WhoCommand | LikeCommand | NamesCommand) -> None:
+def run_command(command: WhoCommand | LikeCommand | NamesCommand | ClusterCommand) -> None:
     """Execute one command of `lookalike identify`.
 
     Raises:
@@ -32,6 +39,10 @@ def run_command(command: WhoCommand | LikeCommand | NamesCommand) -> None:
         from lookalike.identification.naming import name_test
 
         name_test(command)
+    elif isinstance(command, ClusterCommand):
+        from lookalike.identification.clustering import cluster_test
+
+        cluster_test(command)
     else:
         from lookalike.identification.likeness import find_likenesses
 
@@ -52,6 +63,6 @@ def main(arguments: Iterable[str]) -> int:
         list(arguments), "lookalike identify", IdentifyProgram, description
     )
     named = program.command
-    folder = named.run if isinstance(named, NamesCommand) else named.references.run
+    folder = named.references.run if isinstance(named, WhoCommand | LikeCommand) else named.run
     log_to(folder if (folder / "config.json").is_file() else None)
     return exit_code(lambda: run_command(program.command))

@@ -93,6 +93,21 @@ class NamesCommand:
 
 
 @dataclass
+class ClusterCommand:
+    """Put the pictures of a run's test that show one identity into one cluster."""
+
+    run: Path
+    """Run folder, whose test is clustered."""
+    sample_submission: Path | None = None
+    """The competition's sample, which tells the form of clusters.csv in the run folder."""
+    labels: Path | None = None
+    """Labels of the test, to score the clusters by the adjusted Rand index."""
+    height: Annotated[float, Interval(ge=0, le=2)] | None = None
+    """Mean cosine distance below which two clusters are one. Default: what divides labeled pictures
+    best."""
+
+
+@dataclass
 class IdentifyProgram:
     """One of the commands of `lookalike identify`."""
 
@@ -100,4 +115,5 @@ class IdentifyProgram:
         Annotated[WhoCommand, tyro.conf.subcommand("who")]
         | Annotated[LikeCommand, tyro.conf.subcommand("like")]
         | Annotated[NamesCommand, tyro.conf.subcommand("test")]
+        | Annotated[ClusterCommand, tyro.conf.subcommand("cluster")]
     ]
