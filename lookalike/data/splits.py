@@ -136,17 +136,20 @@ def make_split(
     set()
     """
     labeled = catalogue[catalogue.part.isin(LABELED) & readable(catalogue)]
-    kind, train, validation = _divide(labeled, kind, seed)
+    sessions = sessions_of(labeled)
+    kind, train, validation = _divide(labeled, kind, seed, sessions)
     closed = bool(validation) and set(validation) <= set(train)
     holdout = validation
     if not closed:
-        train, holdout = _hold_out(train, np.random.default_rng([seed, 2]))
+        train, holdout = _hold_out(train, np.random.default_rng([seed, 2]), sessions)
     domains = dict(zip(labeled.path, labeled.domain, strict=True))
-    task = retrieval_task(validation, domains, query_domain, seed, sessions_of(labeled))
+    task = retrieval_task(validation, domains, query_domain, seed, sessions)
     return Split(kind, closed, _flatten(train), _flatten(holdout), task, query_domain)
 
 
-def _divide(labeled: pd.DataFrame, kind: str, seed: int) -> tuple[str, Groups, Groups]:
+def _divide(
+    labeled: pd.DataFrame, kind: str, seed: int, sessions: Mapping[str, str]
+) -> tuple[str, Groups, Groups]:
     """Return the kind that `auto` comes to, the training and the validation."""
     in_folder = _by_identity(labeled[labeled.part == "validation"])
     if kind == "auto":
@@ -156,7 +159,10 @@ def _divide(labeled: pd.DataFrame, kind: str, seed: int) -> tuple[str, Groups, G
             raise UserError("--split folder: the data set has no validation/ with pictures")
         return kind, *_part(_by_identity(labeled[labeled.part == "training"]), in_folder)
     ways: dict[str, Callable[[Groups, np.random.Generator], tuple[Groups, Groups]]]
-    ways = {"disjoint": _split_disjoint, "stratified": _hold_out}
+    ways = {
+        "disjoint": _split_disjoint,
+        "stratified": lambda groups, rng: _hold_out(groups, rng, sessions),
+    }
     if kind not in ways:
         raise UserError(f"split {kind!r}: must be auto, folder, disjoint or stratified")
     return kind, *ways[kind](_by_identity(labeled), np.random.default_rng([seed, 1]))
@@ -216,25 +222,33 @@ def _split_disjoint(groups: Groups, rng: np.random.Generator) -> tuple[Groups, G
     )
 
 
-def _hold_out(groups: Groups, rng: np.random.Generator) -> tuple[Groups, Groups]:
-    """Set a fifth of each identity's pictures aside, none of an identity with one picture."""
+def _hold_out(
+    groups: Groups, rng: np.random.Generator, sessions: Mapping[str, str]
+) -> tuple[Groups, Groups]:
+    """Set a fifth of each identity's pictures aside, none of an identity with one session."""
     remaining: Groups = {}
     held_out: Groups = {}
     for name, paths in sorted(groups.items()):
-        paths = _shuffled(paths, rng)
-        count = min(max(1, len(paths) // 5), len(paths) - 1)
-        remaining[name] = sorted(paths[count:])
-        if count:
-            held_out[name] = sorted(paths[:count])
+        drawn = set(_draw_fifth(paths, sessions, rng))
+        if drawn and len(drawn) < len(paths):
+            held_out[name] = sorted(drawn)
+        remaining[name] = sorted(set(paths) - set(held_out.get(name, ())))
     return remaining, held_out
 
 
 def sessions_of(catalogue: pd.DataFrame) -> dict[str, str]:
-    """Return {path: session} of the pictures whose session is known."""
-    if "session" not in catalogue:
-        return {}
-    known = catalogue[catalogue.session != ""]
-    return dict(zip(known.path, known.session, strict=True))
+    """Return {path: session} of the pictures whose session is known, or that have exact copies.
+
+    Copies of a picture are a session of their own where none is known.
+    """
+    sessions: dict[str, str] = {}
+    if "content" in catalogue:
+        copies = catalogue[catalogue.content.duplicated(keep=False)]
+        sessions |= dict(zip(copies.path, copies.content, strict=True))
+    if "session" in catalogue:
+        known = catalogue[catalogue.session != ""]
+        sessions |= dict(zip(known.path, known.session, strict=True))
+    return sessions
 
 
 def retrieval_task(
@@ -271,7 +285,7 @@ def retrieval_task(
         query = {path for path in pictures if domains[path] == query_domain}
     else:
         rng = np.random.default_rng([seed, 3])
-        drawn = [_draw_queries(paths, sessions or {}, rng) for _, paths in sorted(groups.items())]
+        drawn = [_draw_fifth(paths, sessions or {}, rng) for _, paths in sorted(groups.items())]
         query = {path for paths in drawn for path in paths}
     return RetrievalTask(
         {path: name for path, name in pictures.items() if path in query},
@@ -279,10 +293,10 @@ def retrieval_task(
     )
 
 
-def _draw_queries(
+def _draw_fifth(
     paths: list[str], sessions: Mapping[str, str], rng: np.random.Generator
 ) -> list[str]:
-    """Draw a fifth of an identity's pictures, in whole sessions; at least one."""
+    """Draw a fifth of an identity's pictures, in whole sessions: at least one, and not the only."""
     together: dict[str, list[str]] = {}
     for path in paths:
         together.setdefault(sessions.get(path, path), []).append(path)

@@ -286,3 +286,29 @@ def test_the_only_session_of_an_identity_is_in_the_gallery() -> None:
     domains = dict.fromkeys([*sessions], "")
     task = retrieval_task(groups, domains, "", 0, sessions)
     assert set(task.query.values()) == {"bo"} and {"a1.jpg", "a2.jpg"} < set(task.gallery)
+
+
+def catalogue_of(**columns: list[str]) -> pd.DataFrame:
+    rows = {"identity": ["a"] * 12 + ["b"] * 12 + ["c"] * 2, "part": "training", "problem": ""}
+    table = pd.DataFrame(rows | {"domain": ""} | columns)
+    table["path"] = [f"training/{name}/{i}.jpg" for i, name in enumerate(table.identity)]
+    return table
+
+
+@pytest.mark.parametrize("column", ["session", "content"])
+@pytest.mark.parametrize("kind", ["disjoint", "stratified"])
+@pytest.mark.parametrize("seed", range(5))
+def test_sessions_and_copies_are_on_one_side_of_every_part(
+    column: str, kind: str, seed: int
+) -> None:
+    """Of each identity two pictures are together; c has these two only."""
+    together = [str(number // 2) for number in range(26)]
+    rows = catalogue_of(**{column: together})
+    split = make_split(rows, kind, "photo", seed)
+    of = dict(zip(rows.path, together, strict=True))
+    parts = (split.train, split.holdout, split.validation.query, split.validation.gallery)
+    sides = [{of[path] for path in part} for part in parts]
+    held, (query, gallery) = sides[1], sides[2:]
+    assert not sides[0] & held and not query & gallery
+    assert split.holdout and not [path for path in split.holdout if "/c/" in path]
+    assert len(split.labeled) == 26
