@@ -105,7 +105,10 @@ def _refuse_repeats(catalogue: pd.DataFrame) -> None:
         repeated = paths[bare_names(paths).duplicated(keep=False).to_numpy()]
         if len(repeated):
             pair = " and ".join(repeated.iloc[:2])
-            raise UserError(f"{len(repeated)} pictures of the {part} share their name: {pair}")
+            raise UserError(
+                f"{len(repeated)} pictures of the {part} share their name: {pair}. A submission "
+                "holds names without folders: rename them, by their folder's name in front of it"
+            )
 
 
 def bare_names(paths: Iterable[str]) -> pd.Series:

@@ -26,6 +26,7 @@ from lookalike.data.catalogue import (
     read_catalogue,
     readable,
     rows_of,
+    searches_itself,
     write_catalogue,
 )
 from lookalike.data.domain_choice import with_domains
@@ -331,6 +332,8 @@ def run_split(run: Run) -> str:
     catalogue = read_catalogue(run.data, pattern, run.settings.listing)
     catalogue, domain = with_domains(catalogue, run.data, pattern, settings.query_domain)
     log.info("\n%s\n", tabulate(overview(catalogue).to_dict("records"), "keys"))
+    if searches_itself(catalogue):
+        log.info("one test: each of its pictures is searched among the others")
     split = make_split(catalogue, settings.split, domain, run.seed)
     in_test = catalogue.part.isin(TEST)
     write_catalogue(run.path("test.csv"), catalogue[in_test])
