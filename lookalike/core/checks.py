@@ -4,6 +4,7 @@ Bounds stand on the field, `lr: Annotated[float, Interval(gt=0, le=1000)]`; `che
 them for the settings of any command.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import is_dataclass
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
@@ -123,6 +124,10 @@ def _check_backbones(settings: Settings) -> None:
     names = embed.backbones
     if not all(names) or len(set(names)) < len(names):
         raise UserError(f"--backbone {embed.backbone}: different names, joined by +")
+    if not all(0 < factor < math.inf for factor in embed.factors):
+        raise UserError(f"--backbone {embed.backbone}: factors are above 0, such as sface+0.5*dlib")
+    if len(names) == 1 and embed.factors[0] != 1:
+        raise UserError(f"--backbone {embed.backbone}: a factor is for one of several")
     if not embed.resolutions or len(set(embed.resolutions)) < len(embed.resolutions):
         raise UserError("--resolutions: one or more different numbers from 0.25 to 4")
     if len(names) > 1 and embed.weights not in (None, "none"):

@@ -10,6 +10,7 @@ A field's type says what is allowed: bounds of numbers are annotations (`Interva
 `lookalike.core.checks.check_bounds` enforces. A field's docstring is its help text.
 """
 
+import math
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -188,9 +189,10 @@ class EmbedSettings:
     """How a picture becomes an embedding, in every stage that embeds."""
 
     backbone: str = "efficientnet_lite0"
-    """efficientnet_lite0 to lite2, mobilenet_v2 and sface (no model hub needed), efficientnet_b0,
-    resnet50, vit_b16, any timm name, torchvision:NAME, inception_resnet_v1, or onnx:FILE. Several,
-    joined by +, embed a picture each: efficientnet_lite0+mobilenet_v2."""
+    """efficientnet_lite0 to lite2, mobilenet_v2, sface and dlib (no model hub needed),
+    efficientnet_b0, resnet50, vit_b16, any timm name, torchvision:NAME, inception_resnet_v1, or
+    onnx:FILE. Several, joined by +, embed a picture each, and their cosines are added, with a
+    factor where there is one: sface+0.5*dlib."""
     weights: str | None = None
     """File with the backbone's weights (safetensors or a PyTorch state dict), or `none` for random
     ones. Default: the backbone's pretrained weights."""
@@ -225,12 +227,27 @@ class EmbedSettings:
     def backbones(self) -> tuple[str, ...]:
         """The names in `backbone`.
 
-        >>> EmbedSettings("efficientnet_lite0+sface").backbones
-        ('efficientnet_lite0', 'sface')
+        >>> EmbedSettings("sface+0.5*dlib").backbones
+        ('sface', 'dlib')
         """
+        return tuple(name for name, _ in self._terms)
+
+    @property
+    def factors(self) -> tuple[float, ...]:
+        """How much the cosines of each of `members` count.
+
+        >>> EmbedSettings("sface+0.5*dlib", resolutions=(1.0, 1.4)).factors
+        (1.0, 1.0, 0.5, 0.5)
+        """
+        return tuple(factor for _, factor in self._terms for _ in self.resolutions)
+
+    @property
+    def _terms(self) -> list[tuple[str, float]]:
+        """The name and the factor of each backbone; NaN where that is no number."""
         if self.backbone.startswith("onnx:"):  # a path, which may hold any sign
-            return (self.backbone,)
-        return tuple(self.backbone.split("+"))
+            return [(self.backbone, 1.0)]
+        parts = [part.rpartition("*") for part in self.backbone.split("+")]
+        return [(name, _number(factor) if star else 1.0) for factor, star, name in parts]
 
     @property
     def members(self) -> "list[EmbedSettings]":
@@ -240,6 +257,14 @@ class EmbedSettings:
             for name in self.backbones
             for resolution in self.resolutions
         ]
+
+
+def _number(text: str) -> float:
+    """Return the number that a text is, NaN where it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 @dataclass

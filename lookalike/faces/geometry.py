@@ -94,7 +94,7 @@ def crop_kind(settings: EmbedSettings) -> CropKind:
     for name in settings.backbones:
         if name == "inception_resnet_v1":
             return "face"
-        if name == "sface" or name.startswith("onnx:"):
+        if name in ("sface", "dlib") or name.startswith("onnx:"):
             return "aligned"
     return "none"
 

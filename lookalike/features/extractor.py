@@ -132,6 +132,11 @@ class FeatureExtractor:
         return self.embedder.dim
 
     @property
+    def widths(self) -> tuple[int, ...]:
+        """Nothing: see `JointExtractor`."""
+        return ()
+
+    @property
     def members(self) -> "tuple[FeatureExtractor, ...]":
         """Itself, as the only member of a `JointExtractor`."""
         return (self,)
@@ -163,14 +168,21 @@ class JointExtractor:
 
     Attributes:
         members: The extractors; the cosine of two pictures is the mean of theirs.
+        factors: How much the cosine of each counts; empty where all count the same.
     """
 
     members: tuple[FeatureExtractor, ...]
+    factors: tuple[float, ...] = ()
 
     @property
     def dim(self) -> int:
         """Width of the embeddings."""
         return sum(member.dim for member in self.members)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Width of each member's embeddings, where they count differently; else empty."""
+        return tuple(member.dim for member in self.members) if self.factors else ()
 
     def __call__(self, pictures: pd.DataFrame | Iterable[Picture]) -> np.ndarray:
         """Embed pictures as `FeatureExtractor` does."""
@@ -327,7 +339,10 @@ def untrained_extractor(run: Run, settings: EmbedSettings) -> Extractor:
         return extractor_for(its_run, embedder_of(member, run.cache))
 
     members = [_kept(run, member, partial(load, member)) for member in settings.members]
-    return members[0] if len(members) == 1 else JointExtractor(tuple(members))
+    if len(members) == 1:
+        return members[0]
+    differ = len(set(settings.factors)) > 1
+    return JointExtractor(tuple(members), settings.factors if differ else ())
 
 
 def trained_extractor(run: Run) -> Extractor:
@@ -403,7 +418,13 @@ def embed(extractor: Extractor, pictures: pd.DataFrame, shown: bool = True) -> n
             _in_blocks(pictures, its_sources, member.dim, partial(sum_views, member.embedder), bar)
             for member, its_sources in zip(members, sources, strict=True)
         ]
-    return parts[0] if len(parts) == 1 else unit(np.concatenate(parts, axis=1))
+    if len(parts) == 1:
+        return parts[0]
+    if isinstance(extractor, JointExtractor) and extractor.factors:
+        parts = [
+            part * np.float32(f**0.5) for part, f in zip(parts, extractor.factors, strict=True)
+        ]
+    return unit(np.concatenate(parts, axis=1))
 
 
 def count_missing(extractor: Extractor, pictures: pd.DataFrame) -> int:

@@ -31,12 +31,12 @@ from lookalike.identification.naming import rows_by_path
 from lookalike.identification.references import READS, labeled_pictures
 from lookalike.identification.settings import ClusterCommand
 from lookalike.retrieval.embeddings import Embeddings
+from lookalike.retrieval.labeled_tasks import EmbeddedRows
 from lookalike.retrieval.postprocess import transform
 
 MOST = 20_000  # pictures; their distances take 8 bytes for each pair
 HEIGHTS = 100  # heights that are tried
 USUAL = ("cluster", "cluster_id", "identity", "label")  # names of the column of clusters
-EMBEDDED = Mapping[str, np.ndarray]
 
 
 def cluster_test(command: ClusterCommand) -> None:
@@ -54,13 +54,13 @@ def cluster_test(command: ClusterCommand) -> None:
     if good.sum() > MOST:
         raise UserError(f"{run.folder}: {good.sum()} pictures; at most {MOST} can be clustered")
     pictures = labeled_pictures(run)
-    rows = rows_by_path(run, pictures, test[good])
+    embedded = rows_by_path(run, pictures, test[good])
     settings = run.settings.retrieve
     height = command.height
     if height is None:
-        height = _labeled_height(run, rows, settings)
+        height = _labeled_height(run, embedded, settings)
     labeled = dict(zip(pictures.path, pictures.identity, strict=True))
-    mapped = map_rows(rows, list(test.path[good]), labeled, settings)
+    mapped = map_rows(embedded, list(test.path[good]), labeled, settings)
     numbers = np.arange(1, len(test) + 1) + len(test)  # those of pictures that cannot be read
     numbers[good.to_numpy()] = cut(tree(mapped), height)
     names = bare_names(test.path).tolist()
@@ -95,20 +95,20 @@ def _table(command: ClusterCommand, clusters: Mapping[str, str]) -> pd.DataFrame
     return table.assign(**{target[0]: table[ids[0]].map(cluster_of)})
 
 
-def _labeled_height(run: Run, rows: EMBEDDED, settings: RetrieveSettings) -> float:
+def _labeled_height(run: Run, embedded: EmbeddedRows, settings: RetrieveSettings) -> float:
     """Return the height that divides labeled pictures best that nothing was trained on."""
     split = unseen_split(run)
     unseen = split.labeled
     if run.settings.train.changes_embedding:
         unseen = dict(split.validation.query) | dict(split.validation.gallery)
-    unseen = {path: name for path, name in unseen.items() if path in rows}
+    unseen = {path: name for path, name in unseen.items() if path in embedded.rows}
     identities = np.random.default_rng([run.seed, 7]).permutation(sorted(set(unseen.values())))
     found = []
     for half in (set(identities[::2].tolist()), set(identities[1::2].tolist())):
         inside = {path: name for path, name in unseen.items() if name in half}
         outside = {path: name for path, name in unseen.items() if name not in half}
         if len(set(inside.values())) > 1:
-            mapped = map_rows(rows, list(inside), outside, settings)
+            mapped = map_rows(embedded, list(inside), outside, settings)
             found.append(best_height(mapped, list(inside.values())))
     if not found:
         raise UserError(f"{run.folder}: too few labeled identities to cluster by: name --height")
@@ -118,20 +118,20 @@ def _labeled_height(run: Run, rows: EMBEDDED, settings: RetrieveSettings) -> flo
 
 
 def map_rows(
-    rows: EMBEDDED, paths: Sequence[str], labeled: Pictures, settings: RetrieveSettings
+    embedded: EmbeddedRows, paths: Sequence[str], labeled: Pictures, settings: RetrieveSettings
 ) -> np.ndarray:
     """Return (N, D) embeddings of pictures after the steps that map each picture by itself.
 
     Args:
-        rows: {path: embedding}.
+        embedded: Their embeddings.
         paths: Of the N pictures.
         labeled: {path: identity} of those that a projection learns from; may be empty.
         settings: The steps.
     """
-    own = np.array([rows[path] for path in paths])
-    known = np.array([rows[path] for path in labeled], own.dtype).reshape(-1, own.shape[1])
+    own, known = embedded.stack(paths), embedded.stack(labeled)
     names = np.array(list(labeled.values()), str)
-    return transform(Embeddings(own, own, known, known, (names, names)), settings).queries
+    task = Embeddings(own, own, known, known, (names, names), embedded.widths)
+    return transform(task, settings).queries
 
 
 def tree(rows: np.ndarray) -> np.ndarray:

@@ -34,6 +34,7 @@ from lookalike.identification.calibration import choose_impostors
 from lookalike.identification.references import READS, labeled_pictures
 from lookalike.identification.settings import NamesCommand
 from lookalike.retrieval.embeddings import Embeddings, split_domains
+from lookalike.retrieval.labeled_tasks import EmbeddedRows
 from lookalike.retrieval.postprocess import transform
 
 CANDIDATES = 200  # thresholds that are tried
@@ -71,16 +72,16 @@ def name_test(command: NamesCommand) -> None:
         command.sample_submission, queries.tolist(), [*known, command.new_name], command.count
     )
     count = sample.length if sample else command.count
-    rows = rows_by_path(run, pictures, test[good])
+    embedded = rows_by_path(run, pictures, test[good])
     settings = run.settings.retrieve
     labeled = dict(zip(pictures.path, pictures.identity, strict=True))
-    scores, identities = identity_scores(run, rows, list(test.path[good]), labeled, settings)
+    scores, identities = identity_scores(run, embedded, list(test.path[good]), labeled, settings)
     threshold = command.threshold
     if threshold is None and command.new_share is not None:
         threshold = share_threshold(scores, command.new_share)
         log.info("threshold %.3f: %.0f %% are called new", threshold, 100 * command.new_share)
     elif threshold is None:
-        threshold = validated_threshold(run, rows, settings, count)
+        threshold = validated_threshold(run, embedded, settings, count)
     found = name_rows(scores, identities, threshold, count, command.new_name)
     named = {query: [command.new_name] for query in queries.tolist()}
     named |= dict(zip(queries[good].tolist(), found.names.tolist(), strict=True))
@@ -119,16 +120,17 @@ def _filled_up(
     }
 
 
-def rows_by_path(run: Run, *tables: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Embed pictures as a run does: {path: (D,) embedding}."""
+def rows_by_path(run: Run, *tables: pd.DataFrame) -> EmbeddedRows:
+    """Embed pictures as a run does."""
     extractor = trained_extractor(run)
     pairs = [(table.path, embed(extractor, table)) for table in tables if len(table)]
-    return {p: row for paths, rows in pairs for p, row in zip(paths, rows, strict=True)}
+    rows = {p: row for paths, rows in pairs for p, row in zip(paths, rows, strict=True)}
+    return EmbeddedRows(rows, extractor.widths)
 
 
 def identity_scores(
     run: Run,
-    rows: Mapping[str, np.ndarray],
+    embedded: EmbeddedRows,
     queries: Sequence[str],
     labeled: Pictures,
     settings: RetrieveSettings,
@@ -137,7 +139,7 @@ def identity_scores(
 
     Args:
         run: Its split tells the queries' domain, and its catalogue those of pictures.
-        rows: {path: (D,) embedding}.
+        embedded: The pictures' embeddings.
         queries: The paths of Q pictures.
         labeled: {path: identity} of the pictures that are known.
         settings: The steps; those that map each picture by itself count.
@@ -147,20 +149,16 @@ def identity_scores(
     """
     paths = sorted(labeled)
     names = np.array([labeled[path] for path in paths])
-    gallery = np.stack([rows[path] for path in paths])
+    gallery = embedded.stack(paths)
     catalogue = load_catalogue(run.path("training.csv")).set_index("path")
     domains = catalogue.domain[paths] == unseen_split(run).query_domain
     own = split_domains(gallery, domains.to_numpy()), split_domains(names, domains.to_numpy())
-    task = Embeddings(_stack(rows, queries, gallery), gallery, *own[0], own[1])
+    task = Embeddings(embedded.stack(queries), gallery, *own[0], own[1], embedded.widths)
     task = transform(task, settings)
     order = np.argsort(names, kind="stable")
     identities, starts = np.unique(names[order], return_index=True)
     scores = np.maximum.reduceat(task.queries @ task.gallery[order].T, starts, axis=1)
     return scores, identities
-
-
-def _stack(rows: Mapping[str, np.ndarray], paths: Sequence[str], like: np.ndarray) -> np.ndarray:
-    return np.array([rows[path] for path in paths], like.dtype).reshape(-1, like.shape[1])
 
 
 def name_rows(
@@ -195,7 +193,7 @@ def share_threshold(scores: np.ndarray, share: float) -> float:
 
 
 def validated_threshold(
-    run: Run, rows: Mapping[str, np.ndarray], settings: RetrieveSettings, count: int
+    run: Run, embedded: EmbeddedRows, settings: RetrieveSettings, count: int
 ) -> float:
     """Return the threshold that names labeled pictures best, some of whose identities are unknown.
 
@@ -204,7 +202,7 @@ def validated_threshold(
 
     Args:
         run: Its split is read.
-        rows: {path: (D,) embedding} of the labeled pictures.
+        embedded: The embeddings of the labeled pictures.
         settings: The steps; a projection learns from the known pictures only.
         count: How many names a picture gets.
 
@@ -213,17 +211,17 @@ def validated_threshold(
     """
     split = unseen_split(run)
     impostors = choose_impostors(split, run.seed, run.settings.train.changes_embedding)
-    known = {p: n for p, n in split.train.items() if n not in impostors and p in rows}
+    known = {p: n for p, n in split.train.items() if n not in impostors and p in embedded.rows}
     named = set(known.values())
-    genuine = {p: n for p, n in split.holdout.items() if n in named and p in rows}
-    strangers = [p for p, n in split.labeled.items() if n in impostors and p in rows]
+    genuine = {p: n for p, n in split.holdout.items() if n in named and p in embedded.rows}
+    strangers = [p for p, n in split.labeled.items() if n in impostors and p in embedded.rows]
     if not (genuine and strangers):
         raise UserError(
             f"{run.folder}: too few labeled pictures to find out when an identity is new: name "
             "--threshold or --new-share"
         )
     paths = [*genuine, *strangers]
-    scores, identities = identity_scores(run, rows, paths, known, settings)
+    scores, identities = identity_scores(run, embedded, paths, known, settings)
     truth = [*genuine.values(), *([None] * len(strangers))]
     threshold, expected = best_threshold(scores, identities, truth, count)
     log.info(

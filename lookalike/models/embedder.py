@@ -24,10 +24,10 @@ from lookalike.core.errors import UserError
 from lookalike.core.log import report_each
 from lookalike.core.numeric import one_thread
 from lookalike.core.settings import EmbedSettings
-from lookalike.core.weights import fingerprint, load_into, load_state
+from lookalike.core.weights import fingerprint, load_into
 from lookalike.faces.geometry import WHOLE, Crop, crop_kind
-from lookalike.models.backbones import build_backbone, load_carried
-from lookalike.models.face_models import sface_state
+from lookalike.models.backbones import build_backbone, load_carried, read_state
+from lookalike.models.dlib_model import DlibFace
 from lookalike.models.onnx_models import OnnxBackbone
 from lookalike.models.pooling import set_pooling
 from lookalike.models.preprocessing import Preprocessing
@@ -163,8 +163,8 @@ def load_embedder(
         weights: A file, "none" for random weights (always the same ones), or None for the
             pretrained weights.
         cache: Folder for pretrained weights whose package is not installed.
-        crop: Which part of a picture is seen. The template of an `aligned` crop is replaced by an
-            ONNX file's own.
+        crop: Which part of a picture is seen. The template of an `aligned` crop is replaced by the
+            backbone's own, where it has one.
         normalization: One of NORMALIZATIONS; `auto` is what the backbone was trained with.
         pooling: One of `poolings(backbone)`; `auto` is the backbone's own.
 
@@ -177,12 +177,11 @@ def load_embedder(
     if weights is None and name in CARRIERS:
         load_carried(backbone, name, cache)
     elif weights is not None and weights != "none":
-        state = load_state(Path(weights))
-        state = sface_state(state) if name == "sface" else state
+        state = read_state(Path(weights), name)
         load_into(backbone, state, weights)
         others = sorted(state.keys() - backbone.state_dict().keys())
         report_each(f"tensors of {weights} are not the backbone's: left out", others, logging.INFO)
-    if crop.kind == "aligned" and isinstance(backbone, OnnxBackbone):
+    if crop.kind == "aligned" and isinstance(backbone, OnnxBackbone | DlibFace):
         crop = replace(crop, template=backbone.template)
     preprocessing = replace(preprocessing, crop=crop)
     if normalization != "auto":

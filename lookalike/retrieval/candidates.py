@@ -11,14 +11,13 @@ from itertools import product
 from time import perf_counter
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from lookalike.core.runs import Run
 from lookalike.core.settings import EmbedSettings
 from lookalike.data.catalogue import load_catalogue, load_full_catalogue, readable, rows_of
 from lookalike.features.extractor import count_missing, embed, flips, untrained_extractor
-from lookalike.retrieval.labeled_tasks import compact
+from lookalike.retrieval.labeled_tasks import EmbeddedRows, embedded_rows
 from lookalike.retrieval.prior import Prior, sees_faces
 
 SAMPLE = 64  # pictures that a candidate's speed is measured on
@@ -49,13 +48,12 @@ class Candidate(NamedTuple):
 
 FACE_CANDIDATES = (
     Candidate("scales 0.85 1", 4.0, {"scales": (0.85, 1.0)}),
-    Candidate("scales 0.7 0.85 1", 4.0, {"scales": (0.7, 0.85, 1.0)}),
+    Candidate("scales 0.7 0.85 1", 3.0, {"scales": (0.7, 0.85, 1.0)}),
 )
 WHOLE_CANDIDATES = (
     Candidate("resolutions 1 1.4", 15.0, {"resolutions": (1.0, 1.4)}),
     Candidate("flip on", 5.0, {"flip": "on"}),
 )
-GAINS = (80.0, 15.0, 5.0, 5.0)  # of each step of the prior recipe's ladder
 
 
 def find_candidates(prior: Prior, named: frozenset[str], labeled: bool) -> list[Candidate]:
@@ -67,15 +65,19 @@ def find_candidates(prior: Prior, named: frozenset[str], labeled: bool) -> list[
         labeled: Whether there are labeled pictures to judge further ones by.
     """
     ladder, found = prior.ladder, []
-    for gain, lower, higher in zip(GAINS, ladder, ladder[1:], strict=False):
+    for gain, lower, higher in zip(prior.gains[1:], ladder, ladder[1:], strict=False):
         now = asdict(higher)
         change = {name: now[name] for name, value in asdict(lower).items() if value != now[name]}
         name = ", ".join(f"{key} {in_words(value)}" for key, value in change.items())
         found.append(Candidate(name, gain, change, trusted=True))
-    if labeled and len(ladder) == 1:
-        more = FACE_CANDIDATES if sees_faces(ladder[0]) else WHOLE_CANDIDATES
-        found += [candidate for candidate in more if not candidate.change.keys() & named]
-    return found
+    more: tuple[Candidate, ...] = ()
+    if labeled and sees_faces(ladder[0]):
+        more = FACE_CANDIDATES
+    elif labeled and len(ladder) == 1:
+        more = WHOLE_CANDIDATES
+    changes = [candidate.change for candidate in found]
+    more = tuple(candidate for candidate in more if candidate.change not in changes)
+    return found + [candidate for candidate in more if not candidate.change.keys() & named]
 
 
 def in_words(value: Any) -> str:
@@ -106,7 +108,7 @@ class CandidateEmbedder:
 
     run: Run
     labeled: Iterable[str]
-    _rows: dict[str, dict[str, np.ndarray]] = field(default_factory=dict, repr=False)
+    _rows: dict[str, EmbeddedRows] = field(default_factory=dict, repr=False)
     _rates: dict[str, float] = field(default_factory=dict, repr=False)
     _first: float = 0.0  # seconds that a picture took in the first embedding
 
@@ -157,14 +159,15 @@ class CandidateEmbedder:
         test = load_catalogue(self.run.path("test.csv"))
         embed(untrained_extractor(self.run, settings), test[readable(test)])
 
-    def rows_of(self, settings: EmbedSettings) -> dict[str, np.ndarray]:
+    def rows_of(self, settings: EmbedSettings) -> EmbeddedRows:
         """Return the embeddings of the labeled pictures, by path."""
         key = str(settings)
         if key not in self._rows:
             paths = sorted(self.labeled)
             pictures = rows_of(load_catalogue(self.run.path("training.csv")), paths)
-            rows = compact(embed(untrained_extractor(self.run, settings), pictures))
+            extractor = untrained_extractor(self.run, settings)
+            rows = embedded_rows(paths, embed(extractor, pictures), extractor.widths)
             if len(self._rows) >= KEPT:
                 self._rows.pop(next(iter(self._rows)))
-            self._rows[key] = dict(zip(paths, rows, strict=True))
+            self._rows[key] = rows
         return self._rows[key]

@@ -25,6 +25,7 @@ class Embeddings:
             both are all labeled pictures.
         identities: (L1,) and (L2,), the identities of the labeled pictures; empty where no step
             needs them.
+        widths: How many columns each backbone has, where they count differently; else empty.
     """
 
     queries: np.ndarray
@@ -32,6 +33,7 @@ class Embeddings:
     labeled_queries: np.ndarray
     labeled_gallery: np.ndarray
     identities: tuple[np.ndarray, np.ndarray] = (np.zeros(0, str), np.zeros(0, str))
+    widths: tuple[int, ...] = ()
 
     @property
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -41,7 +43,7 @@ class Embeddings:
     def with_arrays(self, arrays: Iterable[np.ndarray]) -> "Embeddings":
         """Return the same task with other arrays, in the order of the attributes."""
         queries, gallery, first, second = arrays
-        return Embeddings(queries, gallery, first, second, self.identities)
+        return Embeddings(queries, gallery, first, second, self.identities, self.widths)
 
 
 def split_domains(rows: np.ndarray, in_query_domain: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -60,7 +62,8 @@ def center(embeddings: Embeddings, transductive: bool = True) -> Embeddings:
     """Subtract the mean of each side, and bring the rows to length 1 again.
 
     What all pictures of a domain have in common, such as being photographs, says nothing of the
-    identity. A side of fewer than two pictures stays as it is.
+    identity. A side of fewer than two pictures stays as it is. Where backbones count differently,
+    the part of each keeps its length: else one whose pictures are all alike would lose its say.
 
     Args:
         embeddings: Of a retrieval task.
@@ -70,7 +73,10 @@ def center(embeddings: Embeddings, transductive: bool = True) -> Embeddings:
 
     def centered(rows: np.ndarray, labeled: np.ndarray) -> np.ndarray:
         reference = rows if transductive else labeled
-        return unit(rows - reference.mean(0, dtype=np.float64)) if len(reference) > 1 else rows
+        if len(reference) < 2:
+            return rows
+        moved = rows - reference.mean(0, dtype=np.float64)
+        return _with_lengths(moved, rows, embeddings.widths) if embeddings.widths else unit(moved)
 
     queries, gallery, labeled_queries, labeled_gallery = embeddings.arrays
     alone = labeled_queries is labeled_gallery
@@ -83,3 +89,11 @@ def center(embeddings: Embeddings, transductive: bool = True) -> Embeddings:
             first if alone else centered(labeled_gallery, labeled_gallery),
         )
     )
+
+
+def _with_lengths(rows: np.ndarray, like: np.ndarray, widths: tuple[int, ...]) -> np.ndarray:
+    """Scale the parts of rows to the lengths that they have in others; float32."""
+    ends = np.cumsum(widths)[:-1]
+    pairs = zip(np.split(rows, ends, 1), np.split(like, ends, 1), strict=True)
+    parts = [unit(part) * np.linalg.norm(other, axis=1, keepdims=True) for part, other in pairs]
+    return np.concatenate(parts, axis=1).astype(np.float32)

@@ -311,7 +311,7 @@ def learned_once(part: Part) -> Part:
         rows |= dict(zip(paths[~in_first], second, strict=True))
     else:
         rows |= dict(zip(task.seen, first, strict=True))
-    tasks = replace(part.tasks, rows=rows, _transformed={})
+    tasks = replace(part.tasks, rows=rows, widths=(), _transformed={})
     return Part(tasks, replace(steps, project_steps=None, whiten=None), part.queries)
 
 

@@ -43,6 +43,17 @@ def concatenate(parts: Sequence[np.ndarray], weights: Sequence[float] = ()) -> n
     return np.concatenate(scaled, axis=1).astype(np.float32)
 
 
+def joined_widths(widths: Sequence[tuple[int, ...]], dims: Sequence[int]) -> tuple[int, ...]:
+    """Return the widths of the parts of concatenated embeddings, see `Embeddings`.
+
+    >>> joined_widths([(), (2, 3)], [4, 5]), joined_widths([(), ()], [4, 5])
+    ((4, 2, 3), ())
+    """
+    if not any(widths):
+        return ()
+    return tuple(w for own, dim in zip(widths, dims, strict=True) for w in own or (dim,))
+
+
 def fuse_scores(parts: Sequence[np.ndarray], weights: Sequence[float] = ()) -> np.ndarray:
     """Average the scores of several models, each query's brought to mean 0 and deviation 1 first.
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lookalike.core.settings import EmbedSettings, RetrieveSettings, plain
-from lookalike.retrieval.labeled_tasks import LabeledTasks, TaskScores
+from lookalike.retrieval.labeled_tasks import EmbeddedRows, LabeledTasks, TaskScores
 
 SIGNIFICANCE = 0.05  # the p-value from which on a gain is not believed
 FLIPS = 10_000  # sign flips that a gain is compared with; all of them where there are fewer
@@ -42,7 +42,7 @@ class Recipe(NamedTuple):
         return sha256(dumps(table, sort_keys=True).encode()).hexdigest()[:16]
 
 
-RowsOf = Callable[[EmbedSettings], dict[str, np.ndarray]]
+RowsOf = Callable[[EmbedSettings], EmbeddedRows]
 
 
 class Judge:
@@ -73,7 +73,8 @@ class Judge:
         key = str(settings)
         if key not in self._embedded:
             self._embedded.clear()
-            self._embedded[key] = replace(self.tasks, rows=self.rows_of(settings), _transformed={})
+            found = self.rows_of(settings)._asdict()
+            self._embedded[key] = replace(self.tasks, **found, _transformed={})
         return self._embedded[key]
 
 

@@ -71,6 +71,7 @@ class LabeledTasks:
         tasks: The tasks.
         rows: {path: (D,) embedding}; empty before `embed`.
         metric: What they are scored by.
+        widths: See `Embeddings`.
     """
 
     catalogue: pd.DataFrame
@@ -78,13 +79,14 @@ class LabeledTasks:
     tasks: list[LabeledTask]
     rows: dict[str, np.ndarray] = field(default_factory=dict)
     metric: Metric = SCORE
+    widths: tuple[int, ...] = ()
     _transformed: dict[str, list[Embeddings]] = field(default_factory=dict, repr=False)
 
     def embed(self, extractor: Extractor) -> None:
         """Embed all pictures of the tasks."""
         paths = sorted({path for task in self.tasks for part in task for path in part})
-        rows = compact(embed(extractor, rows_of(self.catalogue, paths)))
-        self.rows = dict(zip(paths, rows, strict=True))
+        rows = embed(extractor, rows_of(self.catalogue, paths))
+        self.rows, self.widths = embedded_rows(paths, rows, extractor.widths)
         self._transformed.clear()
 
     def with_tasks(self, tasks: list[LabeledTask]) -> "LabeledTasks":
@@ -119,14 +121,15 @@ class LabeledTasks:
 
     def stack(self, paths: Iterable[str]) -> np.ndarray:
         """Return (N, D) embeddings of the pictures with these paths."""
-        return np.array([self.rows[path] for path in paths], np.float32).reshape(-1, self.dim)
+        return EmbeddedRows(self.rows).stack(paths)
 
     def embeddings(self, task: LabeledTask) -> Embeddings:
         """Return a task's embeddings, those of `seen` divided by domain where it is known."""
         in_query_domain = self.in_query_domain(task)
         labeled = split_domains(self.stack(task.seen), in_query_domain)
         identities = split_domains(np.array(list(task.seen.values()), str), in_query_domain)
-        return Embeddings(self.stack(task.query), self.stack(task.gallery), *labeled, identities)
+        sides = self.stack(task.query), self.stack(task.gallery)
+        return Embeddings(*sides, *labeled, identities, self.widths)
 
     def in_query_domain(self, task: LabeledTask) -> np.ndarray:
         """Return which pictures of `seen` are of the query domain, (N,) bool."""
@@ -198,6 +201,40 @@ def _score_transformed(
     shown = identities[answerable].tolist()
     values = measure_queries(hits, relevant[answerable], metric, identities=shown)
     return TaskScores(values, shown)
+
+
+class EmbeddedRows(NamedTuple):
+    """The embeddings of pictures.
+
+    Attributes:
+        rows: {path: (D,) embedding}.
+        widths: See `Embeddings`.
+    """
+
+    rows: dict[str, np.ndarray]
+    widths: tuple[int, ...] = ()
+
+    def stack(self, paths: Iterable[str]) -> np.ndarray:
+        """Return (N, D) embeddings of the pictures with these paths."""
+        dim = len(next(iter(self.rows.values())))
+        return np.array([self.rows[path] for path in paths], np.float32).reshape(-1, dim)
+
+
+def embedded_rows(
+    paths: Iterable[str], rows: np.ndarray, widths: tuple[int, ...] = ()
+) -> EmbeddedRows:
+    """Return the embeddings of pictures in no more columns than they need, see `compact`.
+
+    Args:
+        paths: Of the N pictures.
+        rows: (N, D) embeddings.
+        widths: The columns of each backbone, where they count differently.
+    """
+    parts = np.split(rows, np.cumsum(widths)[:-1], axis=1) if widths else [rows]
+    parts = [compact(part) for part in parts]
+    rows = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+    found = tuple(part.shape[1] for part in parts) if widths else ()
+    return EmbeddedRows(dict(zip(paths, rows, strict=True)), found)
 
 
 def compact(rows: np.ndarray) -> np.ndarray:

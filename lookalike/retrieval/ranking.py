@@ -9,6 +9,7 @@ A stage embeds the pictures, opens the stored index and ranks by the same steps 
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypedDict, get_args, get_type_hints
 
@@ -42,7 +43,7 @@ from lookalike.evaluation.submissions import write_run_submission
 from lookalike.features.extractor import Extractor, embed, trained_extractor
 from lookalike.retrieval.embeddings import Embeddings, split_domains
 from lookalike.retrieval.ensemble import members
-from lookalike.retrieval.fusion import concatenate, fuse_ranks, fuse_scores
+from lookalike.retrieval.fusion import concatenate, fuse_ranks, fuse_scores, joined_widths
 from lookalike.retrieval.index import (
     Ranking,
     as_mapping,
@@ -262,6 +263,8 @@ def index_origin(run: Run) -> dict[str, Any]:
     files = ("model.safetensors", "test.csv", "training.csv", "split.json")
     settings = run.settings.embed
     views = {"detector, flip or scales": f"{settings.detector}, {settings.flip}, {settings.scales}"}
+    if len(set(settings.factors)) > 1:
+        views["--backbone"] = settings.backbone
     kind = {"--index": run.settings.retrieve.index}
     return {name: file_hash(run.path(name)) for name in files} | views | kind
 
@@ -375,7 +378,8 @@ class StoredGallery(NamedTuple):
         """Return the retrieval task of some queries, (Q, D) rows of length 1."""
         # A tensor where another package has imported faiss.contrib.torch_utils.
         gallery = np.asarray(self.index.reconstruct_n(0, self.index.ntotal))
-        return Embeddings(queries, gallery, *self.labeled, self.identities)
+        widths = self.extractor.widths
+        return Embeddings(queries, gallery, *self.labeled, self.identities, widths)
 
 
 def open_gallery(run: Run, name: str) -> StoredGallery:
@@ -496,6 +500,9 @@ def rank_galleries(
     if len(tasks) == 1 or settings.fusion == "concat":
         arrays = zip(*(task.arrays for task in tasks), strict=True)
         whole = tasks[0].with_arrays(concatenate(parts, weights) for parts in arrays)
+        dims = [task.queries.shape[1] for task in tasks]
+        widths = joined_widths([task.widths for task in tasks], dims)
+        whole = replace(whole, widths=widths)
         return rank_embeddings(whole, settings, names, query_names, k)
     scores = [
         score_all(apply(task, gallery.settings), gallery.settings)

@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 from tabulate import tabulate
 
+from lookalike.core.carriers import CARRIERS, carried_file
 from lookalike.core.clock import Clock
 from lookalike.core.errors import UserError
 from lookalike.core.files import file_hash, whole_file, write_json
@@ -98,6 +99,7 @@ class Search:
         embedded: The embeddings of the candidates that were tried.
         choosing: Seconds that each choice of the steps took.
         unseen: The score on identities not chosen on, by the first recipe and by the chosen ones.
+        strangers: The prior recipe's threshold for query neighbors, by embedding.
     """
 
     run: Run
@@ -107,6 +109,7 @@ class Search:
     embedded: list[EmbedSettings] = field(default_factory=list)
     choosing: list[float] = field(default_factory=list)
     unseen: tuple[float, float] | None = None
+    strangers: dict[str, float | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.metric = run_metric(self.run.settings)
@@ -152,7 +155,8 @@ class Search:
 
     def _try_candidates(self) -> None:
         """Try every candidate that fits into the time, the greatest gain a minute first."""
-        waiting = find_candidates(self.prior, self.run.named, self.labeled is not None)
+        found = find_candidates(self.prior, self.run.named, self.labeled is not None)
+        waiting = [candidate for candidate in found if self._can_be_loaded(candidate)]
         count = len(waiting)
         while waiting:
             costs = {c.name: self._seconds(c) for c in waiting}
@@ -167,6 +171,17 @@ class Search:
             number = count - len(waiting)
             log.info("choice %d of %d: %s, %.1f min left", number, count, candidate.name, minutes)
             self._try(candidate)
+
+    def _can_be_loaded(self, candidate: Candidate) -> bool:
+        """Return whether the weights of a candidate are here, and say so where they are not."""
+        try:
+            for member in candidate.applied(self.best.embed).members:
+                if member.weights is None and member.backbone in CARRIERS:
+                    carried_file(CARRIERS[member.backbone], self.run.cache)
+        except UserError as error:
+            log.warning("warning: %s is left out: %s", candidate.name, error)
+            return False
+        return True
 
     def _seconds(self, candidate: Candidate) -> float:
         """Return how long a candidate takes; a bound where that is beyond the time that is left."""
@@ -185,9 +200,10 @@ class Search:
 
     def _try(self, candidate: Candidate) -> None:
         """Embed by a candidate, keep it where it is believed, and choose the steps anew."""
-        other = self.best._replace(embed=candidate.applied(self.best.embed))
+        embed = candidate.applied(self.best.embed)
         try:
-            self.embedder.embed_test(other.embed)
+            self.embedder.embed_test(embed)
+            other = self._changed(self.best, embed)
             if self.labeled is None:
                 self.best = other
                 self._publish()
@@ -198,11 +214,29 @@ class Search:
             log.warning("warning: %s is left out: %s", candidate.name, error)
             return
         self.decisions.append(candidate)
-        self.embedded.append(other.embed)
+        self.embedded.append(embed)
         kept = record_round(self._record, [candidate.name], before, [after], candidate.trusted)
         if kept is not None:
             self.best = other
             self._choose_steps(self.labeled)
+
+    def _changed(self, best: Recipe, embed: EmbedSettings) -> Recipe:
+        """Return a recipe with another embedding; its threshold for neighbors follows.
+
+        A cosine that hardly any strangers reach is another one by another embedding.
+        """
+        steps, threshold = best.retrieve, best.retrieve.query_neighbors
+        if threshold is not None and threshold == self._strangers(best.embed):
+            steps = replace(steps, query_neighbors=self._strangers(embed))
+        return Recipe(embed, steps)
+
+    def _strangers(self, embed: EmbedSettings) -> float | None:
+        """Return the prior recipe's threshold for query neighbors by an embedding."""
+        key = str(embed)
+        if key not in self.strangers:
+            steps, _ = prior_steps(self.run, embed, self.run.named)
+            self.strangers[key] = steps.query_neighbors
+        return self.strangers[key]
 
     def _choose_steps(self, labeled: Labeled) -> None:
         """Choose the steps for the best embedding, and publish what is new."""
@@ -234,7 +268,7 @@ class Search:
         halves = score_on_halves(
             labeled.everything,
             self.run.seed,
-            Decisions(self.first, self.decisions, self.embedded),
+            Decisions(self.first, self.decisions, self.embedded, self._changed),
             self._judge,
             self._chooser,
             Clock(seconds),

@@ -48,11 +48,13 @@ class Decisions(NamedTuple):
             that of the projection was tuned.
         embedded: The embeddings that were made for it. A half that keeps other candidates than all
             identities do is not embedded anew: candidates that would lead to others are left out.
+        changed: Returns a recipe with another embedding.
     """
 
     first: Recipe
     order: Sequence[Decision]
     embedded: Collection[EmbedSettings]
+    changed: Callable[[Recipe, EmbedSettings], Recipe]
 
 
 class Halves(NamedTuple):
@@ -126,9 +128,10 @@ def _choose_again(decisions: Decisions, chooser: StepChooser) -> Recipe:
         if candidate == "size":
             best = chooser.tune(best, chooser.clock)
             continue
-        other = best._replace(embed=candidate.applied(best.embed))
-        if other.embed not in decisions.embedded:
+        embed = candidate.applied(best.embed)
+        if embed not in decisions.embedded:
             continue
+        other = decisions.changed(best, embed)
         scores = judge.score(best), [judge.score(other)]
         names = [candidate.name]
         kept = record_round(chooser.record, names, *scores, candidate.trusted)

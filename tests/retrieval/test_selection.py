@@ -8,7 +8,7 @@ import pytest
 from lookalike.core.clock import Clock
 from lookalike.core.settings import EmbedSettings, RetrieveSettings
 from lookalike.retrieval.judging import Judge, Recipe, Trial
-from lookalike.retrieval.labeled_tasks import LabeledTasks, TaskScores
+from lookalike.retrieval.labeled_tasks import EmbeddedRows, LabeledTasks, TaskScores
 from lookalike.retrieval.selection import StepChooser, step_choices, thresholds
 from tests.retrieval.tasks import clustered, tasks_of
 
@@ -19,7 +19,7 @@ def chooser_of(
     tasks: LabeledTasks, trials: list[Trial], *named: str, seconds: float = 1000
 ) -> StepChooser:
     """What chooses the steps for these tasks, in so much time."""
-    judge = Judge(tasks, lambda settings: tasks.rows, {})
+    judge = Judge(tasks, lambda settings: EmbeddedRows(tasks.rows), {})
     return StepChooser(judge, frozenset(named), trials.append, Clock(seconds), True, False)
 
 
@@ -68,7 +68,7 @@ def test_what_is_named_is_not_chosen() -> None:
 
 def test_a_recipe_is_scored_only_once(monkeypatch: pytest.MonkeyPatch) -> None:
     tasks = tasks_of(clustered(12, 6, seed=6), noise=0.2)
-    judge = Judge(tasks, lambda settings: tasks.rows, {})
+    judge = Judge(tasks, lambda settings: EmbeddedRows(tasks.rows), {})
     whole, scored = LabeledTasks.score, []
 
     def score(self: LabeledTasks, settings: RetrieveSettings) -> TaskScores:
