@@ -1,7 +1,10 @@
 """Files that packages carry: the right ones, downloaded once, never installed."""
 
+import dataclasses
 import hashlib
+import io
 import subprocess
+import tarfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -27,8 +30,14 @@ def pip(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     calls: list[list[str]] = []
 
     def run(words: list[str], **_: Any) -> None:
-        calls.append(words)
+        calls.append([*words, Path(words[words.index("--requirement") + 1]).read_text()])
         folder = Path(words[words.index("--dest") + 1])
+        if "--only-binary=:all:" not in words:
+            with tarfile.open(folder / "the_package-1.0.tar.gz", "w:gz") as source:
+                about = tarfile.TarInfo(f"the_package-1.0/{MEMBER}")
+                about.size = len(CONTENT)
+                source.addfile(about, io.BytesIO(CONTENT))
+            return
         with zipfile.ZipFile(folder / "the_package-1.0-py3-none-any.whl", "w") as wheel:
             wheel.writestr(MEMBER, CONTENT)
 
@@ -36,7 +45,9 @@ def pip(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return calls
 
 
-@pytest.mark.parametrize("name", ["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"])
+@pytest.mark.parametrize(
+    "name", ["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "dlib"]
+)
 def test_the_installed_packages_carry_the_right_files(name: str, tmp_path: Path) -> None:
     path = carried_file(CARRIERS[name], tmp_path)
     assert hashlib.sha256(path.read_bytes()).hexdigest() == CARRIERS[name].sha256
@@ -50,6 +61,15 @@ def test_a_package_that_is_not_installed_is_downloaded_once(
         assert carried_file(carrier(), tmp_path).read_bytes() == CONTENT
     assert len(pip) == 1
     assert "--no-deps" in pip[0] and "download" in pip[0] and "install" not in pip[0]
+
+
+def test_only_the_source_archive_that_is_known_is_set_up(
+    pip: list[list[str]], tmp_path: Path
+) -> None:
+    """pip runs the setup of a source archive to learn its name."""
+    known = dataclasses.replace(carrier(), source="0" * 64)
+    assert carried_file(known, tmp_path).read_bytes() == CONTENT
+    assert pip[0][-1] == f"no-such-package-is-installed==1.0 --hash=sha256:{'0' * 64}\n"
 
 
 def test_a_file_with_another_hash_is_refused(pip: list[list[str]], tmp_path: Path) -> None:

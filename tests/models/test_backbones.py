@@ -88,7 +88,7 @@ def test_a_hub_out_of_reach_is_an_error_that_lists_what_works(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(
-        UserError, match=r"efficientnet_lite0.*mobilenet_v2, sface; or --weights FILE"
+        UserError, match=r"efficientnet_lite0.*mobilenet_v2, sface, dlib; or --weights FILE"
     ):
         load_embedder("test_vit")
 

@@ -322,7 +322,9 @@ def test_a_package_that_changes_faiss_changes_no_search() -> None:
         "found = search(build_index(rows), names, rows[:2], ['a', 'b'], k=3)\n"
         "from lookalike.retrieval.ranking import StoredGallery\n"
         "none = rows[:0]\n"
-        "stored = StoredGallery(None, build_index(rows), names, None, (none, none), ([], []))\n"
+        "from lookalike.features.extractor import JointExtractor\n"
+        "kept = build_index(rows), names, None, (none, none), ([], [])\n"
+        "stored = StoredGallery(JointExtractor(()), *kept)\n"
         "print(found.gallery[:, 0].tolist(), type(stored.embeddings(rows[:2]).gallery).__name__)"
     )
     done = subprocess.run(
