@@ -1,7 +1,7 @@
 """dlib's face network gives what dlib gives.
 
-`dlib.txt` holds what dlib 20.0.1 makes of three pictures of 5 × 5 squares: a row of 128 numbers each
-(`face_recognition_model_v1.compute_face_descriptor`).
+`dlib.txt` holds what dlib 20.0.1 makes of three pictures of 5 × 5 squares, a row of 128 numbers
+each (`face_recognition_model_v1.compute_face_descriptor`).
 """
 
 from pathlib import Path
@@ -61,7 +61,7 @@ def test_it_sees_aligned_faces_with_its_own_template() -> None:
     assert x[0] < x[2] < x[1] and y[0] < y[2] < y[3], "eyes, nose and mouth from above"
 
 
-@pytest.mark.parametrize("kept", [0, 1000, -8])
+@pytest.mark.parametrize("kept", [0, 1000, 20_000_000])
 def test_another_file_is_refused(kept: int, weights: Path, tmp_path: Path) -> None:
     path = tmp_path / "faces.dat"
     path.write_bytes(weights.read_bytes()[:kept])
