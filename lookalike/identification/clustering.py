@@ -53,16 +53,8 @@ def cluster_test(command: ClusterCommand) -> None:
     report_each("pictures cannot be read: each is a cluster of its own", test.path[~good])
     if good.sum() > MOST:
         raise UserError(f"{run.folder}: {good.sum()} pictures; at most {MOST} can be clustered")
-    pictures = labeled_pictures(run)
-    embedded = rows_by_path(run, pictures, test[good])
-    settings = run.settings.retrieve
-    height = command.height
-    if height is None:
-        height = _labeled_height(run, embedded, settings)
-    labeled = dict(zip(pictures.path, pictures.identity, strict=True))
-    mapped = map_rows(embedded, list(test.path[good]), labeled, settings)
     numbers = np.arange(1, len(test) + 1) + len(test)  # those of pictures that cannot be read
-    numbers[good.to_numpy()] = cut(tree(mapped), height)
+    numbers[good.to_numpy()] = _cluster_readable(run, test[good], command.height)
     names = bare_names(test.path).tolist()
     clusters = dict(zip(names, map(str, numbers.tolist()), strict=True))
     path = run.path("clusters.csv")
@@ -73,6 +65,15 @@ def cluster_test(command: ClusterCommand) -> None:
         both = [(truth[name], clusters[name]) for name in names if name in truth]
         index = adjusted_rand_score(*zip(*both, strict=True)) if both else float("nan")
         print(tabulate([("adjusted Rand index", f"{index:.4f}"), ("pictures", len(both))]))
+
+
+def _cluster_readable(run: Run, test: pd.DataFrame, height: float | None) -> np.ndarray:
+    """Return the clusters of pictures that can be read, numbered from 1."""
+    pictures, settings = labeled_pictures(run), run.settings.retrieve
+    embedded = rows_by_path(run, pictures, test)
+    height = _labeled_height(run, embedded, settings) if height is None else height
+    labeled = dict(zip(pictures.path, pictures.identity, strict=True))
+    return cut(tree(map_rows(embedded, list(test.path), labeled, settings)), height)
 
 
 def _table(command: ClusterCommand, clusters: Mapping[str, str]) -> pd.DataFrame:

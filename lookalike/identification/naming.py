@@ -72,17 +72,7 @@ def name_test(command: NamesCommand) -> None:
         command.sample_submission, queries.tolist(), [*known, command.new_name], command.count
     )
     count = sample.length if sample else command.count
-    embedded = rows_by_path(run, pictures, test[good])
-    settings = run.settings.retrieve
-    labeled = dict(zip(pictures.path, pictures.identity, strict=True))
-    scores, identities = identity_scores(run, embedded, list(test.path[good]), labeled, settings)
-    threshold = command.threshold
-    if threshold is None and command.new_share is not None:
-        threshold = share_threshold(scores, command.new_share)
-        log.info("threshold %.3f: %.0f %% are called new", threshold, 100 * command.new_share)
-    elif threshold is None:
-        threshold = validated_threshold(run, embedded, settings, count)
-    found = name_rows(scores, identities, threshold, count, command.new_name)
+    found, threshold = _name_readable(command, run, pictures, test[good], count)
     named = {query: [command.new_name] for query in queries.tolist()}
     named |= dict(zip(queries[good].tolist(), found.names.tolist(), strict=True))
     sure = dict.fromkeys(named, threshold)
@@ -99,6 +89,23 @@ def name_test(command: NamesCommand) -> None:
         truth = read_labels(command.labels).query
         values = measure_names(named, truth, known, command.new_name, sure)
         print(tabulate([(name, f"{value:.4f}") for name, value in values.items()], ["", "mean"]))
+
+
+def _name_readable(
+    command: NamesCommand, run: Run, pictures: pd.DataFrame, test: pd.DataFrame, count: int
+) -> tuple[Named, float]:
+    """Return the names of pictures that can be read, and the threshold of new identities."""
+    embedded, settings = rows_by_path(run, pictures, test), run.settings.retrieve
+    labeled = dict(zip(pictures.path, pictures.identity, strict=True))
+    scores, identities = identity_scores(run, embedded, list(test.path), labeled, settings)
+    if command.threshold is not None:
+        threshold = command.threshold
+    elif command.new_share is not None:
+        threshold = share_threshold(scores, command.new_share)
+        log.info("threshold %.3f: %.0f %% are called new", threshold, 100 * command.new_share)
+    else:
+        threshold = validated_threshold(run, embedded, settings, count)
+    return name_rows(scores, identities, threshold, count, command.new_name), threshold
 
 
 def _write_table(path: Path, named: Mapping[str, Sequence[str]], sure: Mapping[str, float]) -> None:
