@@ -211,7 +211,7 @@ def load_extractor(
     """Load a backbone by name, ready to embed pictures.
 
     Args:
-        backbone: efficientnet_lite0 to lite2, mobilenet_v2 and sface (no model hub needed),
+        backbone: efficientnet_lite0 to lite2, mobilenet_v2, sface and dlib (no model hub needed),
             efficientnet_b0, resnet50, vit_b16, any timm name, torchvision:NAME,
             inception_resnet_v1, or onnx:FILE.
         crop: What the backbone sees: the whole picture (`none`), the `face` with a margin, or the

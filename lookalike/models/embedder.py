@@ -3,7 +3,7 @@
     embedder = load_embedder("efficientnet_lite0")
     embeddings = embedder(embedder.transform(image)[None])   # (1, 1280), of length 1
 
-Names: `efficientnet_lite0` to `lite2`, `mobilenet_v2` and `sface` need no model hub;
+Names: `efficientnet_lite0` to `lite2`, `mobilenet_v2`, `sface` and `dlib` need no model hub;
 `efficientnet_b0`, `resnet50`, `vit_b16` and every other timm name are loaded from timm's hub,
 `torchvision:NAME` from torchvision's; `inception_resnet_v1` and `onnx:FILE` from a file.
 """
