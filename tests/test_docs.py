@@ -191,8 +191,8 @@ def test_the_commands_of_the_quickstart_run(run_program: Program) -> None:
 # ---- options ------------------------------------------------------------------------------------
 
 SUBCOMMANDS = {
-    "identify": ("who", "like"),
-    "verify": ("score", "train", "pair", "table"),
+    "identify": ("who", "like", "test", "cluster"),
+    "verify": ("score", "train", "pair", "table", "fill"),
     "submit": ("send", "history", "serve"),
     "cache": ("list", "prune"),
     "demo": (),
