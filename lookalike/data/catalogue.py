@@ -35,11 +35,10 @@ from lookalike.data.images import (
     check_picture,
     map_images,
 )
-from lookalike.data.layout import LABELED, TEST
+from lookalike.data.layout import GALLERY, LABELED, QUERIES, TEST
 from lookalike.data.listing import list_pictures
 from lookalike.data.sessions import find_sessions
 
-QUERIES, GALLERY = ("query", "test"), ("gallery", "test")  # parts that are searched for, or in
 COLUMNS = ["path", "identity", "domain", "session", "part", "content", "problem"]
 
 

@@ -9,6 +9,7 @@ from lookalike.core.settings import ListingSettings
 from lookalike.data import domains
 from lookalike.data.catalogue import bare_names, read_catalogue, readable
 from lookalike.data.domain_choice import with_domains
+from lookalike.data.layout import GALLERY, QUERIES
 from lookalike.data.splits import Split, make_split
 
 
@@ -35,12 +36,12 @@ class Dataset:
     @property
     def query(self) -> pd.DataFrame:
         """The test's query pictures."""
-        return self._rows("query", "test")
+        return self._rows(*QUERIES)
 
     @property
     def gallery(self) -> pd.DataFrame:
         """The test's gallery pictures."""
-        return self._rows("gallery", "test")
+        return self._rows(*GALLERY)
 
     @property
     def unreadable(self) -> pd.DataFrame:

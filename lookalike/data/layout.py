@@ -44,6 +44,7 @@ PARTS = {
 }
 LABELED = ("training", "validation")  # the parts whose identities are known
 TEST = ("query", "gallery", "test")
+QUERIES, GALLERY = ("query", "test"), ("gallery", "test")  # parts that are searched for, or in
 
 
 class Layout(NamedTuple):

@@ -18,6 +18,7 @@ from lookalike.core.settings import ListingSettings
 from lookalike.data.layout import (
     LABELED,
     PARTS,
+    QUERIES,
     TEST,
     find_layout,
     has_usable_name,
@@ -157,7 +158,7 @@ def _nothing_understood(root: Path) -> str:
 def _list_part(root: Path, part: str, folder: Path, pattern: str | None) -> pd.DataFrame:
     """List the pictures of one part."""
     files = without_clutter(folder, files_below(folder, hidden=True))
-    if part in ("query", "test"):
+    if part in QUERIES:
         _refuse_unusable_names(folder, files)
     files = with_usable_names(folder, files)
     if part in LABELED:

@@ -20,7 +20,14 @@ from lookalike.core.files import files_below
 from lookalike.core.log import log, report_each
 from lookalike.core.readers import TABLES, read_outside_table
 from lookalike.core.settings import ListingSettings
-from lookalike.data.layout import PARTS, TEST, has_usable_name, is_clutter, named_as_picture
+from lookalike.data.layout import (
+    PARTS,
+    QUERIES,
+    TEST,
+    has_usable_name,
+    is_clutter,
+    named_as_picture,
+)
 
 Tables = dict[str, Path]  # part, or `all` -> the table of its pictures
 SAMPLE = 200  # values of a column that are looked for among the files
@@ -176,7 +183,7 @@ def existing(root: Path, rows: pd.DataFrame) -> pd.DataFrame:
         UserError: A query is missing.
     """
     lost = rows.path == ""
-    queries = rows.value[lost & rows.part.isin(["query", "test"])]
+    queries = rows.value[lost & rows.part.isin(QUERIES)]
     if len(queries):
         raise UserError(
             f"{root}: {len(queries)} queries are no files in it, first {queries.iloc[0]!r}: a "
@@ -235,7 +242,7 @@ def read_usage(path: Path) -> dict[str, str]:
     usage = _usual_column(table, "usage", {image, identity, split})
     if usage is None:
         return {}
-    rows = table[_parts_of(path, table[split]).isin(["query", "test"])]
+    rows = table[_parts_of(path, table[split]).isin(QUERIES)]
     return dict(zip(rows[image], rows[usage], strict=True))
 
 

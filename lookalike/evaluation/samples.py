@@ -11,14 +11,15 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from lookalike.core.errors import UserError
 from lookalike.core.files import whole_file
 from lookalike.core.readers import read_text
 
+Key = TypeVar("Key")
 # The usual names of the column of gallery names, where its values do not tell.
 USUAL = ("images", "image", "predictions", "prediction", "matches", "neighbors", "gallery", "names")
 
@@ -225,15 +226,28 @@ def _names_column(
         for i in others
         if any(_text_of(n) in picture_of for n in re.split(r"[ ,;|]+", columns[i][0]) if n)
     ]
-    usual = [i for i in others if head[i].strip().lower() in USUAL]
-    for found in (named, usual, others):
-        if len(found) == 1:
-            return found[0]
+    found = named[0] if len(named) == 1 else usual_or_only({i: head[i] for i in others}, USUAL)
+    if found is not None:
+        return found
     names = ", ".join(head[i] for i in others)
     raise UserError(
         f"{path}: which column takes the gallery names? {names or 'None'} could be; it should "
         f"hold some, or be called {', '.join(USUAL)}"
     )
+
+
+def usual_or_only(names: Mapping[Key, str], usual: Collection[str]) -> Key | None:
+    """Return the column with a usual name where there is one, else the only one; None if neither.
+
+    Args:
+        names: {column: its name} of those that may be it.
+        usual: The usual names, in lower case.
+
+    >>> usual_or_only({0: "note", 1: "Score "}, {"score"}), usual_or_only({0: "a", 1: "b"}, {"c"})
+    (1, None)
+    """
+    known = [column for column, name in names.items() if name.strip().lower() in usual]
+    return next((found[0] for found in (known, list(names)) if len(found) == 1), None)
 
 
 def _separator(cells: Sequence[str]) -> str:

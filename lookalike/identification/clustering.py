@@ -26,6 +26,7 @@ from lookalike.core.runs import Run, open_run
 from lookalike.core.settings import RetrieveSettings
 from lookalike.data.catalogue import bare_names, load_catalogue, queries_of, readable
 from lookalike.data.splits import Pictures, unseen_split
+from lookalike.evaluation.samples import usual_or_only
 from lookalike.evaluation.scoring import read_labels
 from lookalike.identification.naming import rows_by_path
 from lookalike.identification.references import READS, labeled_pictures
@@ -84,16 +85,14 @@ def _table(command: ClusterCommand, clusters: Mapping[str, str]) -> pd.DataFrame
     stems = {PurePosixPath(name).stem: number for name, number in clusters.items()}
     cluster_of = {**stems, **clusters}
     ids = [column for column in table.columns if table[column].isin(cluster_of.keys()).all()]
-    others = [column for column in table.columns if column not in ids[:1]]
-    usual = [column for column in others if column.strip().lower() in USUAL]
-    target = usual if len(usual) == 1 else others
-    if len(ids) != 1 or len(target) != 1:
+    target = usual_or_only({c: c for c in table.columns if c not in ids[:1]}, USUAL)
+    if len(ids) != 1 or target is None:
         raise UserError(
             f"{command.sample_submission}: one column has to name the test's pictures, and one, "
             f"called {', '.join(USUAL)} or the only other, takes the cluster; it has "
             f"{', '.join(map(str, table.columns))}"
         )
-    return table.assign(**{target[0]: table[ids[0]].map(cluster_of)})
+    return table.assign(**{target: table[ids[0]].map(cluster_of)})
 
 
 def _labeled_height(run: Run, embedded: EmbeddedRows, settings: RetrieveSettings) -> float:

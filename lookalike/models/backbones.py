@@ -33,18 +33,25 @@ TIMM_NAMES = {
     "vit_b16": "vit_base_patch16_224",
 }
 
-# (network, image size, normalization) of the networks that no library has: those for faces, and
-# those that are only trained from scratch.
 AUXILIARY = {"inception_v3": ("AuxLogits",), "googlenet": ("aux1", "aux2")}
-FACE_MODELS: dict[str, tuple[type[nn.Module], int, str]] = {
-    "sface": (SFace, 112, "fixed"),
-    "dlib": (DlibFace, 150, "its own"),
-    "inception_resnet_v1": (InceptionResnetV1, 160, "fixed"),
+OwnModels = dict[str, tuple[type[nn.Module], Preprocessing]]
+
+
+def _fixed(image_size: int) -> Preprocessing:
+    """Return the preprocessing of pictures of a size, normalized as (x - 127.5) / 128."""
+    return Preprocessing(image_size, "bilinear", (), ()).normalized_by("fixed")
+
+
+# The networks that no library has: those for faces, and those that are only trained from scratch.
+FACE_MODELS: OwnModels = {
+    "sface": (SFace, _fixed(112)),
+    "dlib": (DlibFace, Preprocessing(150, "bilinear", MEAN, DEVIATION)),
+    "inception_resnet_v1": (InceptionResnetV1, _fixed(160)),
 }
-SMALL_MODELS: dict[str, tuple[type[nn.Module], int, str]] = {
-    "small_cnn": (SmallCnn, 96, "fixed"),
-    "nn1": (NN1, 220, "fixed"),
-    "nn2": (NN2, 224, "fixed"),
+SMALL_MODELS: OwnModels = {
+    "small_cnn": (SmallCnn, _fixed(96)),
+    "nn1": (NN1, _fixed(220)),
+    "nn2": (NN2, _fixed(224)),
 }
 OWN_MODELS = FACE_MODELS | SMALL_MODELS
 
@@ -170,10 +177,8 @@ def _build_own(name: str, from_hub: bool) -> tuple[nn.Module, Preprocessing]:
             f"--backbone {name}: no package carries its weights; get 20180402-114759-vggface2.pt "
             "from the releases of facenet-pytorch, and name it with --weights"
         )
-    model, image_size, normalization = OWN_MODELS[name]
-    if model is DlibFace:
-        return model(), Preprocessing(image_size, "bilinear", MEAN, DEVIATION)
-    return model(), Preprocessing(image_size, "bilinear", (), ()).normalized_by(normalization)
+    model, preprocessing = OWN_MODELS[name]
+    return model(), preprocessing
 
 
 def _build_onnx(name: str, from_hub: bool) -> tuple[nn.Module, Preprocessing]:

@@ -149,6 +149,7 @@ class Search:
         """Return the prior recipe of the first embedding."""
         embed_settings = self.prior.ladder[0]
         steps, why = prior_steps(self.run, embed_settings, self.run.named)
+        self.strangers[str(embed_settings)] = steps.query_neighbors
         if why:
             log.info("%s", why)
         return Recipe(embed_settings, steps)

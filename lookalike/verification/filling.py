@@ -19,6 +19,7 @@ from lookalike.core.log import log, report_each
 from lookalike.core.readers import read_outside_table
 from lookalike.data.catalogue import outside_pictures, readable
 from lookalike.data.tables import PictureFiles
+from lookalike.evaluation.samples import usual_or_only
 from lookalike.features.extractor import embed, make_extractor
 from lookalike.models.embedder import embedder_of
 from lookalike.verification.settings import FillCommand
@@ -123,10 +124,9 @@ def _parted(value: str, files: PictureFiles) -> tuple[str, str] | None:
 
 def _value_column(path: Path, columns: list[str]) -> str:
     """Return the column that takes the similarity."""
-    usual = [column for column in columns if column.strip().lower() in USUAL]
-    for found in (usual, columns):
-        if len(found) == 1:
-            return found[0]
+    found = usual_or_only({column: column for column in columns}, USUAL)
+    if found is not None:
+        return found
     raise UserError(
         f"{path}: which column takes the similarity? {', '.join(columns) or 'None'} could; it "
         f"should be called {', '.join(USUAL)}"
