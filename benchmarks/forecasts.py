@@ -10,6 +10,7 @@ The table shows how many forecasts hold it, and below it stands the run's own fo
 import argparse
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,7 @@ def simulated(tasks: LabeledTasks, tests: int, seed: int, folder: Path) -> Itera
             distractors = number % 2 == 1 and labeled - 2 * count >= FEWEST
             test, left = set_aside(task, count, distractors, rng)
             truth = score_task(tasks.embeddings(test), test, settings).mean("score")
-            others = LabeledTasks(tasks.catalogue, tasks.query_domain, [left], tasks.rows)
+            others = replace(tasks, tasks=[left], _transformed={})
             queries = tasks.stack(test.query)
             part = Part(others, settings, queries)
             made = forecast_test([part], len(test.gallery), seed=number)

@@ -5,7 +5,7 @@
 
     cache/efficientnet_lite0-5f3a…/about.json        what made the rows; its time is their last use
     cache/efficientnet_lite0-5f3a…/<shard>.rows.npy  (n, dim + 1) 32-bit words, opened as a memory
-                                                     map: the float32 of each row, and a checksum
+                                                     map: the numbers of each row, and a checksum
     cache/efficientnet_lite0-5f3a…/<shard>.keys.npy  (n,) 16-byte keys, ascending; it comes last:
                                                      with it the shard is whole
 
@@ -30,6 +30,7 @@ from typing import IO, Any
 
 import numpy as np
 from filelock import FileLock, Timeout
+from numpy.typing import DTypeLike
 
 from lookalike.core.errors import UserError
 from lookalike.core.files import share, whole_file, write_json
@@ -52,13 +53,13 @@ def keys_of(contents: Iterable[str]) -> np.ndarray:
 
 
 def with_checksums(keys: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Return (n, dim) float32 rows as a shard holds them: (n, dim + 1) words, the last a checksum.
+    """Return n rows as a shard holds them: (n, words + 1), the last word a checksum.
 
     Args:
         keys: (n,) keys of the rows.
-        rows: (n, dim) float32.
+        rows: (n, dim), little-endian, each of whole words.
     """
-    words = np.ascontiguousarray(rows, "<f4").view(WORD)
+    words = np.ascontiguousarray(rows).view(WORD)
     return np.column_stack([words, _checksums(keys, words)])
 
 
@@ -67,7 +68,7 @@ def intact(keys: np.ndarray, words: np.ndarray) -> np.ndarray:
 
     Args:
         keys: (n,) keys of the rows.
-        words: (n, dim + 1), see `with_checksums`.
+        words: (n, words + 1), see `with_checksums`.
     """
     same: np.ndarray = _checksums(keys, words[:, :-1]) == words[:, -1]
     return same
@@ -90,7 +91,7 @@ def lock_of(folder: Path) -> Path:
 
 
 class FeatureCache:
-    """Rows of `dim` float32 numbers by 16-byte key.
+    """Rows of `dim` numbers by 16-byte key.
 
     >>> import tempfile
     >>> cache = FeatureCache(Path(tempfile.mkdtemp()), "example", {"weights": "abc"}, dim=2)
@@ -101,7 +102,14 @@ class FeatureCache:
     (array([[1., 2.]], dtype=float32), 0)
     """
 
-    def __init__(self, root: Path, name: str, about: Mapping[str, Any], dim: int) -> None:
+    def __init__(
+        self,
+        root: Path,
+        name: str,
+        about: Mapping[str, Any],
+        dim: int,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
         """Open the folder of the rows of one kind.
 
         Args:
@@ -109,10 +117,12 @@ class FeatureCache:
             name: Name of the backbone, the first part of the folder's name.
             about: All that the rows depend on besides the picture; its hash is the second part.
             dim: Numbers of a row.
+            dtype: Of the numbers; a row fills whole 32-bit words.
         """
         digest = hashlib.blake2b(json.dumps(about, sort_keys=True).encode(), digest_size=8)
         self.folder = root / f"{name.replace('/', '_').replace(':', '_')}-{digest.hexdigest()}"
-        self.dim = dim
+        self.dim, self.dtype = dim, np.dtype(dtype).newbyteorder("<")
+        self.words = dim * self.dtype.itemsize // WORD.itemsize
         # As long as this object lives, `lookalike cache prune` leaves the folder alone.
         weakref.finalize(self, share(lock_of(self.folder)).close)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -142,9 +152,9 @@ class FeatureCache:
     def _usable(self, shard: str) -> int:
         """Return the number of rows of a shard; raise ValueError where its files do not fit."""
         keys, rows = self._keys(shard), self._rows(shard)
-        if rows.dtype == np.float32 and rows.shape == (len(keys), self.dim):
+        if rows.dtype == np.float32 and rows.shape == (len(keys), self.words):
             raise ValueError("an earlier version wrote it, without checksums")
-        if keys.dtype != KEY or rows.dtype != WORD or rows.shape != (len(keys), self.dim + 1):
+        if keys.dtype != KEY or rows.dtype != WORD or rows.shape != (len(keys), self.words + 1):
             raise ValueError("damaged, or of something else")
         if (keys[1:] < keys[:-1]).any():
             raise ValueError("damaged: its keys are out of order")
@@ -166,15 +176,15 @@ class FeatureCache:
             keys: (N,) keys.
 
         Returns:
-            (N, dim) float32 in the order of the keys, and the positions of those that have no row
+            (N, dim) in the order of the keys, and the positions of those that have no row
             or a damaged one, ascending, the first of equal ones; what stands there is undefined.
         """
-        out = np.empty((len(keys), self.dim), np.float32)
+        out = np.empty((len(keys), self.dim), self.dtype)
         for _ in range(2):
             good = np.zeros(len(keys), bool)
             for indices, words, positions in self._find(keys):
                 block = words[positions]
-                rows = block[:, :-1].view("<f4")
+                rows = np.ascontiguousarray(block[:, :-1]).view(self.dtype)
                 whole = intact(keys[indices], block) & np.isfinite(rows).all(axis=1)
                 out[indices[whole]] = rows[whole]
                 good[indices[whole]] = True
@@ -194,7 +204,7 @@ class FeatureCache:
                 flushes.
 
         Returns:
-            (N, dim) float32, in the order of the keys.
+            (N, dim), in the order of the keys.
 
         Raises:
             UserError: The disk does not give back what is written to it.
@@ -214,7 +224,7 @@ class FeatureCache:
     def add(self, keys: np.ndarray, rows: np.ndarray) -> None:
         """Add rows; they are on the disk after every 1,024 and after `flush`."""
         self._new_keys.append(keys)
-        self._new_rows.append(np.asarray(rows, np.float32))
+        self._new_rows.append(np.asarray(rows, self.dtype))
         if sum(map(len, self._new_keys)) >= ROWS_PER_SHARD:
             self.flush()
 
@@ -283,7 +293,7 @@ class FeatureCache:
         ):
             # Written as a stream: a memory map ends the process (SIGBUS) where the disk is full.
             _write_header(key_stream, KEY, (count,))
-            _write_header(row_stream, WORD, (count, self.dim + 1))
+            _write_header(row_stream, WORD, (count, self.words + 1))
             for part in range(len(FIRST_BYTES)):
                 slices = [slice(cut[part], cut[part + 1]) for cut in cuts]
                 keys = np.concatenate([k[s] for (k, _), s in zip(old, slices, strict=True)])

@@ -93,11 +93,13 @@ class Session:
         started: When the process began, by `time.perf_counter`.
         pace: Of the stage at work.
         extractors: Feature extractors that were loaded, by all that each depends on.
+        matches: Scores of local features, by the pictures.
     """
 
     started: float = field(default_factory=time.perf_counter)
     pace: Pace = field(default_factory=Pace)
     extractors: dict[str, Any] = field(default_factory=dict)
+    matches: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -395,6 +395,9 @@ class RetrieveSettings:
     """Cluster the gallery down to this cosine; pictures of a cluster are ranked together."""
     rerank: Literal["none", "reciprocal"] = "none"
     """Re-rank by the neighbors that two pictures have in common (k-reciprocal encoding)."""
+    local_weight: Annotated[float, Interval(ge=0, le=100)] = 0.0
+    """Score by local features too (RootSIFT points that two pictures share): how much they count
+    beside the embedding, for stripes, packages, buildings; 0 for not at all."""
     no_transductive: bool = False
     """Answer each query from itself, the gallery and the training alone, for rules that forbid
     learning from the test's other queries."""

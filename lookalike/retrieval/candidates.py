@@ -1,4 +1,4 @@
-"""Candidates of the search: changes of the embedding that may help, and what they cost here.
+"""Candidates of the search: changes that may help, and what they cost here.
 
 embedder = CandidateEmbedder(run, paths=labeled)
 for candidate in find_candidates(prior, named=frozenset(), labeled=True):
@@ -15,31 +15,49 @@ import pandas as pd
 
 from lookalike.core.runs import Run
 from lookalike.core.settings import EmbedSettings
-from lookalike.data.catalogue import load_catalogue, load_full_catalogue, readable, rows_of
+from lookalike.data.catalogue import (
+    load_catalogue,
+    load_full_catalogue,
+    queries_of,
+    readable,
+    rows_of,
+)
 from lookalike.features.extractor import count_missing, embed, flips, untrained_extractor
+from lookalike.features.local import count_unsearched, local_points
 from lookalike.retrieval.labeled_tasks import EmbeddedRows, embedded_rows
+from lookalike.retrieval.local_matching import matcher_of
 from lookalike.retrieval.prior import Prior, sees_faces
 
 SAMPLE = 64  # pictures that a candidate's speed is measured on
 FIRST = 8  # pictures before them, which wait for the backbone to be compiled
 SAMPLES = 20  # samples that are looked at for pictures which are not in the cache
+MATCHED = 24  # pictures that the speed of local features is measured on
 KEPT = 4  # embeddings of the labeled pictures that are kept in memory
 
 
 class Candidate(NamedTuple):
-    """A change of the embedding that may help.
+    """A change of the embedding, or of the ranking, that may help.
 
     Attributes:
         name: As the timeline has it.
         gain: Points that it may be expected to gain, from other data.
         change: Settings of the embedding, by name.
         trusted: Whether it is a part of the prior recipe, which needs no proof.
+        steps: Settings of the ranking to choose among, where it changes that.
     """
 
     name: str
     gain: float
     change: dict[str, Any]
     trusted: bool = False
+    steps: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def names(self) -> list[str]:
+        """What the timeline calls each change."""
+        if not self.steps:
+            return [self.name]
+        return [f"{self.name} {in_words(value)}" for step in self.steps for value in step.values()]
 
     def applied(self, settings: EmbedSettings) -> EmbedSettings:
         """Return the settings with the change."""
@@ -56,8 +74,13 @@ WHOLE_CANDIDATES = (
 )
 
 
+LOCAL_FEATURES = Candidate(
+    "local features", 20.0, {}, steps=tuple({"local_weight": weight} for weight in (0.25, 0.5, 1.0))
+)
+
+
 def find_candidates(prior: Prior, named: frozenset[str], labeled: bool) -> list[Candidate]:
-    """Return the changes of the embedding that are worth trying.
+    """Return the changes that are worth trying.
 
     Args:
         prior: The prior recipe; each further step of its ladder is a candidate.
@@ -73,11 +96,16 @@ def find_candidates(prior: Prior, named: frozenset[str], labeled: bool) -> list[
     more: tuple[Candidate, ...] = ()
     if labeled and sees_faces(ladder[0]):
         more = FACE_CANDIDATES
-    elif labeled and len(ladder) == 1:
-        more = WHOLE_CANDIDATES
+    elif labeled:
+        more = (*WHOLE_CANDIDATES, LOCAL_FEATURES) if len(ladder) == 1 else (LOCAL_FEATURES,)
     changes = [candidate.change for candidate in found]
     more = tuple(candidate for candidate in more if candidate.change not in changes)
-    return found + [candidate for candidate in more if not candidate.change.keys() & named]
+    return found + [candidate for candidate in more if not _settings_of(candidate) & named]
+
+
+def _settings_of(candidate: Candidate) -> set[str]:
+    """Return the names of what a candidate changes."""
+    return set(candidate.change).union(*candidate.steps)
 
 
 def in_words(value: Any) -> str:
@@ -111,6 +139,7 @@ class CandidateEmbedder:
     _rows: dict[str, EmbeddedRows] = field(default_factory=dict, repr=False)
     _rates: dict[str, float] = field(default_factory=dict, repr=False)
     _first: float = 0.0  # seconds that a picture took in the first embedding
+    _point_seconds: float = 0.0  # that finding the points of a picture took
 
     def measure_first(self) -> None:
         """Take the pace of the first embedding, of one backbone at its own resolution."""
@@ -153,6 +182,28 @@ class CandidateEmbedder:
                 embed(extractor, sample, shown=False)
                 return (perf_counter() - started) / missing
         return 0.0
+
+    def seconds_to_match(self) -> float:
+        """Estimate how long local features take, of the labeled pictures and of the test.
+
+        Points are found and matched among a few pictures. A search takes time by the square root of
+        how many points it is in; half of the labeled pictures are queries of the folds, of the
+        folds of both halves, and of the halves.
+        """
+        catalogue = load_full_catalogue(self.run.folder)
+        catalogue = catalogue[readable(catalogue)]
+        sample = catalogue.sample(min(len(catalogue), MATCHED), random_state=0)
+        new, matcher = count_unsearched(sample, self.run.cache), matcher_of(self.run)
+        started = perf_counter()
+        local_points(sample, self.run.data, self.run.cache)
+        found = perf_counter()
+        if new:
+            self._point_seconds = (found - started) / new
+        matcher.scores(sample, sample)
+        each = (perf_counter() - found) / len(sample) * (len(catalogue) / len(sample)) ** 0.5
+        queries = 1.5 * len(list(self.labeled)) + len(queries_of(catalogue))
+        missing = count_unsearched(catalogue, self.run.cache)
+        return missing * self._point_seconds + queries * each
 
     def embed_test(self, settings: EmbedSettings) -> None:
         """Embed the test into the cache, so that a submission is made in little time."""

@@ -4,8 +4,8 @@ embeddings = Embeddings(queries, gallery, labeled_queries, labeled_gallery)
 embeddings = center(embeddings)
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -26,6 +26,8 @@ class Embeddings:
         identities: (L1,) and (L2,), the identities of the labeled pictures; empty where no step
             needs them.
         widths: How many columns each backbone has, where they count differently; else empty.
+        local: Returns (Q, G) scores of local features, which a step may add; None where there are
+            no pictures to take them from.
     """
 
     queries: np.ndarray
@@ -34,6 +36,7 @@ class Embeddings:
     labeled_gallery: np.ndarray
     identities: tuple[np.ndarray, np.ndarray] = (np.zeros(0, str), np.zeros(0, str))
     widths: tuple[int, ...] = ()
+    local: Callable[[], np.ndarray] | None = None
 
     @property
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -43,7 +46,9 @@ class Embeddings:
     def with_arrays(self, arrays: Iterable[np.ndarray]) -> "Embeddings":
         """Return the same task with other arrays, in the order of the attributes."""
         queries, gallery, first, second = arrays
-        return Embeddings(queries, gallery, first, second, self.identities, self.widths)
+        return replace(
+            self, queries=queries, gallery=gallery, labeled_queries=first, labeled_gallery=second
+        )
 
 
 def split_domains(rows: np.ndarray, in_query_domain: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

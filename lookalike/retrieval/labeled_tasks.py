@@ -9,8 +9,8 @@ training changes the embedding, only the validation does.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +25,7 @@ from lookalike.evaluation.metrics import SCORE, Metric, measure_queries, run_met
 from lookalike.features.extractor import Extractor, embed
 from lookalike.retrieval.embeddings import Embeddings, split_domains
 from lookalike.retrieval.index import ranking_of
+from lookalike.retrieval.local_matching import PictureMatcher, matcher_of
 from lookalike.retrieval.postprocess import add_all_neighbors, score_all, transform
 
 FOLDS, PER_FOLD = 5, 10  # folds at most, and identities in each at least
@@ -72,6 +73,7 @@ class LabeledTasks:
         rows: {path: (D,) embedding}; empty before `embed`.
         metric: What they are scored by.
         widths: See `Embeddings`.
+        matcher: Scores pictures by local features, where a step asks for them.
     """
 
     catalogue: pd.DataFrame
@@ -80,6 +82,7 @@ class LabeledTasks:
     rows: dict[str, np.ndarray] = field(default_factory=dict)
     metric: Metric = SCORE
     widths: tuple[int, ...] = ()
+    matcher: PictureMatcher | None = None
     _transformed: dict[str, list[Embeddings]] = field(default_factory=dict, repr=False)
 
     def embed(self, extractor: Extractor) -> None:
@@ -91,7 +94,7 @@ class LabeledTasks:
 
     def with_tasks(self, tasks: list[LabeledTask]) -> "LabeledTasks":
         """Return other tasks of the same pictures, not embedded."""
-        return LabeledTasks(self.catalogue, self.query_domain, tasks, metric=self.metric)
+        return replace(self, tasks=tasks, rows={}, widths=(), _transformed={})
 
     @property
     def pictures(self) -> Pictures:
@@ -129,7 +132,25 @@ class LabeledTasks:
         labeled = split_domains(self.stack(task.seen), in_query_domain)
         identities = split_domains(np.array(list(task.seen.values()), str), in_query_domain)
         sides = self.stack(task.query), self.stack(task.gallery)
-        return Embeddings(*sides, *labeled, identities, self.widths)
+        local = None if self.matcher is None else partial(self._local_scores, self.matcher, task)
+        return Embeddings(*sides, *labeled, identities, self.widths, local)
+
+    def _local_scores(self, matcher: PictureMatcher, task: LabeledTask) -> np.ndarray:
+        """Return (Q, G) scores of local features.
+
+        Of a task that is a part of one of the `tasks`, they are those that its pairs have there:
+        tests that a forecast simulates need no search of their own.
+        """
+        parts = task.query, task.gallery
+        sides = next(
+            other[:2]
+            for other in self.tasks
+            if all(part.keys() <= side.keys() for part, side in zip(parts, other, strict=False))
+        )
+        scores = matcher.scores(*(rows_of(self.catalogue, side) for side in sides))
+        numbers = [{path: number for number, path in enumerate(side)} for side in sides]
+        chosen = [[of[path] for path in part] for of, part in zip(numbers, parts, strict=True)]
+        return scores[np.ix_(*chosen)]
 
     def in_query_domain(self, task: LabeledTask) -> np.ndarray:
         """Return which pictures of `seen` are of the query domain, (N,) bool."""
@@ -275,9 +296,9 @@ def load_tasks(run: Run, parts: int) -> LabeledTasks:
     catalogue, metric = load_catalogue(run.path("training.csv")), run_metric(run.settings)
     if run.settings.train.changes_embedding:
         tasks = validation_tasks(split)
-        return LabeledTasks(catalogue, query_domain, tasks, metric=metric)
-    tasks = divide_by_identity(catalogue, split.labeled, query_domain, parts, run.seed)
-    return LabeledTasks(catalogue, query_domain, tasks, metric=metric)
+    else:
+        tasks = divide_by_identity(catalogue, split.labeled, query_domain, parts, run.seed)
+    return LabeledTasks(catalogue, query_domain, tasks, metric=metric, matcher=matcher_of(run))
 
 
 def validation_tasks(split: Split) -> list[LabeledTask]:

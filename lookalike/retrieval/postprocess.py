@@ -15,9 +15,11 @@ from dataclasses import replace
 import numpy as np
 from sklearn.cluster import AgglomerativeClustering
 
+from lookalike.core.errors import UserError
 from lookalike.core.numeric import first_of_equal, unit
 from lookalike.core.settings import RetrieveSettings
 from lookalike.retrieval.embeddings import Embeddings, center
+from lookalike.retrieval.fusion import fuse_scores
 from lookalike.retrieval.projection import project
 from lookalike.retrieval.rerank import k_reciprocal
 
@@ -212,6 +214,7 @@ def needs_scores(settings: RetrieveSettings) -> bool:
         settings.hubs != "none"
         or settings.rerank != "none"
         or settings.gallery_clusters is not None
+        or settings.local_weight > 0
     )
 
 
@@ -219,7 +222,8 @@ def score_all(embeddings: Embeddings, settings: RetrieveSettings) -> np.ndarray:
     """Score every pair of a query and a gallery picture, by the chosen steps.
 
     In this order: `rerank` (k-reciprocal re-ranking, and `query_neighbors` on its scores), `hubs`
-    (CSLS or an inverted softmax), `gallery_clusters`. With none of them, scores are cosines.
+    (CSLS or an inverted softmax), `gallery_clusters`, `local_weight`. With none of them, scores are
+    cosines.
 
     Args:
         embeddings: Of a retrieval task, after `apply`.
@@ -238,6 +242,10 @@ def score_all(embeddings: Embeddings, settings: RetrieveSettings) -> np.ndarray:
             scores = correct(scores, bank @ embeddings.gallery.T, weights)
     if settings.gallery_clusters is not None:
         scores = average_with_cluster(scores, embeddings.gallery, settings.gallery_clusters)
+    if settings.local_weight:
+        if embeddings.local is None:
+            raise UserError("local_weight: needs pictures, and here are embeddings alone")
+        scores = fuse_scores([scores, embeddings.local()], (1.0, settings.local_weight))
     rows, columns = first_of_equal(embeddings.queries), first_of_equal(embeddings.gallery)
     return np.asarray(np.take(scores[rows], columns, axis=1))
 

@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypedDict, get_args, get_type_hints
 
@@ -56,6 +57,7 @@ from lookalike.retrieval.index import (
     with_scores,
     without_own,
 )
+from lookalike.retrieval.local_matching import PictureMatcher, matcher_of
 from lookalike.retrieval.postprocess import (
     apply,
     learns_projection,
@@ -233,20 +235,29 @@ def run_index(run: Run) -> str:
     Raises:
         UserError: No picture of the test's gallery can be read, or a file of the run is missing.
     """
-    extractor = trained_extractor(run)
-    test = load_catalogue(run.path("test.csv"))
-    gallery = gallery_of(test[readable(test)])
-    if gallery.empty:
-        raise UserError("no picture of the test's gallery can be read")
-    validation = validation_rows(run, "gallery")
-    for file, rows, names in (
-        ("gallery.faiss", gallery, bare_names(gallery.path).tolist()),
-        ("validation_gallery.faiss", validation, list(validation.path)),
-    ):
-        embeddings = embed(extractor, rows.iloc[_order_of(names)])
+    extractor, counts = trained_extractor(run), []
+    for gallery in ("gallery", "validation_gallery"):
+        rows, names = _gallery_rows(run, gallery)
+        embeddings = embed(extractor, rows)
         index, record = build_and_measure(embeddings, run.settings.retrieve.index, run.seed)
-        save_index(index, sorted(names), run.path(file), index_origin(run) | {"index": record})
-    return f"{len(gallery)} gallery pictures, {len(validation)} for validation"
+        origin = index_origin(run) | {"index": record}
+        save_index(index, names, run.path(f"{gallery}.faiss"), origin)
+        counts.append(len(names))
+    return f"{counts[0]} gallery pictures, {counts[1]} for validation"
+
+
+def _gallery_rows(run: Run, gallery: str) -> tuple[pd.DataFrame, list[str]]:
+    """Return the catalogue rows of an index, see `open_gallery`, and their names, ascending."""
+    if gallery == "gallery":
+        test = load_catalogue(run.path("test.csv"))
+        rows = gallery_of(test[readable(test)])
+        names = bare_names(rows.path).tolist()
+        if rows.empty:
+            raise UserError("no picture of the test's gallery can be read")
+    else:
+        rows = validation_rows(run, "gallery")
+        names = list(rows.path)
+    return rows.iloc[_order_of(names)], sorted(names)
 
 
 def _order_of(names: Sequence[str]) -> np.ndarray:
@@ -365,6 +376,8 @@ class StoredGallery(NamedTuple):
         labeled: Labeled embeddings, those of the query domain and the others; both of them empty
             where no step needs them.
         identities: The identities of their pictures.
+        rows: The catalogue rows of the index.
+        matcher: Scores pictures by local features.
     """
 
     extractor: Extractor
@@ -373,13 +386,20 @@ class StoredGallery(NamedTuple):
     settings: RetrieveSettings
     labeled: tuple[np.ndarray, np.ndarray]
     identities: tuple[np.ndarray, np.ndarray]
+    rows: pd.DataFrame
+    matcher: PictureMatcher
 
-    def embeddings(self, queries: np.ndarray) -> Embeddings:
-        """Return the retrieval task of some queries, (Q, D) rows of length 1."""
+    @property
+    def vectors(self) -> np.ndarray:
+        """The (G, D) embeddings in the index."""
         # A tensor where another package has imported faiss.contrib.torch_utils.
-        gallery = np.asarray(self.index.reconstruct_n(0, self.index.ntotal))
-        widths = self.extractor.widths
-        return Embeddings(queries, gallery, *self.labeled, self.identities, widths)
+        return np.asarray(self.index.reconstruct_n(0, self.index.ntotal))
+
+    def embeddings(self, rows: pd.DataFrame) -> Embeddings:
+        """Return the retrieval task of some queries, by their catalogue rows."""
+        sides, widths = (embed(self.extractor, rows), self.vectors), self.extractor.widths
+        local = partial(self.matcher.scores, rows, self.rows)
+        return Embeddings(*sides, *self.labeled, self.identities, widths, local)
 
 
 def open_gallery(run: Run, name: str) -> StoredGallery:
@@ -406,7 +426,10 @@ def open_gallery(run: Run, name: str) -> StoredGallery:
             rows.identity.to_numpy(str), (rows.domain == split.query_domain).to_numpy()
         )
         _warn_of_missing_labels(settings, len(rows), name)
-    return StoredGallery(extractor, index, names, settings, labeled, identities)
+    rows, _ = _gallery_rows(run, name)
+    return StoredGallery(
+        extractor, index, names, settings, labeled, identities, rows, matcher_of(run)
+    )
 
 
 def _warn_of_missing_labels(settings: RetrieveSettings, labeled: int, name: str) -> None:
@@ -464,8 +487,7 @@ def rank_rows(
     rows, names = rows.iloc[_order_of(names)], sorted(names)
     good = readable(rows).to_numpy()
     good_names = [name for name, is_good in zip(names, good, strict=True) if is_good]
-    queries = [embed(gallery.extractor, rows[good]) for gallery in galleries]
-    found = rank_galleries(galleries, queries, good_names, settings, k)
+    found = rank_galleries(galleries, rows[good], good_names, settings, k)
     width = found.gallery.shape[1]
     ranked = np.tile(np.array(gallery_names)[:width], (len(names), 1))
     scores = np.zeros((len(names), width))
@@ -475,7 +497,7 @@ def rank_rows(
 
 def rank_galleries(
     galleries: Sequence[StoredGallery],
-    queries: Sequence[np.ndarray],
+    rows: pd.DataFrame,
     query_names: Sequence[str],
     settings: RetrieveSettings,
     k: int = TOP,
@@ -484,7 +506,7 @@ def rank_galleries(
 
     Args:
         galleries: Of the run itself, or of each member of an ensemble; all of the same pictures.
-        queries: (Q, D) embeddings of the queries by each of their extractors.
+        rows: The catalogue rows of the queries.
         query_names: The names of the queries.
         settings: The steps, or the ensemble's fusion and weights.
         k: How many gallery pictures to return for each query.
@@ -494,8 +516,9 @@ def rank_galleries(
     """
     names = galleries[0].names
     if settings == RetrieveSettings(format=settings.format, index=settings.index):
-        return search(galleries[0].index, names, queries[0], query_names, k)
-    tasks = [gallery.embeddings(rows) for gallery, rows in zip(galleries, queries, strict=True)]
+        queries = embed(galleries[0].extractor, rows)
+        return search(galleries[0].index, names, queries, query_names, k)
+    tasks = [gallery.embeddings(rows) for gallery in galleries]
     weights = settings.ensemble_weights
     if len(tasks) == 1 or settings.fusion == "concat":
         arrays = zip(*(task.arrays for task in tasks), strict=True)

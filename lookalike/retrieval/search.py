@@ -186,6 +186,8 @@ class Search:
 
     def _seconds(self, candidate: Candidate) -> float:
         """Return how long a candidate takes; a bound where that is beyond the time that is left."""
+        if candidate.steps:
+            return self.embedder.seconds_to_match()
         now, then = self.best.embed, candidate.applied(self.best.embed)
         least = self.embedder.least_seconds(now, then)
         return least if least > self._time_for_one() else self.embedder.seconds(then)
@@ -204,22 +206,29 @@ class Search:
         embed = candidate.applied(self.best.embed)
         try:
             self.embedder.embed_test(embed)
-            other = self._changed(self.best, embed)
+            options = self._options(self.best, candidate)
             if self.labeled is None:
-                self.best = other
+                (self.best,) = options
                 self._publish()
                 return
             judge = self.labeled.judge
-            before, after = judge.score(self.best), judge.score(other)
+            before, after = judge.score(self.best), [judge.score(option) for option in options]
         except UserError as error:
             log.warning("warning: %s is left out: %s", candidate.name, error)
             return
         self.decisions.append(candidate)
         self.embedded.append(embed)
-        kept = record_round(self._record, [candidate.name], before, [after], candidate.trusted)
+        kept = record_round(self._record, candidate.names, before, after, candidate.trusted)
         if kept is not None:
-            self.best = other
+            self.best = options[kept]
             self._choose_steps(self.labeled)
+
+    def _options(self, best: Recipe, candidate: Candidate) -> list[Recipe]:
+        """Return the recipes that a candidate makes of one."""
+        if candidate.steps:
+            steps = [replace(best.retrieve, **step) for step in candidate.steps]
+            return [best._replace(retrieve=retrieve) for retrieve in steps]
+        return [self._changed(best, candidate.applied(best.embed))]
 
     def _changed(self, best: Recipe, embed: EmbedSettings) -> Recipe:
         """Return a recipe with another embedding; its threshold for neighbors follows.
@@ -266,10 +275,11 @@ class Search:
             log.info("no time is left to score the choice on identities that it was not made on")
             return
         log.info("choosing once more on each half of the identities, to score the other half")
+        embedded = [self.first.embed, *self.embedded]
         halves = score_on_halves(
             labeled.everything,
             self.run.seed,
-            Decisions(self.first, self.decisions, self.embedded, self._changed),
+            Decisions(self.first, self.decisions, embedded, self._options),
             self._judge,
             self._chooser,
             Clock(seconds),

@@ -25,7 +25,8 @@ FALSE_ACCEPT_RATES = (1e-2, 1e-3, 1e-4)  # at each threshold that is tried, of i
 PROJECT_STEPS = (50, 150, 400, 1000, 2000)
 PROJECT_DIMS = (256, 512, 1024)
 FIRST_PROJECTION: dict[str, Any] = {"project_steps": 150, "project_dim": 512}
-KEPT = ("format", "index", "no_transductive")  # settings of retrieve that are no steps
+# Settings of retrieve that no start changes: those that are no steps, or are chosen elsewhere.
+KEPT = ("format", "index", "no_transductive", "local_weight")
 
 
 @dataclass

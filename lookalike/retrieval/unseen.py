@@ -48,13 +48,13 @@ class Decisions(NamedTuple):
             that of the projection was tuned.
         embedded: The embeddings that were made for it. A half that keeps other candidates than all
             identities do is not embedded anew: candidates that would lead to others are left out.
-        changed: Returns a recipe with another embedding.
+        options: Returns the recipes that a candidate makes of one.
     """
 
     first: Recipe
     order: Sequence[Decision]
     embedded: Collection[EmbedSettings]
-    changed: Callable[[Recipe, EmbedSettings], Recipe]
+    options: Callable[[Recipe, Candidate], list[Recipe]]
 
 
 class Halves(NamedTuple):
@@ -128,14 +128,12 @@ def _choose_again(decisions: Decisions, chooser: StepChooser) -> Recipe:
         if candidate == "size":
             best = chooser.tune(best, chooser.clock)
             continue
-        embed = candidate.applied(best.embed)
-        if embed not in decisions.embedded:
+        others = decisions.options(best, candidate)
+        if any(other.embed not in decisions.embedded for other in others):
             continue
-        other = decisions.changed(best, embed)
-        scores = judge.score(best), [judge.score(other)]
-        names = [candidate.name]
-        kept = record_round(chooser.record, names, *scores, candidate.trusted)
-        best = best if kept is None else other
+        scores = judge.score(best), [judge.score(other) for other in others]
+        kept = record_round(chooser.record, candidate.names, *scores, candidate.trusted)
+        best = best if kept is None else others[kept]
     return best
 
 

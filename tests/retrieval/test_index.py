@@ -323,9 +323,9 @@ def test_a_package_that_changes_faiss_changes_no_search() -> None:
         "from lookalike.retrieval.ranking import StoredGallery\n"
         "none = rows[:0]\n"
         "from lookalike.features.extractor import JointExtractor\n"
-        "kept = build_index(rows), names, None, (none, none), ([], [])\n"
+        "kept = build_index(rows), names, None, (none, none), ([], []), None, None\n"
         "stored = StoredGallery(JointExtractor(()), *kept)\n"
-        "print(found.gallery[:, 0].tolist(), type(stored.embeddings(rows[:2]).gallery).__name__)"
+        "print(found.gallery[:, 0].tolist(), type(stored.vectors).__name__)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT

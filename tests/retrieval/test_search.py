@@ -30,7 +30,7 @@ def test_the_recipe_gives_the_same_submission_and_the_run_is_kept(
     words = ("--data", competition, *BACKBONE, *DOMAINS)
     assert run_all(*words) == 0
     output = capsys.readouterr().err
-    assert "choice 2 of 2: " in output and " min left" in output
+    assert "choice 3 of 3: " in output and " min left" in output
     run = Path("runs/tiny")
     timeline = pd.read_csv(run / "timeline.csv")
     assert timeline.minutes.is_monotonic_increasing
