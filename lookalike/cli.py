@@ -16,6 +16,7 @@ from lookalike import __version__
 COMMANDS = {
     "run": ("lookalike.pipeline:main", "run the pipeline: from an archive to a scored submission"),
     "data": ("lookalike.data.catalogue_tool:main", "count and check a data set's pictures"),
+    "backbones": ("lookalike.models.backbones_tool:main", "list the backbones, and which are here"),
     "model": ("lookalike.features.costs_tool:main", "print a backbone's size and speed"),
     "extract": ("lookalike.data.extraction:main", "lay a competition out in data/"),
     "evaluate": ("lookalike.evaluation.evaluate:main", "score a submission against labels"),
@@ -33,7 +34,7 @@ COMMANDS = {
 
 def usage() -> str:
     """Return the help page, with a line for each command."""
-    lines = [f"  {name:<10}{what}" for name, (_, what) in COMMANDS.items()]
+    lines = [f"  {name:<11}{what}" for name, (_, what) in COMMANDS.items()]
     head = ["usage: lookalike COMMAND [options]", "", "A toolkit for image-retrieval competitions."]
     tail = "`lookalike COMMAND --help` lists the options of a command, --version says the version."
     return "\n".join([*head, "", "commands:", *lines, "", tail])

@@ -92,9 +92,9 @@ def crop_kind(settings: EmbedSettings) -> CropKind:
     if settings.crop != "auto":
         return settings.crop
     for name in settings.backbones:
-        if name == "inception_resnet_v1":
+        if name in ("facenet", "inception_resnet_v1"):
             return "face"
-        if name in ("sface", "dlib") or name.startswith("onnx:"):
+        if name in ("sface", "dlib", "arcface") or name.startswith("onnx:"):
             return "aligned"
     return "none"
 

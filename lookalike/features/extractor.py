@@ -339,6 +339,30 @@ def untrained_extractor(run: Run, settings: EmbedSettings) -> Extractor:
         return extractor_for(its_run, embedder_of(member, run.cache))
 
     members = [_kept(run, member, partial(load, member)) for member in settings.members]
+    return _joined(members, settings)
+
+
+def make_extractors(settings: EmbedSettings, root: Path, cache: Path, total: int) -> Extractor:
+    """Load what settings choose, one backbone or several, with nothing trained.
+
+    Args:
+        settings: Of the embedding.
+        root: Folder that the pictures' relative paths start from.
+        cache: Folder of the cache.
+        total: Number of all pictures that are to be embedded.
+
+    Raises:
+        UserError: A backbone cannot be loaded, or settings do not go together.
+    """
+    members = [
+        make_extractor(member, embedder_of(member, cache), root, cache, total)
+        for member in settings.members
+    ]
+    return _joined(members, settings)
+
+
+def _joined(members: Sequence[FeatureExtractor], settings: EmbedSettings) -> Extractor:
+    """Return the one extractor of the members that settings have."""
     if len(members) == 1:
         return members[0]
     differ = len(set(settings.factors)) > 1

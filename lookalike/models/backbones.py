@@ -22,6 +22,7 @@ from lookalike.models.dlib_model import DEVIATION, MEAN, DlibFace, dlib_state
 from lookalike.models.face_models import InceptionResnetV1, SFace, sface_state
 from lookalike.models.onnx_models import OnnxBackbone
 from lookalike.models.preprocessing import Preprocessing
+from lookalike.models.releases import RELEASES
 from lookalike.models.small_models import NN1, NN2, SmallCnn
 
 # Short names for timm's; timm's own names can be used too.
@@ -31,6 +32,10 @@ TIMM_NAMES = {
     "efficientnet_lite2": "tf_efficientnet_lite2",
     "mobilenet_v2": "mobilenetv2_100",
     "vit_b16": "vit_base_patch16_224",
+    "clip": "vit_large_patch14_clip_224.openai",
+    "siglip2": "vit_base_patch16_siglip_384.v2_webli",
+    "dinov3": "vit_base_patch16_dinov3.lvd1689m",
+    "megadescriptor": "hf-hub:BVRA/MegaDescriptor-L-384",
 }
 
 AUXILIARY = {"inception_v3": ("AuxLogits",), "googlenet": ("aux1", "aux2")}
@@ -47,6 +52,7 @@ FACE_MODELS: OwnModels = {
     "sface": (SFace, _fixed(112)),
     "dlib": (DlibFace, Preprocessing(150, "bilinear", MEAN, DEVIATION)),
     "inception_resnet_v1": (InceptionResnetV1, _fixed(160)),
+    "facenet": (InceptionResnetV1, _fixed(160)),
 }
 SMALL_MODELS: OwnModels = {
     "small_cnn": (SmallCnn, _fixed(96)),
@@ -114,8 +120,8 @@ def read_state(path: Path, name: str) -> dict[str, Tensor]:
 def _build_timm(name: str, from_hub: bool) -> tuple[nn.Module, Preprocessing]:
     """Build a timm model; its default configuration says what it was trained on."""
     short, name = name, TIMM_NAMES.get(name, name)
-    if not timm.is_model(name.partition(".")[0]):
-        _refuse_name(name, [*timm.list_models(), *TIMM_NAMES, *CARRIERS])
+    if not name.startswith("hf-hub:") and not timm.is_model(name.partition(".")[0]):
+        _refuse_name(name, [*timm.list_models(), *TIMM_NAMES, *CARRIERS, *RELEASES])
     if from_hub:
         look_for_hub()
     try:
@@ -174,8 +180,8 @@ def _build_own(name: str, from_hub: bool) -> tuple[nn.Module, Preprocessing]:
         )
     if from_hub:
         raise UserError(
-            f"--backbone {name}: no package carries its weights; get 20180402-114759-vggface2.pt "
-            "from the releases of facenet-pytorch, and name it with --weights"
+            f"--backbone {name}: name its weights with --weights; --backbone facenet downloads "
+            "those that were trained on VGGFace2"
         )
     model, preprocessing = OWN_MODELS[name]
     return model(), preprocessing

@@ -5,7 +5,8 @@
 
 Names: `efficientnet_lite0` to `lite2`, `mobilenet_v2`, `sface` and `dlib` need no model hub;
 `efficientnet_b0`, `resnet50`, `vit_b16` and every other timm name are loaded from timm's hub,
-`torchvision:NAME` from torchvision's; `inception_resnet_v1` and `onnx:FILE` from a file.
+`torchvision:NAME` from torchvision's; `facenet` and `arcface` are downloaded from their releases,
+`inception_resnet_v1` and `onnx:FILE` read from a file. `lookalike backbones` lists them.
 """
 
 import logging
@@ -31,6 +32,7 @@ from lookalike.models.dlib_model import DlibFace
 from lookalike.models.onnx_models import OnnxBackbone
 from lookalike.models.pooling import set_pooling
 from lookalike.models.preprocessing import Preprocessing
+from lookalike.models.releases import RELEASES, released_file
 
 
 class Embedder(nn.Module):
@@ -172,8 +174,9 @@ def load_embedder(
         UserError: An unknown name, weights that do not fit, a hub that cannot be reached, or a
             pooling that the backbone does not have.
     """
+    network, weights = _released(name, weights, cache)
     from_hub = weights is None and name not in CARRIERS
-    backbone, preprocessing = build_backbone(name, from_hub)
+    backbone, preprocessing = build_backbone(network, from_hub)
     if weights is None and name in CARRIERS:
         load_carried(backbone, name, cache)
     elif weights is not None and weights != "none":
@@ -187,6 +190,18 @@ def load_embedder(
     if normalization != "auto":
         preprocessing = preprocessing.normalized_by(normalization)
     return Embedder(name, backbone, preprocessing, pooling)
+
+
+def _released(name: str, weights: str | None, cache: Path) -> tuple[str, str | None]:
+    """Return the network and the weights of a backbone; of one of RELEASES, those of its file."""
+    if name not in RELEASES:
+        return name, weights
+    if name == "arcface" and weights == "none":
+        raise UserError(
+            "--backbone arcface is an ONNX file, which holds its weights: no --weights none"
+        )
+    weights = weights or str(released_file(name, cache))
+    return (f"onnx:{weights}", None) if name == "arcface" else (name, weights)
 
 
 def embedder_of(settings: EmbedSettings, cache: Path) -> Embedder:

@@ -25,8 +25,8 @@ from lookalike.core.readers import parse_json, read_json, read_text
 from lookalike.core.runs import versions
 from lookalike.core.sealed import read_sealed
 from lookalike.data.catalogue import readable
-from lookalike.features.extractor import FeatureExtractor, make_extractor
-from lookalike.models.embedder import Embedder, embedder_of
+from lookalike.features.extractor import Extractor, FeatureExtractor, make_extractors
+from lookalike.models.embedder import Embedder
 from lookalike.verification.metrics import Calibration, probability
 from lookalike.verification.protocols import Pairs, read_pairs, read_pictures, score_readable
 from lookalike.verification.results import ScoredPairs, results_table, write_results
@@ -106,7 +106,7 @@ def read_command(folder: Path, cache: Path) -> ScoreCommand | TrainCommand:
 
 def load_inputs(
     command: ScoreCommand | TrainCommand,
-) -> tuple[Pairs, pd.DataFrame, FeatureExtractor]:
+) -> tuple[Pairs, pd.DataFrame, Extractor]:
     """Read a command's pairs, check their pictures, and load the embedder.
 
     Returns:
@@ -121,10 +121,7 @@ def load_inputs(
     check_own_folder(command.run)
     pairs = read_pairs(command.pairs)
     rows = read_pictures(command.pairs, pairs)
-    embedder = embedder_of(command.embed, command.cache)
-    extractor = make_extractor(
-        command.embed, embedder, command.pairs.data, command.cache, len(rows)
-    )
+    extractor = make_extractors(command.embed, command.pairs.data, command.cache, len(rows))
     return pairs, rows, extractor
 
 
@@ -179,7 +176,8 @@ def train_protocol(command: TrainCommand) -> None:
         UserError: The settings, the protocol or the pictures cannot be used.
     """
     check_train(command)
-    pairs, rows, extractor = load_inputs(command)
+    pairs, rows, found = load_inputs(command)
+    extractor = single_view(found)
     table, good = pairs.table, rows[readable(rows)].reset_index(drop=True)
     folds = choose_folds(command.folds, table)
     inputs = fold_inputs(command, pairs, good, extractor.embedder)
@@ -218,7 +216,6 @@ def make_setup(
     command: TrainCommand, pairs: Pairs, good: pd.DataFrame, extractor: FeatureExtractor
 ) -> FoldSetup:
     """Return what all folds are trained with."""
-    extractor = single_view(extractor)
     inputs = make_inputs(extractor, good, command.siamese, command.seed)
     shared = (extractor.embedder, inputs, good, pairs.identities, pairs.table)
     return FoldSetup(*shared, command.siamese, command.seed)
@@ -253,8 +250,7 @@ def compare_pair(command: PairCommand) -> None:
             f"--false-accept {command.false_accept}: {command.run} is calibrated at {available}"
         )
     photos = read_photos(command.picture)
-    embedder = embedder_of(origin.embed, command.cache)
-    extractor = make_extractor(origin.embed, embedder, Path(), command.cache, len(photos))
+    extractor = make_extractors(origin.embed, Path(), command.cache, len(photos))
     similarity = pair_similarity(origin, extractor, photos, command.run)
     missed = without_face(extractor, photos)
     answer = {
@@ -272,7 +268,7 @@ def compare_pair(command: PairCommand) -> None:
 
 def pair_similarity(
     origin: ScoreCommand | TrainCommand,
-    extractor: FeatureExtractor,
+    extractor: Extractor,
     photos: pd.DataFrame,
     folder: Path,
 ) -> float:

@@ -20,8 +20,7 @@ from lookalike.core.readers import read_outside_table
 from lookalike.data.catalogue import outside_pictures, readable
 from lookalike.data.tables import PictureFiles
 from lookalike.evaluation.samples import usual_or_only
-from lookalike.features.extractor import embed, make_extractor
-from lookalike.models.embedder import embedder_of
+from lookalike.features.extractor import embed, make_extractors
 from lookalike.verification.settings import FillCommand
 
 JOINTS = ("-", ",", " ", "|", "__")  # between the pictures of a pair in one column
@@ -59,8 +58,7 @@ def fill_sample(command: FillCommand) -> None:
     report_each("pictures cannot be read: their pairs get the mean", rows.name[~readable(rows)])
     if good.empty:
         raise UserError(f"{command.data}: no picture of {command.sample} can be read")
-    embedder = embedder_of(command.embed, command.cache)
-    extractor = make_extractor(command.embed, embedder, Path(), command.cache, len(good))
+    extractor = make_extractors(command.embed, Path(), command.cache, len(good))
     vectors = dict(zip(good.name, embed(extractor, good).astype(float), strict=True))
     values = np.array(
         [

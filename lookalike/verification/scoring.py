@@ -17,14 +17,20 @@ import pandas as pd
 from lookalike.core.errors import UserError
 from lookalike.data.catalogue import outside_pictures, readable
 from lookalike.faces.detection import MISSED
-from lookalike.features.extractor import FeatureExtractor, embed, embed_features
+from lookalike.features.extractor import (
+    Extractor,
+    FeatureExtractor,
+    JointExtractor,
+    embed,
+    embed_features,
+)
 from lookalike.verification.metrics import log_odds
 from lookalike.verification.settings import SiameseSettings
 from lookalike.verification.siamese import load_network, make_inputs, score_pairs
 from lookalike.verification.training import read_fold
 
 
-def feature_vectors(extractor: FeatureExtractor, rows: pd.DataFrame, distance: str) -> np.ndarray:
+def feature_vectors(extractor: Extractor, rows: pd.DataFrame, distance: str) -> np.ndarray:
     """Compute the vectors whose similarity by `distance` is the score of a pair.
 
     Args:
@@ -34,9 +40,13 @@ def feature_vectors(extractor: FeatureExtractor, rows: pd.DataFrame, distance: s
 
     Returns:
         (N, D): unit rows for `cosine`, the sums of the features of all views for `euclidean`.
+
+    Raises:
+        UserError: Several backbones, whose features have lengths of their own, by `euclidean`.
     """
     if distance == "cosine":
         return embed(extractor, rows)
+    extractor = single_backbone(extractor, "--distance euclidean")
     first, *others = extractor.views
     features = embed_features(extractor, rows, first)
     for view in others:
@@ -66,19 +76,35 @@ def similarities(
     return (a * b).sum(1) if distance == "cosine" else -np.linalg.norm(a - b, axis=1)
 
 
-def embedding_similarity(extractor: FeatureExtractor, photos: pd.DataFrame, distance: str) -> float:
+def embedding_similarity(extractor: Extractor, photos: pd.DataFrame, distance: str) -> float:
     """Return the similarity of two pictures by an embedder as it is."""
     vectors = feature_vectors(extractor, photos, distance)
     return float(similarities(vectors, distance, np.array([0]), np.array([1]))[0])
 
 
-def single_view(extractor: FeatureExtractor) -> FeatureExtractor:
-    """Return the extractor restricted to the one view of each picture that a network sees."""
-    return replace(extractor, flip=False)
+def single_backbone(extractor: Extractor, what: str) -> FeatureExtractor:
+    """Return the extractor where it is of one backbone.
+
+    Raises:
+        UserError: It is of several; `what` takes one.
+    """
+    if isinstance(extractor, JointExtractor):
+        names = "+".join(member.embedder.name for member in extractor.members)
+        raise UserError(f"--backbone {names}: {what} takes one backbone")
+    return extractor
+
+
+def single_view(extractor: Extractor) -> FeatureExtractor:
+    """Return the extractor restricted to the one view of each picture that a network sees.
+
+    Raises:
+        UserError: It is of several backbones.
+    """
+    return replace(single_backbone(extractor, "a trained network"), flip=False)
 
 
 def network_similarity(
-    extractor: FeatureExtractor, photos: pd.DataFrame, folder: Path, settings: SiameseSettings
+    extractor: Extractor, photos: pd.DataFrame, folder: Path, settings: SiameseSettings
 ) -> float:
     """Return the log-odds, by a trained network, that two pictures show the same person.
 
@@ -92,9 +118,9 @@ def network_similarity(
         UserError: The folder holds no network, or one with other settings.
     """
     calibration = read_fold(folder / "fold.json")["calibration"]
-    extractor = single_view(extractor)
-    network = load_network(folder / "model.safetensors", extractor.embedder, settings)
-    inputs = make_inputs(extractor, photos, replace(settings, augment=False), seed=0)
+    one = single_view(extractor)
+    network = load_network(folder / "model.safetensors", one.embedder, settings)
+    inputs = make_inputs(one, photos, replace(settings, augment=False), seed=0)
     raw = score_pairs(network, inputs, np.array([0]), np.array([1]))
     return float(log_odds(calibration, raw)[0])
 
@@ -114,8 +140,8 @@ def read_photos(paths: Sequence[Path]) -> pd.DataFrame:
     return photos
 
 
-def without_face(extractor: FeatureExtractor, photos: pd.DataFrame) -> list[str]:
+def without_face(extractor: Extractor, photos: pd.DataFrame) -> list[str]:
     """Return the photos in which no face was found; none where the embedder needs no faces."""
-    faces = extractor.faces(photos)
+    faces = extractor.members[0].faces(photos)
     pairs = zip(photos.photo, photos.content, strict=True)
     return [name for name, content in pairs if faces and faces[content].found == MISSED]

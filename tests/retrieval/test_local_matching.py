@@ -134,8 +134,11 @@ def test_a_part_of_a_task_has_the_scores_of_the_whole(matcher: PictureMatcher) -
 
 def test_both_scores_count_by_the_weight() -> None:
     none = np.zeros((0, 2), np.float32)
-    queries, gallery = np.float32([[1, 0]]), np.float32([[1, 0], [0, 1], [-1, 0]])
-    found = np.float32([[0, 1, 5]])
+    queries, gallery = (
+        np.array([[1, 0]], np.float32),
+        np.array([[1, 0], [0, 1], [-1, 0]], np.float32),
+    )
+    found = np.array([[0, 1, 5]], np.float32)
     for weight, first in ((0.1, 0), (10.0, 2)):
         task = Embeddings(queries, gallery, none, none, local=lambda: found)
         scores = score_all(task, RetrieveSettings(local_weight=weight))
