@@ -212,8 +212,8 @@ def load_extractor(
 
     Args:
         backbone: efficientnet_lite0 to lite2, mobilenet_v2, sface and dlib (no model hub needed),
-            efficientnet_b0, resnet50, vit_b16, any timm name, torchvision:NAME,
-            inception_resnet_v1, or onnx:FILE.
+            facenet, arcface, clip, siglip2, dinov3, megadescriptor, any timm name,
+            torchvision:NAME, or onnx:FILE.
         crop: What the backbone sees: the whole picture (`none`), the `face` with a margin, or the
             face `aligned` by its eyes, nose and mouth; `auto` is what it was trained on.
         flip: Whether the mirror image counts too; `auto` does for faces.

@@ -48,13 +48,6 @@ class LocalPoints(NamedTuple):
     owners: np.ndarray
     pictures: int
 
-    def of(self, pictures: slice) -> "LocalPoints":
-        """Return the points of some successive pictures, which are numbered from 0."""
-        first, last, _ = pictures.indices(self.pictures)
-        part = slice(*np.searchsorted(self.owners, [first, last]))
-        owners = self.owners[part] - first
-        return LocalPoints(self.descriptors[part], self.places[part], owners, last - first)
-
 
 def local_points(pictures: pd.DataFrame, root: Path, cache: Path) -> LocalPoints:
     """Return the points of pictures; a picture is searched only once, and cached.
@@ -72,6 +65,16 @@ def local_points(pictures: pd.DataFrame, root: Path, cache: Path) -> LocalPoints
         keys_of(pictures.content), lambda missing: _search(pictures.iloc[missing], root, store)
     )
     return _unpack(rows.reshape(len(pictures), MOST, ROW))
+
+
+def search_points(pictures: pd.DataFrame, root: Path, cache: Path) -> None:
+    """Search pictures for points into the cache, as `local_points` does, and return none of them.
+
+    The points of all pictures may be more than the memory holds.
+    """
+    store, keys = _open_store(cache), keys_of(pictures.content)
+    if len(missing := store.missing(keys)):
+        _search(pictures.iloc[missing], root, store)
 
 
 def count_unsearched(pictures: pd.DataFrame, cache: Path) -> int:

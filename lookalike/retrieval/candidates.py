@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from lookalike.core.errors import UserError
 from lookalike.core.runs import Run
 from lookalike.core.settings import EmbedSettings
 from lookalike.data.catalogue import (
+    gallery_of,
     load_catalogue,
     load_full_catalogue,
     queries_of,
@@ -31,6 +33,7 @@ from lookalike.retrieval.prior import Prior, sees_faces
 SAMPLE = 64  # pictures that a candidate's speed is measured on
 FIRST = 8  # pictures before them, which wait for the backbone to be compiled
 SAMPLES = 20  # samples that are looked at for pictures which are not in the cache
+LOCAL_MOST = 4000  # gallery pictures whose points the memory is taken to hold, 2 MB each
 MATCHED = 24  # pictures that the speed of local features is measured on
 KEPT = 4  # embeddings of the labeled pictures that are kept in memory
 
@@ -204,6 +207,12 @@ class CandidateEmbedder:
         queries = 1.5 * len(list(self.labeled)) + len(queries_of(catalogue))
         missing = count_unsearched(catalogue, self.run.cache)
         return missing * self._point_seconds + queries * each
+
+    def check_matching(self) -> None:
+        """Raise UserError where the points of all pictures of a gallery are too many to hold."""
+        sides = gallery_of(load_catalogue(self.run.path("test.csv"))), list(self.labeled)
+        if (most := max(map(len, sides))) > LOCAL_MOST:
+            raise UserError(f"{most:,} pictures have more points than the memory is taken to hold")
 
     def embed_test(self, settings: EmbedSettings) -> None:
         """Embed the test into the cache, so that a submission is made in little time."""

@@ -11,6 +11,7 @@ with large vocabularies and fast spatial matching (2007).
 """
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ from tqdm import tqdm
 
 from lookalike.core.numeric import blocks
 from lookalike.core.runs import Run
-from lookalike.features.local import LocalPoints, local_points
+from lookalike.features.local import LocalPoints, local_points, search_points
 
 NEIGHBORS = 8  # nearest points of a query's point; it votes for all but the last
 POWER = 4  # of a vote: few near points count more than many that are hardly nearer than chance
@@ -34,7 +35,7 @@ LEAST = 4  # matches that can be verified: any three agree on an affine map
 EXACT = 20_000  # points of a gallery up to which all are compared
 PROBES = 16  # lists that are searched of a larger one
 TRAINING = 5, 64  # iterations of k-means, and points of a list that it is trained on
-QUERIES = 64  # whose points are searched for at once
+QUERIES = 64  # pictures whose points are searched for at once
 FLOOR = 0.1  # votes that every pair has: the logarithm of all is the score
 KEPT = 50  # scores that are kept in memory
 
@@ -63,8 +64,11 @@ class PictureMatcher:
         if key.hexdigest() not in self.kept:
             if len(self.kept) >= KEPT:
                 self.kept.pop(next(iter(self.kept)))
-            points = (local_points(rows, self.root, self.cache) for rows in (queries, gallery))
-            self.kept[key.hexdigest()] = match(*points)
+            places = self.root, self.cache
+            search_points(pd.concat([queries, gallery]), *places)
+            parts = [queries.iloc[block] for block in blocks(len(queries), QUERIES)]
+            loaded = (local_points(part, *places) for part in parts)
+            self.kept[key.hexdigest()] = match(loaded, local_points(gallery, *places), len(queries))
         scores: np.ndarray = self.kept[key.hexdigest()]
         return scores
 
@@ -90,25 +94,26 @@ class Matches(NamedTuple):
     votes: np.ndarray
 
 
-def match(queries: LocalPoints, gallery: LocalPoints) -> np.ndarray:
+def match(queries: Iterable[LocalPoints], gallery: LocalPoints, total: int) -> np.ndarray:
     """Score every pair of a query and a gallery picture by the points they have in common.
 
     Args:
-        queries: Points of Q pictures.
+        queries: Points of the queries, some pictures at a time.
         gallery: Points of G pictures.
+        total: Q, the number of queries.
 
     Returns:
         (Q, G) float32, the logarithm of the votes, the higher the more alike; most pairs have none.
     """
-    votes = np.zeros((queries.pictures, gallery.pictures), np.float32)
+    votes, done = np.zeros((total, gallery.pictures), np.float32), 0
     if len(gallery.owners) >= NEIGHBORS:
         index = _index(gallery.descriptors)
-        with tqdm(desc="matching points", total=queries.pictures, unit=" pictures") as bar:
-            for block in blocks(queries.pictures, QUERIES):
-                part = queries.of(block)
+        with tqdm(desc="matching points", total=total, unit=" pictures") as bar:
+            for part in queries:
                 if len(part.owners):
-                    matches = _matches(part, gallery, index)
-                    votes[block] = _verify(matches, part.pictures, gallery.pictures)
+                    rows = _verify(_matches(part, gallery, index), part.pictures, gallery.pictures)
+                    votes[done : done + part.pictures] = rows
+                done += part.pictures
                 bar.update(part.pictures)
     return np.asarray(np.log(FLOOR + votes), np.float32)
 

@@ -174,8 +174,10 @@ class Search:
             self._try(candidate)
 
     def _can_be_loaded(self, candidate: Candidate) -> bool:
-        """Return whether the weights of a candidate are here, and say so where they are not."""
+        """Return whether a candidate's weights and memory are here; say so where they are not."""
         try:
+            if candidate.steps:
+                self.embedder.check_matching()
             for member in candidate.applied(self.best.embed).members:
                 if member.weights is None and member.backbone in CARRIERS:
                     carried_file(CARRIERS[member.backbone], self.run.cache)

@@ -7,7 +7,12 @@ from PIL import Image
 from lookalike.core.errors import UserError
 from lookalike.data.pictures import picture_rows
 from lookalike.features import local
-from lookalike.features.local import count_unsearched, find_points, local_points
+from lookalike.features.local import (
+    count_unsearched,
+    find_points,
+    local_points,
+    search_points,
+)
 
 
 def texture(seed: int, size: int = 96) -> np.ndarray:
@@ -49,13 +54,14 @@ def test_points_are_cached_by_content(tmp_path: Path, monkeypatch: pytest.Monkey
     assert set(points.owners) == {0, 2}, "a picture of one color has no points"
     assert np.allclose(np.linalg.norm(points.descriptors, axis=1), 1, atol=1e-6)
     descriptors, places = find_points(texture(2))
-    last = points.of(slice(2, 3))
-    assert np.array_equal(last.places, places) and set(last.owners) == {0} and last.pictures == 1
-    assert np.allclose(last.descriptors**2 * descriptors.sum(1, keepdims=True), descriptors, atol=1)
+    last = points.descriptors[points.owners == 2]
+    assert np.array_equal(points.places[points.owners == 2], places) and points.pictures == 3
+    assert np.allclose(last**2 * descriptors.sum(1, keepdims=True), descriptors, atol=1)
 
     monkeypatch.setattr(local, "find_points", lambda pixels: pytest.fail("searched again"))
     again = local_points(rows.iloc[[2, 0]], tmp_path, tmp_path)
-    assert np.array_equal(again.of(slice(0, 1)).descriptors, last.descriptors)
+    assert np.array_equal(again.descriptors[again.owners == 0], last)
+    search_points(rows, tmp_path, tmp_path)
 
 
 def test_a_picture_that_is_gone_is_named(tmp_path: Path) -> None:

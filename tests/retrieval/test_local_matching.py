@@ -38,18 +38,20 @@ def sides(tmp_path_factory: pytest.TempPathFactory) -> tuple[LocalPoints, LocalP
     return one, other
 
 
+def scores_of(queries: LocalPoints, gallery: LocalPoints) -> np.ndarray:
+    return match([queries], gallery, queries.pictures)
+
+
 def test_a_picture_is_found_by_the_points_it_shares(
     sides: tuple[LocalPoints, LocalPoints], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scores = match(*sides)
+    scores = scores_of(*sides)
     assert scores.shape == (COUNT, COUNT) and scores.dtype == np.float32
     assert scores.argmax(axis=1).tolist() == list(range(COUNT))
     assert np.isclose(scores.min(), np.log(FLOOR)), "strangers share nothing"
-    assert np.array_equal(scores, match(*sides)), "the same every time"
+    assert np.array_equal(scores, scores_of(*sides)), "the same every time"
     monkeypatch.setattr(local_matching, "EXACT", 0)
-    assert match(*sides).argmax(axis=1).tolist() == list(range(COUNT)), "by lists, too"
-    monkeypatch.setattr(local_matching, "QUERIES", 1)
-    assert match(*sides).argmax(axis=1).tolist() == list(range(COUNT)), "one by one"
+    assert scores_of(*sides).argmax(axis=1).tolist() == list(range(COUNT)), "by lists, too"
 
 
 def plain_votes(queries: LocalPoints, gallery: LocalPoints) -> np.ndarray:
@@ -79,7 +81,7 @@ def test_votes_are_those_of_the_paper(sides: tuple[LocalPoints, LocalPoints]) ->
     matches = local_matching._matches(queries, gallery, index)
     sums = np.bincount(matches.pairs, matches.votes, COUNT * COUNT).reshape(COUNT, COUNT)
     assert np.allclose(sums, plain_votes(queries, gallery), atol=1e-4)
-    assert (np.exp(match(*sides)) - FLOOR <= sums + 1e-4).all(), "verified ones are a part"
+    assert (np.exp(scores_of(*sides)) - FLOOR <= sums + 1e-4).all(), "verified ones are a part"
 
 
 def test_pictures_without_points_share_nothing(sides: tuple[LocalPoints, LocalPoints]) -> None:
@@ -88,7 +90,7 @@ def test_pictures_without_points_share_nothing(sides: tuple[LocalPoints, LocalPo
         np.zeros((0, 128), np.float32), np.zeros((0, 4), np.float32), np.zeros(0, int), 3
     )
     for one, other in ((none, gallery), (queries, none), (none, none)):
-        scores = match(one, other)
+        scores = scores_of(one, other)
         assert scores.shape == (one.pictures, other.pictures)
         assert np.allclose(scores, np.log(FLOOR))
 
@@ -107,7 +109,9 @@ def rows(matcher: PictureMatcher, side: str, numbers: range) -> pd.DataFrame:
 
 def test_scores_are_kept(matcher: PictureMatcher, monkeypatch: pytest.MonkeyPatch) -> None:
     task = rows(matcher, "q", range(COUNT)), rows(matcher, "g", range(COUNT))
+    monkeypatch.setattr(local_matching, "QUERIES", COUNT - 1)
     scores = matcher.scores(*task)
+    assert scores.argmax(axis=1).tolist() == list(range(COUNT)), "also of the second block"
     monkeypatch.setattr(local_matching, "match", lambda *sides: pytest.fail("matched again"))
     assert matcher.scores(*task) is scores
 
