@@ -210,8 +210,8 @@ class CandidateEmbedder:
 
     def check_matching(self) -> None:
         """Raise UserError where the points of all pictures of a gallery are too many to hold."""
-        sides = gallery_of(load_catalogue(self.run.path("test.csv"))), list(self.labeled)
-        if (most := max(map(len, sides))) > LOCAL_MOST:
+        test = gallery_of(load_catalogue(self.run.path("test.csv")))
+        if (most := max(len(test), len(list(self.labeled)))) > LOCAL_MOST:
             raise UserError(f"{most:,} pictures have more points than the memory is taken to hold")
 
     def embed_test(self, settings: EmbedSettings) -> None:
