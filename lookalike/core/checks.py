@@ -146,6 +146,8 @@ def _check_ensemble(settings: RetrieveSettings) -> None:
         raise UserError("--ensemble: name at least two runs")
     if runs and weights and len(weights) != runs:
         raise UserError(f"--ensemble-weights: {len(weights)} for {runs} runs; name one for each")
+    if weights and settings.fusion == "learned":
+        raise UserError("--ensemble-weights: --fusion learned finds them; name one of the two")
 
 
 def _check_training(train: TrainSettings) -> None:

@@ -403,9 +403,10 @@ class RetrieveSettings:
     learning from the test's other queries."""
     ensemble: tuple[Path, ...] = ()
     """Folders of finished runs on the same data and split, to be fused into one ranking."""
-    fusion: Literal["concat", "scores", "ranks"] = "concat"
-    """How to fuse: concatenated embeddings, the mean of normalized scores, or reciprocal rank
-    fusion. `concat` takes the steps above; the others those of each run."""
+    fusion: Literal["concat", "scores", "ranks", "learned"] = "concat"
+    """How to fuse: concatenated embeddings, the mean of normalized scores, reciprocal rank fusion,
+    or the mean by weights that are learned on the validation. `concat` takes the steps above; the
+    others those of each run."""
     ensemble_weights: tuple[Annotated[float, Interval(gt=0, le=1_000_000)], ...] = ()
     """Weight of each run of the ensemble, in their order. Default: all the same."""
 

@@ -2,13 +2,17 @@
 
 rows = concatenate([rows_a, rows_b], weights=(2, 1))
 scores = fuse_ranks([scores_a, scores_b])
+weights = learn_weights([scores_a, scores_b], same)
 """
 
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.optimize import minimize
+from scipy.special import logsumexp, softmax
 
 RANK_OFFSET = 60  # of reciprocal rank fusion, as its authors chose it
+SHRINKAGE = 0.03  # of learned weights towards equal ones
 
 
 def normalize_weights(weights: Sequence[float], count: int) -> np.ndarray:
@@ -70,12 +74,55 @@ def fuse_scores(parts: Sequence[np.ndarray], weights: Sequence[float] = ()) -> n
     >>> fuse_scores([np.array([[1.0, 3.0]]), np.array([[700.0, 100.0]])], (3, 1)).tolist()
     [[-0.5, 0.5]]
     """
+    return _weighted_sum([_standardized(scores) for scores in parts], weights)
 
-    def standardized(scores: np.ndarray) -> np.ndarray:
-        scores = scores - scores.mean(1, keepdims=True, dtype=np.float64)
-        return np.asarray(scores / np.maximum(scores.std(1, keepdims=True), 1e-12))
 
-    return _weighted_sum([standardized(scores) for scores in parts], weights)
+def _standardized(scores: np.ndarray) -> np.ndarray:
+    """Return (Q, G) scores, each query's with mean 0 and deviation 1, float64."""
+    scores = scores - scores.mean(1, keepdims=True, dtype=np.float64)
+    return np.asarray(scores / np.maximum(scores.std(1, keepdims=True), 1e-12))
+
+
+def learn_weights(parts: Sequence[np.ndarray], same: np.ndarray) -> np.ndarray:
+    """Learn how much each model counts in `fuse_scores`, from queries whose answer is known.
+
+    The weights are those by which the relevant pictures are likeliest, where the softmax of the
+    fused scores over the gallery is the probability of a picture: a conditional logit (McFadden,
+    1974), as ListNet's (Cao et al., Learning to rank: from pairwise approach to listwise approach,
+    2007). None is below 0, and they are shrunk towards equal ones: models of one kind differ by
+    chance, and only one that knows little is left out.
+
+    Args:
+        parts: (Q, G) scores of each of M models.
+        same: (Q, G) bool, whether a picture shows the query's identity; queries without any do not
+            count.
+
+    Returns:
+        (M,) weights that sum to 1, rounded to three digits; equal ones where no query counts.
+
+    >>> same = np.eye(3, dtype=bool)
+    >>> learn_weights([same * 1.0, same * 5.0], same).tolist()
+    [0.5, 0.5]
+    """
+    count, counts = len(parts), same.any(axis=1) & ~same.all(axis=1)
+    if not counts.any():
+        return normalize_weights((), count)
+    scores = np.stack([_standardized(part)[counts] for part in parts], axis=2)
+    outside = np.where(same[counts], 0.0, -np.inf)
+
+    def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
+        fused = scores @ weights
+        relevant = softmax(fused + outside, axis=1) - softmax(fused, axis=1)
+        likelihood = (logsumexp(fused + outside, axis=1) - logsumexp(fused, axis=1)).mean()
+        slope = np.einsum("qg,qgm->m", relevant, scores) / len(scores)
+        mean = weights.mean() + 1e-12
+        share = weights / mean
+        spread, pull = ((share - 1) ** 2).mean(), share - 1 - (share * (share - 1)).mean()
+        gradient = SHRINKAGE * 2 / count * pull / mean - slope
+        return float(SHRINKAGE * spread - likelihood), gradient
+
+    found = minimize(loss, np.ones(count), jac=True, bounds=[(0, None)] * count, method="L-BFGS-B")
+    return normalize_weights(found.x.tolist(), count).round(3)
 
 
 def fuse_ranks(parts: Sequence[np.ndarray], weights: Sequence[float] = ()) -> np.ndarray:

@@ -44,7 +44,13 @@ from lookalike.evaluation.submissions import write_run_submission
 from lookalike.features.extractor import Extractor, embed, trained_extractor
 from lookalike.retrieval.embeddings import Embeddings, split_domains
 from lookalike.retrieval.ensemble import members
-from lookalike.retrieval.fusion import concatenate, fuse_ranks, fuse_scores, joined_widths
+from lookalike.retrieval.fusion import (
+    concatenate,
+    fuse_ranks,
+    fuse_scores,
+    joined_widths,
+    learn_weights,
+)
 from lookalike.retrieval.index import (
     Ranking,
     as_mapping,
@@ -300,6 +306,8 @@ def run_retrieve(run: Run) -> str:
             the ensemble do not fit together.
     """
     runs, settings = members(run), run.settings.retrieve
+    if settings.fusion == "learned":
+        settings = replace(settings, fusion="scores", ensemble_weights=learned_weights(run, runs))
     k = run_metric(run.settings).length
     test = load_catalogue(run.path("test.csv"))
     queries, itself = queries_of(test), searches_itself(test)
@@ -323,6 +331,28 @@ def run_retrieve(run: Run) -> str:
     if ranking.gallery.shape[1] < k:
         log.warning("warning: the gallery has fewer than %d pictures", k)
     return f"{len(ranking.queries)} queries × {ranking.gallery.shape[1]} -> {path}"
+
+
+def learned_weights(run: Run, runs: Sequence[Run]) -> tuple[float, ...]:
+    """Learn how much each member of an ensemble counts, from the validation.
+
+    Args:
+        run: The ensemble.
+        runs: Its members.
+
+    Raises:
+        UserError: The validation has no query with a relevant picture.
+    """
+    galleries = [open_gallery(member, "validation_gallery") for member in runs]
+    rows = validation_rows(run, "query")
+    rows = rows[readable(rows)]
+    same = rows.identity.to_numpy(str)[:, None] == galleries[0].rows.identity.to_numpy(str)
+    if not same.any():
+        raise UserError("--fusion learned: no query of the validation has a relevant picture")
+    weights = learn_weights(_scores_of_each(galleries, rows), same)
+    shown = ", ".join(f"{r.folder} {w:.3f}" for r, w in zip(runs, weights, strict=True))
+    log.info("weights learned on %d validation queries: %s", same.any(axis=1).sum(), shown)
+    return tuple(weights.tolist())
 
 
 def _sample_of(run: Run, queries: Sequence[str], gallery: Sequence[str], k: int) -> Sample | None:
@@ -518,18 +548,22 @@ def rank_galleries(
     if settings == RetrieveSettings(format=settings.format, index=settings.index):
         queries = embed(galleries[0].extractor, rows)
         return search(galleries[0].index, names, queries, query_names, k)
-    tasks = [gallery.embeddings(rows) for gallery in galleries]
     weights = settings.ensemble_weights
-    if len(tasks) == 1 or settings.fusion == "concat":
+    if len(galleries) == 1 or settings.fusion == "concat":
+        tasks = [gallery.embeddings(rows) for gallery in galleries]
         arrays = zip(*(task.arrays for task in tasks), strict=True)
         whole = tasks[0].with_arrays(concatenate(parts, weights) for parts in arrays)
         dims = [task.queries.shape[1] for task in tasks]
         widths = joined_widths([task.widths for task in tasks], dims)
         whole = replace(whole, widths=widths)
         return rank_embeddings(whole, settings, names, query_names, k)
-    scores = [
-        score_all(apply(task, gallery.settings), gallery.settings)
-        for task, gallery in zip(tasks, galleries, strict=True)
-    ]
     fuse = {"scores": fuse_scores, "ranks": fuse_ranks}[settings.fusion]
-    return ranking_of(fuse(scores, weights), names, query_names, k)
+    return ranking_of(fuse(_scores_of_each(galleries, rows), weights), names, query_names, k)
+
+
+def _scores_of_each(galleries: Sequence[StoredGallery], rows: pd.DataFrame) -> list[np.ndarray]:
+    """Return the (Q, G) scores of each member of an ensemble, by its own steps."""
+    return [
+        score_all(apply(gallery.embeddings(rows), gallery.settings), gallery.settings)
+        for gallery in galleries
+    ]

@@ -1,6 +1,7 @@
 """The --ensemble stages: which runs fit together, and that they rank together."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -84,6 +85,25 @@ def test_an_ensemble_ranks_by_its_runs_together(fusion: str, runs: tuple[Path, P
         assert row[columns].min() >= np.sort(row)[-10] - 1e-5
     blocks = read_json(Path("both/metrics.json"), "")
     assert blocks.keys() >= {"test", "validation"}, "data and labels are those of the first member"
+
+
+def test_weights_are_learned_on_the_validation(
+    runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fuse("--run", "learned", "--ensemble", *runs, "--fusion", "learned") == 0
+    said = capsys.readouterr().err
+    assert re.search(r"weights learned on [1-9]\d* validation queries: ", said)
+    weights = re.findall(r"/[ab] (\d\.\d{3})", said)
+    assert len(weights) == 2
+    assert np.isclose(sum(map(float, weights)), 1, atol=2e-3)
+    if "0.000" not in weights:
+        words = ["--fusion", "scores", "--ensemble-weights", *weights]
+        assert fuse("--run", "named", "--ensemble", *runs, *words) == 0
+        for name in ("submission.json", "validation.json"):
+            assert Path("learned", name).read_bytes() == Path("named", name).read_bytes()
+    words = ["--fusion", "learned", "--ensemble-weights", "2", "1"]
+    assert fuse("--run", "both", "--ensemble", *runs, *words) == 1
+    assert "--fusion learned finds them" in capsys.readouterr().err
 
 
 def test_order_and_repetition_change_no_byte(runs: tuple[Path, Path]) -> None:

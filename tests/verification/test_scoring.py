@@ -1,5 +1,6 @@
 """The similarity of two pictures is that of their embeddings; unreadable ones are errors."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,13 +8,14 @@ import pytest
 
 from lookalike.core.errors import UserError
 from lookalike.faces.geometry import Crop
-from lookalike.features.extractor import FeatureExtractor
+from lookalike.features.extractor import FeatureExtractor, JointExtractor
 from lookalike.models.embedder import load_embedder
 from lookalike.verification.scoring import (
     embedding_similarity,
     feature_vectors,
     read_photos,
     similarities,
+    single_view,
     without_face,
 )
 from tests.conftest import draw
@@ -45,6 +47,18 @@ def test_euclidean_distance_is_of_the_unnormalized_features(extractor: FeatureEx
     assert np.allclose(np.linalg.norm(feature_vectors(extractor, rows, "cosine"), axis=1), 1)
     found = similarities(np.array([[0.0, 0.0], [3.0, 4.0]]), "euclidean", *np.array([[0], [1]]))
     assert found.tolist() == [-5.0]
+
+
+def test_several_backbones_add_their_cosines_by_their_factors(extractor: FeatureExtractor) -> None:
+    other = replace(extractor, embedder=load_embedder("test_resnet", weights="none"))
+    both = JointExtractor((extractor, other), (1.0, 0.5))
+    rows = read_photos([extractor.root / "00.jpg", extractor.root / "10.jpg"])
+    one, two = (embedding_similarity(part, rows, "cosine") for part in both.members)
+    assert np.isclose(embedding_similarity(both, rows, "cosine"), (one + 0.5 * two) / 1.5)
+    with pytest.raises(UserError, match=r"test_efficientnet\+test_resnet: --distance euclidean"):
+        embedding_similarity(both, rows, "euclidean")
+    with pytest.raises(UserError, match="a trained network takes one backbone"):
+        single_view(both)
 
 
 def test_a_picture_that_cannot_be_read_is_named(extractor: FeatureExtractor) -> None:
