@@ -512,8 +512,9 @@ def benchmark_summary(report: ReportSettings) -> Path:
 def validation_steps(settings: RetrieveSettings) -> RetrieveSettings:
     """Return the ranking steps by which training is validated.
 
-    They are those of the run, without the form of the submission, the index, an ensemble, and the
-    steps that would be fitted on embeddings that still change.
+    They are those of the run, without the form of the submission, the index, an ensemble, local
+    features, which training does not change, and the steps that would be fitted on embeddings that
+    still change.
     """
     defaults = RetrieveSettings()
     others = (
@@ -523,6 +524,7 @@ def validation_steps(settings: RetrieveSettings) -> RetrieveSettings:
         "ensemble",
         "fusion",
         "ensemble_weights",
+        "local_weight",
         "no_transductive",
     )
     return replace(settings, **{name: getattr(defaults, name) for name in others})

@@ -38,5 +38,5 @@ def test_a_recipe_holds_no_secret_and_no_command() -> None:
 
 
 def test_training_is_validated_by_the_steps_that_need_no_fitted_embedding() -> None:
-    settings = RetrieveSettings(center=True, whiten=8, index="hnsw", format="csv")
+    settings = RetrieveSettings(center=True, whiten=8, index="hnsw", format="csv", local_weight=0.5)
     assert validation_steps(settings) == RetrieveSettings(center=True)
