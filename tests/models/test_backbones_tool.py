@@ -4,9 +4,10 @@ import pytest
 import timm
 
 from lookalike.core.carriers import CARRIERS
-from lookalike.models import backbones_tool
+from lookalike.models import presets
 from lookalike.models.backbones import FACE_MODELS, TIMM_NAMES
-from lookalike.models.backbones_tool import BACKBONES, main, state
+from lookalike.models.backbones_tool import main
+from lookalike.models.presets import BACKBONES, state
 from lookalike.models.releases import RELEASES
 
 
@@ -32,8 +33,8 @@ def test_the_table_says_what_can_be_had(
         asked.append(url)
         return "github" in url
 
-    monkeypatch.setattr(backbones_tool, "reachable", reachable)
-    monkeypatch.setattr(backbones_tool, "_is_cached", lambda name: name == "clip")
+    monkeypatch.setattr(presets, "reachable", reachable)
+    monkeypatch.setattr(presets, "_is_cached", lambda name: name == "clip")
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / RELEASES["arcface"].file).touch()
     assert main(["--cache", str(tmp_path)]) == 0
@@ -56,4 +57,4 @@ def test_a_carried_file_is_here_or_on_pypi(tmp_path: Path) -> None:
 
 
 def test_a_server_that_does_not_answer_is_not_reachable() -> None:
-    assert not backbones_tool.reachable("http://127.0.0.1:1")
+    assert not presets.reachable("http://127.0.0.1:1")

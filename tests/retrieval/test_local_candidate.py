@@ -11,7 +11,7 @@ from lookalike.core.config import read_config
 from lookalike.core.runs import open_run
 from lookalike.core.settings import EmbedSettings
 from lookalike.retrieval import candidates
-from lookalike.retrieval.candidates import LOCAL_FEATURES, find_candidates
+from lookalike.retrieval.candidates import LOCAL_WEIGHTS, find_candidates, local_features
 from lookalike.retrieval.judging import Recipe
 from lookalike.retrieval.prior import FACES, Prior
 from lookalike.retrieval.search import Search
@@ -53,7 +53,7 @@ def test_local_features_are_chosen_where_they_help(
     assert pipeline.main([*words, "--run", "a", "--time-limit", "2"]) == 0
     assert "local features 0." in capsys.readouterr().err
     chosen = read_config(Path("a/recipe.json"))
-    assert chosen["local_weight"] in (0.25, 0.5, 1.0)
+    assert chosen["local_weight"] in LOCAL_WEIGHTS
     words = ["--stage", "all", "--config", "a/recipe.json", "--run", "b"]
     assert pipeline.main(words) == 0
     assert Path("a/submission.json").read_bytes() == Path("b/submission.json").read_bytes()
@@ -66,12 +66,14 @@ def prior_of(settings: EmbedSettings) -> Prior:
 def test_they_are_candidates_of_labeled_pictures_without_faces() -> None:
     whole, faces = (EmbedSettings(**change) for change in ({}, FACES[0][1]))
     none: frozenset[str] = frozenset()
-    assert LOCAL_FEATURES in find_candidates(prior_of(whole), none, labeled=True)
-    assert LOCAL_FEATURES not in find_candidates(prior_of(whole), none, labeled=False)
-    assert LOCAL_FEATURES not in find_candidates(prior_of(faces), none, labeled=True)
+    known, unknown = local_features(labeled=True), local_features(labeled=False)
+    assert known in find_candidates(prior_of(whole), none, labeled=True)
+    assert unknown in find_candidates(prior_of(whole), none, labeled=False)
+    assert known not in find_candidates(prior_of(faces), none, labeled=True)
     named = frozenset({"local_weight"})
-    assert LOCAL_FEATURES not in find_candidates(prior_of(whole), named, labeled=True)
-    assert LOCAL_FEATURES.names == [f"local features {w}" for w in (0.25, 0.5, 1.0)]
+    assert known not in find_candidates(prior_of(whole), named, labeled=True)
+    assert known.names == [f"local features {weight}" for weight in (0.1, 0.25, 0.5, 1.0)]
+    assert unknown.names == ["local features 0.1"], "nothing to choose by"
 
 
 def test_more_pictures_than_the_memory_holds_leave_them_out(
@@ -83,12 +85,10 @@ def test_more_pictures_than_the_memory_holds_leave_them_out(
     search.embedder = candidates.CandidateEmbedder(search.run, ["a picture"])
     assert search.embedder.seconds_to_match() > 0
     search.best = Recipe(search.run.settings.embed, search.run.settings.retrieve)
-    assert search._can_be_loaded(LOCAL_FEATURES)
-    assert [o.retrieve.local_weight for o in search._options(search.best, LOCAL_FEATURES)] == [
-        0.25,
-        0.5,
-        1.0,
-    ]
+    candidate = local_features(labeled=True)
+    assert search._can_be_loaded(candidate)
+    options = search._options(search.best, candidate)
+    assert [option.retrieve.local_weight for option in options] == list(LOCAL_WEIGHTS)
     monkeypatch.setattr(candidates, "LOCAL_MOST", 7)
-    assert not search._can_be_loaded(LOCAL_FEATURES)
+    assert not search._can_be_loaded(candidate)
     assert "local features is left out: 8 pictures" in capsys.readouterr().err
