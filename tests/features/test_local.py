@@ -38,6 +38,13 @@ def test_a_large_picture_is_searched_at_the_size_of_a_small_one() -> None:
     assert np.allclose(np.median(one[:, :3], axis=0), np.median(other[:, :3], axis=0), atol=0.1)
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (3, 3), (1, 500), (5, 2000)])
+def test_a_picture_too_small_for_points_has_none(shape: tuple[int, int]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    descriptors, places = find_points(pixels)
+    assert descriptors.shape == (0, 128) and places.shape == (0, 4)
+
+
 def test_of_many_points_the_largest_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     descriptors, places = find_points(texture(1))
     monkeypatch.setattr(local, "MOST", 5)
