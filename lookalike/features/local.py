@@ -72,14 +72,14 @@ def search_points(pictures: pd.DataFrame, root: Path, cache: Path) -> None:
 
     The points of all pictures may be more than the memory holds.
     """
-    store, keys = _open_store(cache), keys_of(pictures.content)
-    if len(missing := store.missing(keys)):
-        _search(pictures.iloc[missing], root, store)
+    new = unsearched(pictures, cache)
+    if len(new):
+        _search(new, root, _open_store(cache))
 
 
-def count_unsearched(pictures: pd.DataFrame, cache: Path) -> int:
-    """Return how many pictures have not been searched for points yet."""
-    return len(_open_store(cache).missing(keys_of(pictures.content)))
+def unsearched(pictures: pd.DataFrame, cache: Path) -> pd.DataFrame:
+    """Return the pictures that have not been searched for points yet, one of equal ones."""
+    return pictures.iloc[_open_store(cache).missing(keys_of(pictures.content))]
 
 
 def find_points(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

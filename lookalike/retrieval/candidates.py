@@ -25,9 +25,9 @@ from lookalike.data.catalogue import (
     rows_of,
 )
 from lookalike.features.extractor import count_missing, embed, flips, untrained_extractor
-from lookalike.features.local import count_unsearched, local_points
+from lookalike.features.local import local_points, unsearched
 from lookalike.retrieval.labeled_tasks import EmbeddedRows, embedded_rows
-from lookalike.retrieval.local_matching import matcher_of
+from lookalike.retrieval.local_matching import match
 from lookalike.retrieval.prior import Prior, sees_faces
 
 SAMPLE = 64  # pictures that a candidate's speed is measured on
@@ -149,7 +149,7 @@ class CandidateEmbedder:
     _rows: dict[str, EmbeddedRows] = field(default_factory=dict, repr=False)
     _rates: dict[str, float] = field(default_factory=dict, repr=False)
     _first: float = 0.0  # seconds that a picture took in the first embedding
-    _point_seconds: float = 0.0  # that finding the points of a picture took
+    _match_seconds: tuple[float, float] | None = None  # see `_measure_matching`
 
     def measure_first(self) -> None:
         """Take the pace of the first embedding, of one backbone at its own resolution."""
@@ -196,24 +196,33 @@ class CandidateEmbedder:
     def seconds_to_match(self) -> float:
         """Estimate how long local features take, of the labeled pictures and of the test.
 
-        Points are found and matched among a few pictures. A search takes time by the square root of
-        how many points it is in; half of the labeled pictures are queries of the folds, of the
-        folds of both halves, and of the halves.
+        Half of the labeled pictures are queries of the folds, of the folds of both halves, and of
+        the halves.
         """
         catalogue = load_full_catalogue(self.run.folder)
         catalogue = catalogue[readable(catalogue)]
-        sample = catalogue.sample(min(len(catalogue), MATCHED), random_state=0)
-        new, matcher = count_unsearched(sample, self.run.cache), matcher_of(self.run)
-        started = perf_counter()
-        local_points(sample, self.run.data, self.run.cache)
-        found = perf_counter()
-        if new:
-            self._point_seconds = (found - started) / new
-        matcher.scores(sample, sample)
-        each = (perf_counter() - found) / len(sample) * (len(catalogue) / len(sample)) ** 0.5
+        if self._match_seconds is None:
+            self._match_seconds = self._measure_matching(catalogue)
+        to_find, to_match = self._match_seconds
         queries = 1.5 * len(list(self.labeled)) + len(queries_of(catalogue))
-        missing = count_unsearched(catalogue, self.run.cache)
-        return missing * self._point_seconds + queries * each
+        missing = len(unsearched(catalogue, self.run.cache))
+        return missing * to_find + queries * to_match * len(catalogue) ** 0.5
+
+    def _measure_matching(self, catalogue: pd.DataFrame) -> tuple[float, float]:
+        """Return the seconds of finding the points of a picture, and of matching them.
+
+        The latter are for a gallery of one picture: a search takes time by the square root of how
+        many points it is in.
+        """
+        new = unsearched(catalogue, self.run.cache)
+        pool = new if len(new) else catalogue
+        sample = pool.sample(min(len(pool), MATCHED), random_state=0)
+        started = perf_counter()
+        points = local_points(sample, self.run.data, self.run.cache)
+        found = perf_counter()
+        match([points], points, len(sample))
+        matched = perf_counter() - found
+        return (found - started) / len(sample), matched / len(sample) ** 1.5
 
     def check_matching(self) -> None:
         """Raise UserError where the points of all pictures of a gallery are too many to hold."""

@@ -8,10 +8,10 @@ from lookalike.core.errors import UserError
 from lookalike.data.pictures import picture_rows
 from lookalike.features import local
 from lookalike.features.local import (
-    count_unsearched,
     find_points,
     local_points,
     search_points,
+    unsearched,
 )
 
 
@@ -55,9 +55,9 @@ def test_of_many_points_the_largest_stay(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_points_are_cached_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flat = np.full((40, 30, 3), 128, np.uint8)
     rows = picture_rows([texture(0), flat, texture(2)], tmp_path)
-    assert count_unsearched(rows, tmp_path) == 3
+    assert len(unsearched(rows, tmp_path)) == 3
     points = local_points(rows, tmp_path, tmp_path)
-    assert count_unsearched(rows, tmp_path) == 0
+    assert len(unsearched(rows, tmp_path)) == 0
     assert set(points.owners) == {0, 2}, "a picture of one color has no points"
     assert np.allclose(np.linalg.norm(points.descriptors, axis=1), 1, atol=1e-6)
     descriptors, places = find_points(texture(2))

@@ -83,7 +83,8 @@ def test_more_pictures_than_the_memory_holds_leave_them_out(
     assert pipeline.main(["--stage", "split", "--data", str(coats), "--run", "a", *BACKBONE]) == 0
     search = Search(open_run(Path("a")), lambda run: None)
     search.embedder = candidates.CandidateEmbedder(search.run, ["a picture"])
-    assert search.embedder.seconds_to_match() > 0
+    first = search.embedder.seconds_to_match()
+    assert search.embedder.seconds_to_match() == first > 0, "it is measured once"
     search.best = Recipe(search.run.settings.embed, search.run.settings.retrieve)
     candidate = local_features(labeled=True)
     assert search._can_be_loaded(candidate)
