@@ -27,7 +27,7 @@ from lookalike.data.catalogue import (
 from lookalike.features.extractor import count_missing, embed, flips, untrained_extractor
 from lookalike.features.local import local_points, unsearched
 from lookalike.retrieval.labeled_tasks import EmbeddedRows, embedded_rows
-from lookalike.retrieval.local_matching import match
+from lookalike.retrieval.local_matching import count_distances, match
 from lookalike.retrieval.prior import Prior, sees_faces
 
 SAMPLE = 64  # pictures that a candidate's speed is measured on
@@ -77,7 +77,7 @@ WHOLE_CANDIDATES = (
 )
 
 
-# Of little weight they have gained something everywhere, with labels they may count more.
+# The least has gained something in folds of all data it was tried on; labels may choose more.
 LOCAL_WEIGHTS = (0.1, 0.25, 0.5, 1.0)
 
 
@@ -128,6 +128,20 @@ def in_words(value: Any) -> str:
     return " ".join(map(str, value)) if is_list else str(value)
 
 
+class MatchCosts(NamedTuple):
+    """What local features take on this machine, and how many there are.
+
+    Attributes:
+        to_find: Seconds of finding the points of a picture.
+        to_compare: Seconds of a distance between points.
+        points: Points of a query and of a gallery picture.
+    """
+
+    to_find: float
+    to_compare: float
+    points: tuple[float, float]
+
+
 def _passes(settings: EmbedSettings) -> set[tuple[str, float, float, bool]]:
     """Return how often a picture is embedded: by backbone, resolution, scale, and mirrored."""
     sides = (False, True) if flips(settings) else (False,)
@@ -149,7 +163,7 @@ class CandidateEmbedder:
     _rows: dict[str, EmbeddedRows] = field(default_factory=dict, repr=False)
     _rates: dict[str, float] = field(default_factory=dict, repr=False)
     _first: float = 0.0  # seconds that a picture took in the first embedding
-    _match_seconds: tuple[float, float] | None = None  # see `_measure_matching`
+    _match_costs: MatchCosts | None = None
 
     def measure_first(self) -> None:
         """Take the pace of the first embedding, of one backbone at its own resolution."""
@@ -196,33 +210,38 @@ class CandidateEmbedder:
     def seconds_to_match(self) -> float:
         """Estimate how long local features take, of the labeled pictures and of the test.
 
-        Half of the labeled pictures are queries of the folds, of the folds of both halves, and of
-        the halves.
+        The labeled pictures are matched in the folds, in the folds of both halves, and in the
+        halves; half of them are queries.
         """
         catalogue = load_full_catalogue(self.run.folder)
         catalogue = catalogue[readable(catalogue)]
-        if self._match_seconds is None:
-            self._match_seconds = self._measure_matching(catalogue)
-        to_find, to_match = self._match_seconds
-        queries = 1.5 * len(list(self.labeled)) + len(queries_of(catalogue))
-        missing = len(unsearched(catalogue, self.run.cache))
-        return missing * to_find + queries * to_match * len(catalogue) ** 0.5
+        if self._match_costs is None:
+            self._match_costs = self._measure_matching(catalogue)
+        costs, missing = self._match_costs, len(unsearched(catalogue, self.run.cache))
+        half, (queries, gallery) = len(list(self.labeled)) / 2, costs.points
+        test = len(queries_of(catalogue)) * queries, len(gallery_of(catalogue)) * gallery
+        labeled = count_distances(half * queries, half * gallery)
+        return missing * costs.to_find + costs.to_compare * (3 * labeled + count_distances(*test))
 
-    def _measure_matching(self, catalogue: pd.DataFrame) -> tuple[float, float]:
-        """Return the seconds of finding the points of a picture, and of matching them.
-
-        The latter are for a gallery of one picture: a search takes time by the square root of how
-        many points it is in.
-        """
-        new = unsearched(catalogue, self.run.cache)
-        pool = new if len(new) else catalogue
-        sample = pool.sample(min(len(pool), MATCHED), random_state=0)
+    def _measure_matching(self, catalogue: pd.DataFrame) -> MatchCosts:
+        """Measure what local features take on a few pictures of both sides of the test."""
+        samples, points = [], []
         started = perf_counter()
-        points = local_points(sample, self.run.data, self.run.cache)
+        for side in (queries_of(catalogue), gallery_of(catalogue)):
+            new = unsearched(side, self.run.cache)
+            pool = new if len(new) else side
+            samples.append(pool.sample(min(len(pool), MATCHED), random_state=0))
+            points.append(local_points(samples[-1], self.run.data, self.run.cache))
         found = perf_counter()
-        match([points], points, len(sample))
+        queries, gallery = points
+        match([queries], gallery, queries.pictures)
         matched = perf_counter() - found
-        return (found - started) / len(sample), matched / len(sample) ** 1.5
+        distances = count_distances(len(queries.owners), len(gallery.owners))
+        return MatchCosts(
+            (found - started) / sum(map(len, samples)),
+            matched / max(distances, 1.0),
+            (len(queries.owners) / queries.pictures, len(gallery.owners) / gallery.pictures),
+        )
 
     def check_matching(self) -> None:
         """Raise UserError where the points of all pictures of a gallery are too many to hold."""

@@ -118,6 +118,22 @@ def match(queries: Iterable[LocalPoints], gallery: LocalPoints, total: int) -> n
     return np.asarray(np.log(FLOOR + votes), np.float32)
 
 
+def count_distances(queries: float, gallery: float) -> float:
+    """Return about how many distances `match` computes, which is what its time goes with.
+
+    Args:
+        queries: Points of all queries.
+        gallery: Points of the gallery.
+
+    >>> count_distances(1000, 20_000) / 1e6, round(count_distances(1000, 40_000) / 1e6)
+    (20.0, 206)
+    """
+    if gallery <= EXACT:
+        return queries * gallery
+    lists, (iterations, sample) = 4 * gallery**0.5, TRAINING
+    return iterations * sample * lists**2 + queries * (lists + PROBES * gallery / lists)
+
+
 def _index(descriptors: np.ndarray) -> faiss.Index:
     """Return an index of descriptors, by squared distance."""
     count, width = descriptors.shape
