@@ -44,20 +44,17 @@ class Test:
             raise UserError(f"{run.folder}: no labels of its test are known")
         rows = rows[readable(rows)]
         rows = rows.assign(name=bare_names(rows.path).to_numpy()).sort_values("name")
-        self.queries, self.gallery, self.labels = (
-            queries_of(rows),
-            gallery_of(rows),
-            read_labels(path),
-        )
+        self.sides, self.labels = (queries_of(rows), gallery_of(rows)), read_labels(path)
 
-    def cosines(self, extractor: Extractor) -> np.ndarray:
-        """Return the (Q, G) centered cosines."""
-        return centered(embed(extractor, self.queries), embed(extractor, self.gallery))
+    def embed(self, extractor: Extractor) -> list[np.ndarray]:
+        """Return the embeddings of the queries, and those of the gallery."""
+        return [embed(extractor, rows) for rows in self.sides]
 
     def score(self, scores: np.ndarray) -> float:
         """Return the score of (Q, G) scores."""
-        names = list(self.gallery.name), list(self.queries.name)
-        return float(score(as_mapping(ranking_of(scores, *names)), self.labels)["score"])
+        queries, gallery = (list(rows.name) for rows in self.sides)
+        ranking = as_mapping(ranking_of(scores, gallery, queries))
+        return float(score(ranking, self.labels)["score"])
 
 
 def centered(queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
@@ -84,13 +81,12 @@ def column(run: Run, settings: EmbedSettings) -> dict[str, str]:
     """Return the scores of a run's test by each backbone and each fusion."""
     extractors = [untrained_extractor(run, member) for member in settings.members]
     test = Test(run)
-    parts = [test.cosines(extractor) for extractor in extractors]
+    sides = [test.embed(extractor) for extractor in extractors]
+    parts = [centered(*side) for side in sides]
     weights = learn_weights(*labeled_cosines(run, extractors))
-    pictures = test.queries, test.gallery
-    sides = ([embed(extractor, rows) for extractor in extractors] for rows in pictures)
     alone = dict(zip(settings.backbones, map(test.score, parts), strict=True))
     together = {
-        "concatenated": test.score(centered(*map(concatenate, sides))),
+        "concatenated": test.score(centered(*map(concatenate, zip(*sides, strict=True)))),
         "mean of scores": test.score(fuse_scores(parts)),
         "ranks": test.score(fuse_ranks(parts)),
         "learned weights": test.score(fuse_scores(parts, tuple(weights))),

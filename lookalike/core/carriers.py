@@ -101,14 +101,23 @@ def carried_file(carrier: Carrier, cache: Path) -> Path:
     Raises:
         UserError: It cannot be downloaded, or its SHA-256 is another.
     """
-    try:
-        found = Path(str(distribution(carrier.package).locate_file(carrier.member)))
-    except PackageNotFoundError:
-        found = cache / "weights" / Path(carrier.member).name
-        if not found.is_file():
-            _download(carrier, found)
+    found = carried_path(carrier, cache)
+    if found == _cached_path(carrier, cache) and not found.is_file():
+        _download(carrier, found)
     check_hash(found, carrier.sha256)
     return found
+
+
+def carried_path(carrier: Carrier, cache: Path) -> Path:
+    """Return where a carrier's file is, or would be: in its package, else in the cache."""
+    try:
+        return Path(str(distribution(carrier.package).locate_file(carrier.member)))
+    except PackageNotFoundError:
+        return _cached_path(carrier, cache)
+
+
+def _cached_path(carrier: Carrier, cache: Path) -> Path:
+    return cache / "weights" / Path(carrier.member).name
 
 
 def check_hash(path: Path, sha256: str) -> None:

@@ -8,7 +8,7 @@ its pixels, which is never that of a file.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from os import PathLike
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from lookalike.core.cache import FeatureCache, keys_of
 from lookalike.core.errors import UserError
 from lookalike.core.readers import read_bytes
 from lookalike.data.images import content_hash, map_images, read_known_picture, upright_rgb
@@ -97,6 +98,34 @@ def open_source(source: Path | np.ndarray, content: str, min_side: int) -> Image
     if isinstance(source, np.ndarray):
         return Image.fromarray(source)
     return read_known_picture(source, content, min_side)
+
+
+def add_rows(
+    store: FeatureCache,
+    pictures: pd.DataFrame,
+    root: Path,
+    row_of: Callable[[Path | np.ndarray, str], np.ndarray],
+    description: str,
+) -> None:
+    """Compute a row of each picture in threads and add it to a cache; an error loses none before.
+
+    Args:
+        store: The cache.
+        pictures: Rows with `path` and `content`.
+        root: Folder that relative paths start from.
+        row_of: Returns the row of a source and its content hash.
+        description: The label of the progress bar.
+
+    Raises:
+        UserError: What `row_of` raises for a picture that is gone or has changed.
+    """
+    files = list(zip(sources(pictures, root), pictures.content, strict=True))
+    try:
+        rows = map_images(lambda file: row_of(*file), files, description)
+        for content, row in zip(pictures.content, rows, strict=True):
+            store.add(keys_of([content]), row[None])
+    finally:
+        store.flush()
 
 
 def _hashes(rows: pd.DataFrame, root: Path) -> list[str]:

@@ -23,8 +23,8 @@ from lookalike.core.log import log
 from lookalike.core.readers import read_table
 from lookalike.core.runs import Run
 from lookalike.data.catalogue import load_full_catalogue, readable
-from lookalike.data.images import map_images, read_known_picture
-from lookalike.data.pictures import open_source, sources
+from lookalike.data.images import read_known_picture
+from lookalike.data.pictures import add_rows, open_source
 from lookalike.faces.detection import (
     CONFIDENT,
     FOUND,
@@ -78,16 +78,10 @@ def detection_recipe(detector: Detector) -> dict[str, Any]:
 def _search(pictures: pd.DataFrame, root: Path, store: FeatureCache, detector: Detector) -> None:
     """Add the faces of pictures to the cache; those before an error stay in it."""
 
-    def search(picture: tuple[Path | np.ndarray, str]) -> np.ndarray:
-        return _as_row(find_face(open_source(*picture, SEARCH_SIDE), detector))
+    def search(source: Path | np.ndarray, content: str) -> np.ndarray:
+        return _as_row(find_face(open_source(source, content, SEARCH_SIDE), detector))
 
-    files = list(zip(sources(pictures, root), pictures.content, strict=True))
-    try:
-        rows = map_images(search, files, "finding faces")
-        for content, row in zip(pictures.content, rows, strict=True):
-            store.add(keys_of([content]), row[None])
-    finally:
-        store.flush()
+    add_rows(store, pictures, root, search, "finding faces")
 
 
 def _as_row(face: Face) -> np.ndarray:

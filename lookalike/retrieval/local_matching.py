@@ -60,16 +60,17 @@ class PictureMatcher:
         Raises:
             UserError: A picture is gone or has changed since the catalogue was made.
         """
-        key = hashlib.sha256("|".join([*queries.content, "", *gallery.content]).encode())
-        if key.hexdigest() not in self.kept:
+        contents = "|".join([*queries.content, "", *gallery.content])
+        key = hashlib.sha256(contents.encode()).hexdigest()
+        if key not in self.kept:
             if len(self.kept) >= KEPT:
                 self.kept.pop(next(iter(self.kept)))
             places = self.root, self.cache
             search_points(pd.concat([queries, gallery]), *places)
             parts = [queries.iloc[block] for block in blocks(len(queries), QUERIES)]
             loaded = (local_points(part, *places) for part in parts)
-            self.kept[key.hexdigest()] = match(loaded, local_points(gallery, *places), len(queries))
-        scores: np.ndarray = self.kept[key.hexdigest()]
+            self.kept[key] = match(loaded, local_points(gallery, *places), len(queries))
+        scores: np.ndarray = self.kept[key]
         return scores
 
 

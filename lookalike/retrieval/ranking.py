@@ -8,9 +8,8 @@ A stage embeds the pictures, opens the stored index and ranks by the same steps 
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypedDict, get_args, get_type_hints
 
@@ -306,12 +305,15 @@ def run_retrieve(run: Run) -> str:
             the ensemble do not fit together.
     """
     runs, settings = members(run), run.settings.retrieve
-    if settings.fusion == "learned":
-        settings = replace(settings, fusion="scores", ensemble_weights=learned_weights(run, runs))
     k = run_metric(run.settings).length
     test = load_catalogue(run.path("test.csv"))
     queries, itself = queries_of(test), searches_itself(test)
     galleries = [open_gallery(member, "gallery") for member in runs]
+    validation = validation_rows(run, "query")
+    validation_galleries = [open_gallery(member, "validation_gallery") for member in runs]
+    if settings.fusion == "learned":
+        weights = learned_weights(runs, validation_galleries, validation)
+        settings = replace(settings, fusion="scores", ensemble_weights=weights)
     names = bare_names(queries.path).tolist()
     sample = _sample_of(run, names, galleries[0].names, k)
     length = max(k, sample.length if sample else 0)
@@ -322,37 +324,13 @@ def run_retrieve(run: Run) -> str:
     path = write_run_submission(as_mapping(ranking), run.folder, settings.format)
     if sample is not None:
         path = write_filled(sample, as_mapping(ranked), run.path("submission.csv"))
-    validation = validation_rows(run, "query")
-    galleries = [open_gallery(member, "validation_gallery") for member in runs]
-    validated = rank_rows(galleries, validation, list(validation.path), settings, k)
+    validated = rank_rows(validation_galleries, validation, list(validation.path), settings, k)
     write_json(run.path("validation.json"), as_mapping(validated))
     both = {"test": with_scores(ranking), "validation": with_scores(validated)}
     write_text(run.path("ranking.json"), json.dumps(both, ensure_ascii=False))
     if ranking.gallery.shape[1] < k:
         log.warning("warning: the gallery has fewer than %d pictures", k)
     return f"{len(ranking.queries)} queries × {ranking.gallery.shape[1]} -> {path}"
-
-
-def learned_weights(run: Run, runs: Sequence[Run]) -> tuple[float, ...]:
-    """Learn how much each member of an ensemble counts, from the validation.
-
-    Args:
-        run: The ensemble.
-        runs: Its members.
-
-    Raises:
-        UserError: The validation has no query with a relevant picture.
-    """
-    galleries = [open_gallery(member, "validation_gallery") for member in runs]
-    rows = validation_rows(run, "query")
-    rows = rows[readable(rows)]
-    same = rows.identity.to_numpy(str)[:, None] == galleries[0].rows.identity.to_numpy(str)
-    if not same.any():
-        raise UserError("--fusion learned: no query of the validation has a relevant picture")
-    weights = learn_weights(_scores_of_each(galleries, rows), same)
-    shown = ", ".join(f"{r.folder} {w:.3f}" for r, w in zip(runs, weights, strict=True))
-    log.info("weights learned on %d validation queries: %s", same.any(axis=1).sum(), shown)
-    return tuple(weights.tolist())
 
 
 def _sample_of(run: Run, queries: Sequence[str], gallery: Sequence[str], k: int) -> Sample | None:
@@ -406,7 +384,7 @@ class StoredGallery(NamedTuple):
         labeled: Labeled embeddings, those of the query domain and the others; both of them empty
             where no step needs them.
         identities: The identities of their pictures.
-        rows: The catalogue rows of the index.
+        rows: Reads the catalogue rows of the index, which few steps need.
         matcher: Scores pictures by local features.
     """
 
@@ -416,7 +394,7 @@ class StoredGallery(NamedTuple):
     settings: RetrieveSettings
     labeled: tuple[np.ndarray, np.ndarray]
     identities: tuple[np.ndarray, np.ndarray]
-    rows: pd.DataFrame
+    rows: Callable[[], pd.DataFrame]
     matcher: PictureMatcher
 
     @property
@@ -428,8 +406,13 @@ class StoredGallery(NamedTuple):
     def embeddings(self, rows: pd.DataFrame) -> Embeddings:
         """Return the retrieval task of some queries, by their catalogue rows."""
         sides, widths = (embed(self.extractor, rows), self.vectors), self.extractor.widths
-        local = partial(self.matcher.scores, rows, self.rows)
-        return Embeddings(*sides, *self.labeled, self.identities, widths, local)
+        return Embeddings(
+            *sides,
+            *self.labeled,
+            self.identities,
+            widths,
+            local=lambda: self.matcher.scores(rows, self.rows()),
+        )
 
 
 def open_gallery(run: Run, name: str) -> StoredGallery:
@@ -456,9 +439,15 @@ def open_gallery(run: Run, name: str) -> StoredGallery:
             rows.identity.to_numpy(str), (rows.domain == split.query_domain).to_numpy()
         )
         _warn_of_missing_labels(settings, len(rows), name)
-    rows, _ = _gallery_rows(run, name)
     return StoredGallery(
-        extractor, index, names, settings, labeled, identities, rows, matcher_of(run)
+        extractor,
+        index,
+        names,
+        settings,
+        labeled,
+        identities,
+        rows=lambda: _gallery_rows(run, name)[0],
+        matcher=matcher_of(run),
     )
 
 
@@ -559,6 +548,29 @@ def rank_galleries(
         return rank_embeddings(whole, settings, names, query_names, k)
     fuse = {"scores": fuse_scores, "ranks": fuse_ranks}[settings.fusion]
     return ranking_of(fuse(_scores_of_each(galleries, rows), weights), names, query_names, k)
+
+
+def learned_weights(
+    runs: Sequence[Run], galleries: Sequence[StoredGallery], rows: pd.DataFrame
+) -> tuple[float, ...]:
+    """Learn how much each member of an ensemble counts, from the validation.
+
+    Args:
+        runs: The members.
+        galleries: The validation's gallery, as each of them has it.
+        rows: The catalogue rows of the validation's queries.
+
+    Raises:
+        UserError: The validation has no query with a relevant picture.
+    """
+    rows = rows[readable(rows)]
+    same = rows.identity.to_numpy(str)[:, None] == galleries[0].rows().identity.to_numpy(str)
+    if not same.any():
+        raise UserError("--fusion learned: no query of the validation has a relevant picture")
+    weights = learn_weights(_scores_of_each(galleries, rows), same)
+    shown = ", ".join(f"{r.folder} {w:.3f}" for r, w in zip(runs, weights, strict=True))
+    log.info("weights learned on %d validation queries: %s", same.any(axis=1).sum(), shown)
+    return tuple(weights.tolist())
 
 
 def _scores_of_each(galleries: Sequence[StoredGallery], rows: pd.DataFrame) -> list[np.ndarray]:
