@@ -126,6 +126,11 @@ def _check_backbones(settings: Settings) -> None:
         raise UserError(f"--backbone {embed.backbone}: different names, joined by +")
     if not all(0 < factor < math.inf for factor in embed.factors):
         raise UserError(f"--backbone {embed.backbone}: factors are above 0, such as sface+0.5*dlib")
+    if not embed.networks and (embed.resolutions != (1.0,) or embed.weights):
+        raise UserError(
+            f"--backbone {embed.backbone}: is no network, so that there is nothing for --weights "
+            "or --resolutions"
+        )
     if len(names) == 1 and embed.factors[0] != 1:
         raise UserError(f"--backbone {embed.backbone}: a factor is for one of several")
     if not embed.resolutions or len(set(embed.resolutions)) < len(embed.resolutions):

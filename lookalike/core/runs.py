@@ -300,6 +300,8 @@ class Run:
             for name in FILE_SETTINGS & settings.keys()
             if flat[name]
         }
+        if "backbone" in settings:
+            named |= {str(path): file_hash(path) for path in self.settings.embed.files}
         return {
             "settings": settings,
             "named_files": named,

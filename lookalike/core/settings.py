@@ -45,6 +45,9 @@ ImageSize = Annotated[int, Interval(ge=8, le=4096)]
 Width = Annotated[int, Interval(ge=1, le=65_536)]  # of a layer
 CosineThreshold = Annotated[float, Interval(gt=0, le=1)]
 
+# What a backbone's name begins with where it is a file: a network, or embeddings.
+ONNX, STORED = "onnx:", "embeddings:"
+
 # Settings of earlier releases that nothing takes the place of; config files may still hold them.
 REMOVED = ("auto", "auto_backbones")
 # Names that options and settings had before, and have now. The old ones are read for one release.
@@ -190,9 +193,10 @@ class EmbedSettings:
 
     backbone: str = "efficientnet_lite0"
     """efficientnet_lite0 to lite2, mobilenet_v2, sface and dlib (no model hub needed), facenet,
-    arcface, clip, siglip2, dinov3, megadescriptor, any timm name, torchvision:NAME, or onnx:FILE;
-    `lookalike backbones` lists them. Several, joined by +, embed a picture each, and their cosines
-    are added, with a factor where there is one: sface+0.5*dlib."""
+    arcface, clip, siglip2, dinov3, megadescriptor, any timm name, torchvision:NAME, onnx:FILE, or
+    embeddings:FILE, those of another program; `lookalike backbones` lists them. Several, joined by
+    +, embed a picture each, and their cosines are added, with a factor where there is one:
+    sface+0.5*dlib."""
     weights: str | None = None
     """File with the backbone's weights (safetensors or a PyTorch state dict), or `none` for random
     ones. Default: the backbone's pretrained weights."""
@@ -239,12 +243,41 @@ class EmbedSettings:
         >>> EmbedSettings("sface+0.5*dlib", resolutions=(1.0, 1.4)).factors
         (1.0, 1.0, 0.5, 0.5)
         """
-        return tuple(factor for _, factor in self._terms for _ in self.resolutions)
+        return tuple(factor for _, factor, _ in self._parts)
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The backbones that run on pictures; the others are embeddings of another program."""
+        return tuple(name for name in self.backbones if not name.startswith(STORED))
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that are named as backbones.
+
+        >>> EmbedSettings("sface+embeddings:clip.npz").files
+        (PosixPath('clip.npz'),)
+        """
+        names = (name for name in self.backbones if name.startswith((ONNX, STORED)))
+        return tuple(Path(name.partition(":")[2]) for name in names)
+
+    @property
+    def _parts(self) -> list[tuple[str, float, float]]:
+        """The name, factor and resolution of each member.
+
+        Embeddings of another program have one resolution, and count as much as all of a network's.
+        """
+        parts = []
+        for name, factor in self._terms:
+            if name.startswith(STORED):
+                parts.append((name, factor * len(self.resolutions), 1.0))
+            else:
+                parts += [(name, factor, resolution) for resolution in self.resolutions]
+        return parts
 
     @property
     def _terms(self) -> list[tuple[str, float]]:
         """The name and the factor of each backbone; NaN where that is no number."""
-        if self.backbone.startswith("onnx:"):  # a path, which may hold any sign
+        if self.backbone.startswith(ONNX):  # a path, which may hold any sign
             return [(self.backbone, 1.0)]
         parts = [part.rpartition("*") for part in self.backbone.split("+")]
         return [(name, _number(factor) if star else 1.0) for factor, star, name in parts]
@@ -254,8 +287,7 @@ class EmbedSettings:
         """The settings of each backbone at each resolution, whose embeddings are concatenated."""
         return [
             replace(self, backbone=name, resolutions=(resolution,))
-            for name in self.backbones
-            for resolution in self.resolutions
+            for name, _, resolution in self._parts
         ]
 
 

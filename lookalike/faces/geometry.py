@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from lookalike.core.settings import EmbedSettings
+from lookalike.core.settings import ONNX, EmbedSettings
 
 CropKind = Literal["none", "face", "aligned"]
 Points = tuple[tuple[float, float], ...]
@@ -94,7 +94,7 @@ def crop_kind(settings: EmbedSettings) -> CropKind:
     for name in settings.backbones:
         if name in ("facenet", "inception_resnet_v1"):
             return "face"
-        if name in ("sface", "dlib", "arcface") or name.startswith("onnx:"):
+        if name in ("sface", "dlib", "arcface") or name.startswith(ONNX):
             return "aligned"
     return "none"
 

@@ -38,10 +38,11 @@ from lookalike.faces.detection import Detector, load_detector
 from lookalike.faces.geometry import Crop, Face, crop_kind
 from lookalike.features.engine import Engine, Plan, build_engine, plans
 from lookalike.features.loader import PLAIN, View
-from lookalike.features.source import FeatureSource
+from lookalike.features.source import FeatureSource, Source, source_of
 from lookalike.models.checkpoints import check_untrained, load_model
 from lookalike.models.embedder import Embedder, embedder_of, project_rows
 from lookalike.models.onnx_models import OnnxBackbone
+from lookalike.models.stored import StoredEmbeddings
 
 IN_MEMORY = 1 << 24  # bytes; larger results are stored in a file
 KEPT = 20  # extractors that a run's session keeps
@@ -81,13 +82,16 @@ class FeatureExtractor:
     @property
     def views(self) -> list[View]:
         """The views whose embeddings are summed up."""
+        if isinstance(self.embedder.backbone, StoredEmbeddings):
+            return [PLAIN]
         sides = (False, True) if self.flip else (False,)
         return [View(mirrored=mirrored, scale=scale) for scale in self.scales for mirrored in sides]
 
     @property
     def plans(self) -> list[Plan]:
         """The ways to run the backbone, the best first; an ONNX file has its own runtime."""
-        mode = "off" if isinstance(self.embedder.backbone, OnnxBackbone) else self.compile
+        is_file = isinstance(self.embedder.backbone, OnnxBackbone | StoredEmbeddings)
+        mode = "off" if is_file else self.compile
         return plans(mode, self.total)
 
     def engine(self, plan: Plan) -> Engine:
@@ -213,7 +217,7 @@ def load_extractor(
     Args:
         backbone: efficientnet_lite0 to lite2, mobilenet_v2, sface and dlib (no model hub needed),
             facenet, arcface, clip, siglip2, dinov3, megadescriptor, any timm name,
-            torchvision:NAME, or onnx:FILE.
+            torchvision:NAME, onnx:FILE, or embeddings:FILE, those of another program.
         crop: What the backbone sees: the whole picture (`none`), the `face` with a margin, or the
             face `aligned` by its eyes, nose and mouth; `auto` is what it was trained on.
         flip: Whether the mirror image counts too; `auto` does for faces.
@@ -434,9 +438,7 @@ def embed(extractor: Extractor, pictures: pd.DataFrame, shown: bool = True) -> n
         UserError: A file is gone, has changed since it was hashed, or cannot be decoded.
     """
     members = extractor.members
-    sources = [
-        [FeatureSource(member, pictures, view) for view in member.views] for member in members
-    ]
+    sources = [[source_of(member, pictures, view) for view in member.views] for member in members]
     with _progress(sources, shown) as bar:
         parts = [
             _in_blocks(pictures, its_sources, member.dim, partial(sum_views, member.embedder), bar)
@@ -459,7 +461,7 @@ def count_missing(extractor: Extractor, pictures: pd.DataFrame) -> int:
         pictures: Rows with `content`.
     """
     views = ((member, view) for member in extractor.members for view in member.views)
-    return sum(FeatureSource(member, pictures, view).missing for member, view in views)
+    return sum(source_of(member, pictures, view).missing for member, view in views)
 
 
 def embed_features(
@@ -479,7 +481,7 @@ def embed_features(
     Raises:
         UserError: A file is gone, has changed since it was hashed, or cannot be decoded.
     """
-    sources = [FeatureSource(extractor, pictures, view)]
+    sources = [source_of(extractor, pictures, view)]
     with _progress([sources]) as bar:
         return _in_blocks(pictures, sources, extractor.embedder.features_dim, next, bar)
 
@@ -537,9 +539,10 @@ def sum_views(embedder: Embedder, features: Iterator[np.ndarray]) -> np.ndarray:
 
 
 @contextmanager
-def _progress(sources: Sequence[Sequence[FeatureSource]], shown: bool = True) -> Iterator[tqdm]:
+def _progress(sources: Sequence[Sequence[Source]], shown: bool = True) -> Iterator[tqdm]:
     """Show one bar for all that the cache lacks, and log at the end how it was made."""
-    parts = [source for its_sources in sources for source in its_sources]
+    every = (source for its_sources in sources for source in its_sources)
+    parts = [source for source in every if isinstance(source, FeatureSource) and source.missing]
     total = sum(part.missing for part in parts)
     with tqdm(
         total=total, desc="embedding", unit=" pictures", disable=not (total and shown)
@@ -553,7 +556,7 @@ def _progress(sources: Sequence[Sequence[FeatureSource]], shown: bool = True) ->
 
 def _in_blocks(
     pictures: pd.DataFrame,
-    sources: Sequence[FeatureSource],
+    sources: Sequence[Source],
     dim: int,
     combine: Callable[[Iterator[np.ndarray]], np.ndarray],
     bar: tqdm,

@@ -26,6 +26,7 @@ from lookalike.data.pictures import sources
 from lookalike.faces.dataset import detection_recipe
 from lookalike.features.engine import Plan
 from lookalike.features.loader import View, load_batches
+from lookalike.models.stored import StoredEmbeddings
 
 if TYPE_CHECKING:
     from lookalike.features.extractor import FeatureExtractor
@@ -105,6 +106,45 @@ class FeatureSource:
             self.store.flush()
         extractor.pace.pictures += done
         extractor.pace.seconds += time.perf_counter() - start
+
+
+class StoredSource:
+    """The features of some pictures that another program has made: all of them are there.
+
+    Args:
+        extractor: Of the file.
+        stored: The embeddings in the file.
+        pictures: All pictures.
+
+    Attributes:
+        missing: 0.
+
+    Raises:
+        UserError: The file lacks a picture.
+    """
+
+    missing = 0
+
+    def __init__(
+        self, extractor: "FeatureExtractor", stored: StoredEmbeddings, pictures: pd.DataFrame
+    ) -> None:
+        self.extractor, self.stored = extractor, stored
+        stored.require(pictures.path.tolist())
+
+    def features(self, pictures: pd.DataFrame, bar: tqdm) -> np.ndarray:
+        """Return (N, features_dim) float32 of a block of the pictures, in their order."""
+        return self.stored.rows_of(pictures.path.tolist())
+
+
+Source = FeatureSource | StoredSource
+
+
+def source_of(extractor: "FeatureExtractor", pictures: pd.DataFrame, view: View) -> Source:
+    """Return where the features of some pictures in one view come from; see both classes."""
+    backbone = extractor.embedder.backbone
+    if isinstance(backbone, StoredEmbeddings):
+        return StoredSource(extractor, backbone, pictures)
+    return FeatureSource(extractor, pictures, view)
 
 
 # What decodes and resizes pictures, and what builds and runs backbones: each rounds in its own way.

@@ -3,7 +3,8 @@
     backbone, preprocessing = build_backbone("efficientnet_lite0", from_hub=False)
     load_carried(backbone, "efficientnet_lite0", Path("cache"))
 
-A name is one of this module's tables, `torchvision:NAME`, `onnx:FILE`, or any name that timm knows.
+A name is one of this module's tables, `torchvision:NAME`, `onnx:FILE`, `embeddings:FILE`, or any
+name that timm knows.
 """
 
 import difflib
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from lookalike.core.carriers import CARRIERS, carried_file
 from lookalike.core.errors import UserError
 from lookalike.core.numeric import seeded
+from lookalike.core.settings import ONNX, STORED
 from lookalike.core.weights import load_into, load_state, look_for_hub
 from lookalike.models.dlib_model import DEVIATION, MEAN, DlibFace, dlib_state
 from lookalike.models.face_models import InceptionResnetV1, SFace, sface_state
@@ -24,6 +26,7 @@ from lookalike.models.onnx_models import OnnxBackbone
 from lookalike.models.preprocessing import Preprocessing
 from lookalike.models.releases import RELEASES
 from lookalike.models.small_models import NN1, NN2, SmallCnn
+from lookalike.models.stored import StoredEmbeddings
 
 # Short names for timm's; timm's own names can be used too.
 TIMM_NAMES = {
@@ -81,8 +84,10 @@ def build_backbone(name: str, from_hub: bool) -> tuple[nn.Module, Preprocessing]
         build = _build_torchvision
     elif name in OWN_MODELS:
         build = _build_own
-    elif name.startswith("onnx:"):
+    elif name.startswith(ONNX):
         build = _build_onnx
+    elif name.startswith(STORED):
+        build = _build_stored
     with seeded(0):
         return build(name.removeprefix("torchvision:"), from_hub)
 
@@ -187,9 +192,14 @@ def _build_own(name: str, from_hub: bool) -> tuple[nn.Module, Preprocessing]:
     return model(), preprocessing
 
 
+def _build_stored(name: str, from_hub: bool) -> tuple[nn.Module, Preprocessing]:
+    """Open the embeddings of another program; how pictures were prepared is in them already."""
+    return StoredEmbeddings(Path(name.removeprefix(STORED))), _fixed(224)
+
+
 def _build_onnx(name: str, from_hub: bool) -> tuple[nn.Module, Preprocessing]:
     """Open an ONNX file, which holds its own weights."""
-    backbone = OnnxBackbone(Path(name.removeprefix("onnx:")))
+    backbone = OnnxBackbone(Path(name.removeprefix(ONNX)))
     return backbone, Preprocessing(backbone.image_size, "bilinear", backbone.mean, backbone.std)
 
 

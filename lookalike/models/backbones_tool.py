@@ -27,8 +27,8 @@ def show(command: BackbonesCommand) -> None:
 
     heads = ["backbone", "trained on", "pixels", "crop", "license", "weights"]
     print(tabulate(backbone_table(command.cache), heads, disable_numparse=True))
-    more = "any timm name, torchvision:NAME, onnx:FILE; and --weights FILE for each of them"
-    print(f"\nMore: {more}")
+    print("\nMore: any timm name, torchvision:NAME and onnx:FILE, with --weights FILE;")
+    print("embeddings of another program: embeddings:FILE")
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -6,7 +6,8 @@
 Names: `efficientnet_lite0` to `lite2`, `mobilenet_v2`, `sface` and `dlib` need no model hub;
 `efficientnet_b0`, `resnet50`, `vit_b16` and every other timm name are loaded from timm's hub,
 `torchvision:NAME` from torchvision's; `facenet` and `arcface` are downloaded from their releases,
-`inception_resnet_v1` and `onnx:FILE` read from a file. `lookalike backbones` lists them.
+`inception_resnet_v1` and `onnx:FILE` read from a file, and `embeddings:FILE` holds what another
+program has made of the pictures. `lookalike backbones` lists them.
 """
 
 import logging
@@ -33,6 +34,7 @@ from lookalike.models.onnx_models import OnnxBackbone
 from lookalike.models.pooling import set_pooling
 from lookalike.models.preprocessing import Preprocessing
 from lookalike.models.releases import RELEASES, released_file
+from lookalike.models.stored import StoredEmbeddings
 
 
 class Embedder(nn.Module):
@@ -70,6 +72,8 @@ class Embedder(nn.Module):
 
     def _measure_features(self) -> int:
         """Return the width of the features, which takes a picture to find out."""
+        if isinstance(self.backbone, StoredEmbeddings):
+            return self.backbone.dim
         blank = torch.zeros(1, 3, self.image_size, self.image_size)
         try:
             with torch.inference_mode():

@@ -106,7 +106,7 @@ def find_candidates(prior: Prior, named: frozenset[str], labeled: bool) -> list[
     more: tuple[Candidate, ...] = ()
     if not sees_faces(ladder[0]):
         more = (local_features(labeled),)
-        more += WHOLE_CANDIDATES if labeled and len(ladder) == 1 else ()
+        more += WHOLE_CANDIDATES if labeled and len(ladder) == 1 and ladder[0].networks else ()
     elif labeled:
         more = FACE_CANDIDATES
     changes = [candidate.change for candidate in found]
@@ -146,7 +146,7 @@ class MatchCosts(NamedTuple):
 def _passes(settings: EmbedSettings) -> set[tuple[str, float, float, bool]]:
     """Return how often a picture is embedded: by backbone, resolution, scale, and mirrored."""
     sides = (False, True) if flips(settings) else (False,)
-    parts = settings.backbones, settings.resolutions, settings.scales, sides
+    parts = settings.networks, settings.resolutions, settings.scales, sides
     return set(product(*parts))
 
 

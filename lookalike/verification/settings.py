@@ -172,5 +172,5 @@ def check_train(command: TrainCommand) -> None:
     check_siamese(command.siamese)
     if command.embed.flip == "on" or command.embed.scales != (1.0,):
         raise UserError("a trained network sees one view: --flip on and --scales are for score")
-    if command.embed.backbone.startswith("onnx:") and command.siamese.layers != "none":
+    if command.embed.files and command.siamese.layers != "none":
         raise UserError(f"--backbone {command.embed.backbone} cannot be trained: --layers none")
