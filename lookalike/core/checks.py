@@ -164,6 +164,11 @@ def _check_training(train: TrainSettings) -> None:
                 f"{option(name)}: a linear probe, cross_entropy on a frozen backbone, {why}; "
                 "name another --objective, or blocks of the backbone (--unfreeze 2)"
             )
+    if train.folds == 1 or (train.folds and not train.refit):
+        raise UserError(
+            f"--folds {train.folds}: two or more models, in the place of the one of --refit, which "
+            "has to be named too"
+        )
     if train.train_image_size and train.unfreeze != "all":
         raise UserError(
             f"--train-image-size {train.train_image_size}: only where nothing is frozen; add "

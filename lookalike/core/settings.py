@@ -338,6 +338,9 @@ class TrainSettings:
     refit: bool = False
     """When the best epoch is known, train anew on all labeled pictures, the validation's too, for
     as many epochs. Nothing is then left to score the model by, or to forecast the test from."""
+    folds: Natural = 0
+    """With --refit: train so many models, each without a share of the labeled pictures, which
+    scores it, and average their weights (a model soup), instead of one on all of them."""
     sampler: Literal["auto", "shuffled", "pk", "triplets", "pairs"] = "auto"
     """Which pictures make a batch: all in turn, P identities with K pictures each (pk), triplets or
     pairs; `auto` is pk where the objective compares pictures."""

@@ -5,8 +5,9 @@
 
 After each epoch the validation's gallery is ranked for its queries: the best score is the best
 epoch, and a training that does not beat the untrained embedder is not used. With --refit, one that
-does is repeated on all labeled pictures, for as many epochs. A killed training is resumed by the
-same command from training.pt, or refit.pt, and ends with the same weights.
+does is repeated on all labeled pictures, for as many epochs; with --folds, several times without a
+part of them, and the weights are averaged. A killed training is resumed by the same command from
+training.pt, refit.pt or those of the folds, and ends with the same weights.
 """
 
 import math
@@ -27,7 +28,7 @@ from lookalike.core.numeric import one_thread, score_text, seeded
 from lookalike.core.runs import Run
 from lookalike.core.settings import Settings, TrainSettings, validation_steps
 from lookalike.data.catalogue import load_catalogue, rows_of
-from lookalike.data.splits import Pictures, RetrievalTask, load_split
+from lookalike.data.splits import Pictures, RetrievalTask, Split, load_split
 from lookalike.evaluation.metrics import SCORE, Metric, run_metric
 from lookalike.features.extractor import FeatureExtractor, extractor_for
 from lookalike.models.checkpoints import save_tensors
@@ -40,6 +41,7 @@ from lookalike.training.distributed import (
     rank,
     rank_zero_first,
 )
+from lookalike.training.folds import folds_of, mean_state
 from lookalike.training.history import write_history
 from lookalike.training.inputs import Inputs, inputs_of, training_views, views_of_epoch
 from lookalike.training.loggers import LogMetrics, numbers_of, track
@@ -68,6 +70,7 @@ from lookalike.training.validation import Embed, RetrievalValidator
 from lookalike.viz import plots
 
 CHECKPOINT, REFIT = "training.pt", "refit.pt"
+FOLDS = "fold*.pt"
 NOT_SCORED = {"score": float("nan"), "spread": float("nan")}
 # Embeddings have collapsed where spread and score are below these shares of the untrained ones: a
 # small spread alone may be a projection's bias.
@@ -201,6 +204,22 @@ def check_spread(untrained: Metrics, metrics: Metrics) -> None:
 # ---- the stage ----------------------------------------------------------------------------------
 
 
+class Part(NamedTuple):
+    """What a training learns from, and when it ends.
+
+    Attributes:
+        pictures: {path: identity} to train on.
+        validation: What scores the epochs; None: nothing.
+        epochs: How many; None: until the validation says that it is over.
+        checkpoint: Name of the file that a killed training goes on from.
+    """
+
+    pictures: Pictures
+    validation: RetrievalTask | None
+    epochs: int | None = None
+    checkpoint: str = CHECKPOINT
+
+
 class Result(NamedTuple):
     """An embedder whose `trainable` part was trained, and the trainer that did it."""
 
@@ -230,36 +249,63 @@ def run_finetune(run: Run) -> str:
             each says what to change.
     """
     split = load_split(run.path("split.json"))
-    validated = train_embedder(run, split.train)
-    final = validated
-    if run.settings.train.refit and validated.helps:
-        final = train_embedder(run, split.labeled, validated.trainer.best_epoch.number)
+    validated = train_embedder(run, Part(split.train, split.validation))
+    final, train = validated, run.settings.train
+    if train.refit and validated.helps:
+        epochs = validated.trainer.best_epoch.number
+        everything = Part(split.labeled, None, epochs, REFIT)
+        final = train_folds(run, split, epochs) if train.folds else train_embedder(run, everything)
     barrier()  # no checkpoint is deleted before all ranks have read it
     return finish(run, validated, final) if rank() == 0 else ""
 
 
-def train_embedder(run: Run, pictures: Pictures, epochs: int | None = None) -> Result:
+def train_folds(run: Run, split: Split, epochs: int) -> Result:
+    """Train a model without each fold of the labeled pictures, and average their weights.
+
+    Args:
+        run: A run whose pictures are split.
+        split: Of its pictures.
+        epochs: Of each training.
+
+    Raises:
+        UserError: There are too few pictures for so many folds.
+    """
+    count, metric = run.settings.train.folds, run_metric(run.settings)
+    folds = folds_of(split, load_catalogue(run.path("training.csv")), count, run.seed)
+    states, untrained, trained = [], [], []
+    for number, fold in enumerate(folds, 1):
+        log.info("fold %d of %d: %d pictures", number, count, len(fold.train))
+        part = Part(fold.train, fold.task, epochs, FOLDS.replace("*", f"{number:03}"))
+        result = train_embedder(run, part)
+        states.append(result.trainer.best_state)
+        untrained.append(result.trainer.history[0].metrics["score"])
+        trained.append(result.trainer.history[-1].metrics["score"])
+    before, after = (metric.show(sum(scores) / count) for scores in (untrained, trained))
+    log.info("out of fold: mean score %s, untrained %s", after, before)
+    result.trainer.best_state = mean_state(states)
+    return result
+
+
+def train_embedder(run: Run, part: Part) -> Result:
     """Train on labeled pictures, from the checkpoint where an earlier process was killed.
 
     Args:
         run: A run whose pictures are split.
-        pictures: {path: identity} to train on.
-        epochs: None: until the validation says that it is over; otherwise so many, without it.
+        part: Of these pictures.
     """
-    settings, split = run.settings.train, load_split(run.path("split.json"))
-    checkpoint = run.path(CHECKPOINT if epochs is None else REFIT)
+    settings, epochs = run.settings.train, part.epochs
+    checkpoint = run.path(part.checkpoint)
     embedder = embedder_of(run.settings.embed, run.cache)
     catalogue, extractor = load_catalogue(run.path("training.csv")), extractor_for(run, embedder)
-    task = split.validation if epochs is None else None
     with seeded(run.seed), threads_for(settings), rank_zero_first():
-        method = prepare(extractor, catalogue, pictures, task, run.settings)
+        method = prepare(extractor, catalogue, part.pictures, part.validation, run.settings)
     rule = stopping_rule(settings, epochs)
     trainer = trainer_of(method.trainable, method.objective, method.steps, settings, rule)
-    made_from = origin(run, embedder, epochs)
+    made_from = origin(run, embedder, part)
     with (
         seeded(run.seed),
         threads_for(settings),
-        tracker(settings, run.folder, epochs) as log_metrics,
+        tracker(settings, run.folder, part) as log_metrics,
     ):
 
         def after_epoch(epoch: Epoch) -> None:
@@ -275,12 +321,12 @@ def train_embedder(run: Run, pictures: Pictures, epochs: int | None = None) -> R
 
 
 def tracker(
-    settings: TrainSettings, folder: Path, epochs: int | None
+    settings: TrainSettings, folder: Path, part: Part
 ) -> AbstractContextManager[LogMetrics]:
-    """Open a run of the tracker of --log-to, on rank 0; epochs as for `train_embedder`."""
+    """Open a run of the tracker of --log-to for a training, on rank 0."""
     log_to = settings.log_to if rank() == 0 else "none"
     name = f"{folder.resolve().name}, {settings.objective}"
-    name += "" if epochs is None else ", all labeled pictures"
+    name += "" if part.checkpoint == CHECKPOINT else f", {Path(part.checkpoint).stem}"
     return track(log_to, "retrieval", name, asdict(settings), folder)
 
 
@@ -395,8 +441,8 @@ def threads_for(settings: TrainSettings) -> AbstractContextManager[None]:
     return one_thread() if settings.unfreeze == 0 else nullcontext()
 
 
-def origin(run: Run, embedder: Embedder, epochs: int | None) -> str:
-    """Return the fingerprint of a training; epochs as for `train_embedder`."""
+def origin(run: Run, embedder: Embedder, part: Part) -> str:
+    """Return the fingerprint of a training."""
     train = {k: v for k, v in asdict(run.settings.train).items() if k not in UNRELATED}
     return fingerprint(
         [run.path("training.csv"), run.path("split.json")],
@@ -406,7 +452,8 @@ def origin(run: Run, embedder: Embedder, epochs: int | None) -> str:
         seed=run.seed,
         weights=embedder.weights_id,
         torch=torch.__version__,
-        refit_epochs=epochs,
+        refit_epochs=part.epochs,
+        checkpoint=part.checkpoint,
     )
 
 
@@ -434,14 +481,21 @@ def finish(run: Run, validated: Result, final: Result) -> str:
     plots.save_png(plots.retrieval_curves(table), run.path("training.png"))
     embed_dim = run.settings.train.embed_dim if validated.helps else None
     save_tensors(run.path("model.safetensors"), final.embedder, tensors, embed_dim=embed_dim)
-    for name in (CHECKPOINT, REFIT):
-        run.path(name).unlink(missing_ok=True)
+    for path in (run.path(CHECKPOINT), run.path(REFIT), *run.folder.glob(FOLDS)):
+        path.unlink(missing_ok=True)
     line = describe_result(run.settings.train.objective, validated, run_metric(run.settings))
     if not validated.helps:
         log.warning(
             "warning: the training does not beat the untrained embedder on the validation: not used"
         )
-    return line + ("" if final is validated else "; repeated on all labeled pictures")
+    if final is validated:
+        return line
+    folds = run.settings.train.folds
+    return line + (
+        f"; mean of {folds} models, each without a part of all labeled pictures"
+        if folds
+        else "; repeated on all labeled pictures"
+    )
 
 
 def describe_result(objective: str, validated: Result, metric: Metric = SCORE) -> str:

@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from lookalike import pipeline
+from lookalike.core.checks import check
 from lookalike.core.errors import UserError
 from lookalike.core.files import write_json
 from lookalike.core.numeric import one_thread
@@ -33,6 +34,7 @@ from lookalike.training.finetune import (
     check_spread,
     run_finetune,
 )
+from lookalike.training.folds import folds_of, mean_state
 from lookalike.training.trainer import Trainer
 
 EMBED = EmbedSettings(backbone="test_efficientnet", weights="none", compile="off")
@@ -204,6 +206,66 @@ def test_a_refit_is_a_training_on_all_labeled_pictures(begin: Begin) -> None:
     assert all(
         torch.equal(tensor, trained(everything)[name]) for name, tensor in trained(again).items()
     )
+
+
+@pytest.mark.usefixtures("anything_helps")
+def test_folds_are_trainings_whose_weights_are_averaged(begin: Begin) -> None:
+    """Against a run for each fold, whose split has the fold's pictures for training."""
+    run = begin("folds", epochs=1, refit=True, folds=3)
+    catalogue = load_catalogue(run.path("training.csv"))
+    split = load_split(run.path("split.json"))
+    assert "mean of 3 models" in run_finetune(run)
+    assert not list(run.folder.glob("fold*.pt"))
+    states = []
+    for number, fold in enumerate(folds_of(split, catalogue, 3, run.seed)):
+        alone = begin(f"alone{number}", epochs=1)
+        write_json(alone.path("split.json"), {**split.as_json(), "train": fold.train})
+        run_finetune(alone)
+        states.append(trained(alone))
+    mean = mean_state(states)
+    assert trained(run).keys() == mean.keys()
+    assert all(torch.equal(tensor, mean[name]) for name, tensor in trained(run).items())
+
+
+@pytest.mark.usefixtures("anything_helps")
+def test_a_killed_training_in_folds_goes_on(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folds that are done are not trained again, and the weights are the same."""
+    changes = {"epochs": 2, "refit": True, "folds": 3}
+    whole, killed = begin("whole", **changes), begin("killed", **changes)
+    run_finetune(whole)
+    parts: list[str] = []
+    train = finetune.train_embedder
+
+    def die(run: Run, part: finetune.Part) -> finetune.Result:
+        parts.append(part.checkpoint)
+        if part.checkpoint == "fold003.pt":
+            raise KeyboardInterrupt
+        return train(run, part)
+
+    monkeypatch.setattr(finetune, "train_embedder", die)
+    with pytest.raises(KeyboardInterrupt):
+        run_finetune(killed)
+    monkeypatch.setattr(finetune, "train_embedder", train)
+    steps: list[int] = []
+    loss = MetricLearning.loss
+
+    def count(method: MetricLearning, batch: finetune.EmbeddingBatch) -> torch.Tensor:
+        steps.append(method.steps)
+        return loss(method, batch)
+
+    monkeypatch.setattr(MetricLearning, "loss", count)
+    run_finetune(killed)
+    best = pd.read_csv(killed.path("history.csv")).score[1:].argmax() + 1
+    assert len(steps) == best * steps[0]  # the last fold alone
+    assert all(torch.equal(rows, trained(whole)[name]) for name, rows in trained(killed).items())
+
+
+@pytest.mark.parametrize(("folds", "refit"), [(1, True), (3, False)])
+def test_folds_need_a_refit(folds: int, refit: bool) -> None:
+    """Alone they would change nothing."""
+    train = TrainSettings(objective="triplet", embed_dim=8, folds=folds, refit=refit)
+    with pytest.raises(UserError, match="--folds"):
+        check(Settings(train=train))
 
 
 def test_a_training_that_does_not_help_is_not_repeated(begin: Begin) -> None:
