@@ -21,7 +21,8 @@ import pandas as pd
 from benchmarks.rows import BenchmarkSettings, Row, in_turns, seconds
 from lookalike.data.images import content_hash
 from lookalike.data.layout import class_folders
-from lookalike.features.extractor import FeatureExtractor, embed
+from lookalike.features.embedding import embed
+from lookalike.features.extractor import FeatureExtractor
 from lookalike.features.loader import PLAIN, load_batches
 from lookalike.models.embedder import load_embedder
 

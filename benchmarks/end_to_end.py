@@ -47,7 +47,8 @@ def time_pass(source: Path, cache: Path, mode: str) -> float:
     """Return the seconds of the backbone's pass over all pictures of class folders."""
     from lookalike.data.images import content_hash
     from lookalike.data.layout import class_folders
-    from lookalike.features.extractor import FeatureExtractor, embed_features
+    from lookalike.features.embedding import embed_features
+    from lookalike.features.extractor import FeatureExtractor
     from lookalike.models.embedder import load_embedder
 
     paths = [f"{name}/{p}" for name, found in class_folders(source).items() for p in found]

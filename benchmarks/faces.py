@@ -22,7 +22,8 @@ from lookalike.evaluation.scoring import Labels, read_labels, score
 from lookalike.faces.dataset import detect, face_table, found_rates
 from lookalike.faces.detection import AT_ONCE, central_guess, load_detector
 from lookalike.faces.geometry import Face
-from lookalike.features.extractor import FeatureExtractor, embed
+from lookalike.features.embedding import embed
+from lookalike.features.extractor import FeatureExtractor
 from lookalike.models.embedder import embedder_of
 from lookalike.retrieval.embeddings import Embeddings, center
 from lookalike.retrieval.index import as_mapping, build_index, search

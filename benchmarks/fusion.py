@@ -24,7 +24,8 @@ from lookalike.core.settings import EmbedSettings
 from lookalike.data.catalogue import bare_names, gallery_of, load_catalogue, queries_of, readable
 from lookalike.evaluation.scoring import read_labels, score
 from lookalike.evaluation.stage import labels_path
-from lookalike.features.extractor import Extractor, embed, untrained_extractor
+from lookalike.features.embedding import embed
+from lookalike.features.extractor import Extractor, untrained_extractor
 from lookalike.retrieval.embeddings import Embeddings, center
 from lookalike.retrieval.fusion import concatenate, fuse_ranks, fuse_scores, learn_weights
 from lookalike.retrieval.index import as_mapping, ranking_of

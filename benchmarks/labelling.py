@@ -20,7 +20,8 @@ from lookalike.core.runs import Run, open_run
 from lookalike.data.catalogue import bare_names, load_catalogue, readable
 from lookalike.evaluation.scoring import read_labels
 from lookalike.evaluation.stage import labels_path
-from lookalike.features.extractor import embed, single_extractor
+from lookalike.features.embedding import embed
+from lookalike.features.extractor import single_extractor
 from lookalike.identification.calibration import load_calibration
 from lookalike.identification.references import labeled_pictures, make_references, match_rows
 from lookalike.identification.settings import METHODS, ReferenceSettings

@@ -80,7 +80,8 @@ def watch(root: Path, cache: Path, embedding: bool) -> dict[str, float]:
     import torch
     from torch import nn
 
-    from lookalike.features.extractor import FeatureExtractor, embed
+    from lookalike.features.embedding import embed
+    from lookalike.features.extractor import FeatureExtractor
     from lookalike.models.embedder import Embedder
     from lookalike.models.preprocessing import Preprocessing
 

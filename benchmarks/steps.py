@@ -22,11 +22,12 @@ from lookalike.core.settings import RetrieveSettings
 from lookalike.data.catalogue import bare_names, load_catalogue, readable, rows_of
 from lookalike.data.splits import load_split, unseen_split
 from lookalike.evaluation.scoring import Labels, read_labels, score
-from lookalike.features.extractor import embed, trained_extractor
+from lookalike.features.embedding import embed
+from lookalike.features.extractor import trained_extractor
 from lookalike.retrieval.embeddings import Embeddings
+from lookalike.retrieval.galleries import embed_by_domain
 from lookalike.retrieval.index import as_mapping, ranking_of
 from lookalike.retrieval.postprocess import apply, score_all
-from lookalike.retrieval.ranking import embed_by_domain
 
 CENTER: dict[str, Any] = {"center": True}
 QUERIES: dict[str, Any] = {"query_neighbors": 0.35}

@@ -16,7 +16,8 @@ from tabulate import tabulate
 from lookalike.core.errors import UserError
 from lookalike.data.catalogue import read_catalogue
 from lookalike.evaluation.scoring import Labels, score
-from lookalike.features.extractor import FeatureExtractor, embed
+from lookalike.features.embedding import embed
+from lookalike.features.extractor import FeatureExtractor
 from lookalike.models.embedder import load_embedder
 from lookalike.models.preprocessing import Preprocessing
 from lookalike.retrieval.index import as_mapping, build_index, search

@@ -113,14 +113,14 @@ STAGE_LIST = (
     ),
     Stage(
         "index",
-        stage_work("lookalike.retrieval.ranking:run_index"),
+        stage_work("lookalike.retrieval.stage:run_index"),
         settings=(*EMBEDDING, "index", "refit", "seed"),
         files=("model.safetensors", "test.csv", *TRAINING),
         outputs=INDEX,
     ),
     Stage(
         "retrieve",
-        stage_work("lookalike.retrieval.ranking:run_retrieve"),
+        stage_work("lookalike.retrieval.stage:run_retrieve"),
         settings=(*EMBEDDING, *RANKING, *MEASURING, "refit", "sample_submission"),
         files=("model.safetensors", "test.csv", *TRAINING, *INDEX),
         outputs=(*SUBMISSIONS, "validation.json", "ranking.json"),

@@ -22,7 +22,8 @@ from lookalike.core.sealed import read_sealed, write_sealed
 from lookalike.data.splits import Pictures, Split, unseen_split
 from lookalike.evaluation.metrics import threshold_at
 from lookalike.faces.dataset import detection_recipe
-from lookalike.features.extractor import FeatureExtractor, embed
+from lookalike.features.embedding import embed
+from lookalike.features.extractor import FeatureExtractor
 from lookalike.identification.references import (
     Match,
     labeled_pictures,

@@ -22,7 +22,8 @@ from lookalike.core.log import log, report_each
 from lookalike.core.runs import Run, open_run
 from lookalike.faces.detection import find_faces
 from lookalike.faces.geometry import Face
-from lookalike.features.extractor import FeatureExtractor, embed, embed_faces, single_extractor
+from lookalike.features.embedding import embed, embed_faces
+from lookalike.features.extractor import FeatureExtractor, single_extractor
 from lookalike.identification.annotate import (
     Photo,
     annotate,

@@ -23,7 +23,8 @@ from lookalike.core.runs import open_run
 from lookalike.data.images import read_known_picture
 from lookalike.faces.detection import MISSED
 from lookalike.faces.geometry import Face
-from lookalike.features.extractor import FeatureExtractor, embed, single_extractor
+from lookalike.features.embedding import embed
+from lookalike.features.extractor import FeatureExtractor, single_extractor
 from lookalike.identification.annotate import (
     CELL,
     box_in_pixels,

@@ -29,7 +29,8 @@ from lookalike.data.splits import Pictures, unseen_split
 from lookalike.evaluation.open_set import measure_names
 from lookalike.evaluation.samples import read_sample, write_filled
 from lookalike.evaluation.scoring import read_labels
-from lookalike.features.extractor import embed, trained_extractor
+from lookalike.features.embedding import embed
+from lookalike.features.extractor import trained_extractor
 from lookalike.identification.calibration import choose_impostors
 from lookalike.identification.references import READS, labeled_pictures
 from lookalike.identification.settings import NamesCommand

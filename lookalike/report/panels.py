@@ -33,7 +33,7 @@ from lookalike.data.images import map_images, read_known_picture
 from lookalike.data.splits import unseen_split
 from lookalike.evaluation.metrics import SCORE, Metric, measure_queries, run_metric
 from lookalike.evaluation.scoring import Labels, QueryHits, find_hits, read_labels
-from lookalike.retrieval.ranking import RankedList, read_rankings
+from lookalike.retrieval.stage import RankedList, read_rankings
 
 THUMBNAIL, QUALITY = 80, 72  # pixels of a side; quality of WebP
 

@@ -19,7 +19,8 @@ from lookalike.core.runs import BEFORE_REPORT, Run, read_versions
 from lookalike.core.settings import ReportSettings, Settings, benchmark_summary, recipe
 from lookalike.data.catalogue import readable
 from lookalike.evaluation.results import Metrics, metric_of_block
-from lookalike.features.extractor import Extractor, embed
+from lookalike.features.embedding import embed
+from lookalike.features.extractor import Extractor
 from lookalike.report.embedding_space import (
     Spreads,
     measure_spreads,

@@ -25,7 +25,8 @@ from lookalike.data.catalogue import (
     readable,
     rows_of,
 )
-from lookalike.features.extractor import count_missing, embed, flips, untrained_extractor
+from lookalike.features.embedding import count_missing, embed
+from lookalike.features.extractor import flips, untrained_extractor
 from lookalike.features.local import local_points, unsearched
 from lookalike.retrieval.labeled_tasks import EmbeddedRows, embedded_rows
 from lookalike.retrieval.local_matching import count_distances, match

@@ -25,7 +25,8 @@ from lookalike.core.settings import RetrieveSettings, Settings
 from lookalike.data.catalogue import gallery_of, load_catalogue, queries_of, readable
 from lookalike.evaluation.intervals import clopper_pearson, effective_numbers
 from lookalike.evaluation.metrics import SCORE, Metric, over_identities, run_metric
-from lookalike.features.extractor import embed, trained_extractor, untrained_extractor
+from lookalike.features.embedding import embed
+from lookalike.features.extractor import trained_extractor, untrained_extractor
 from lookalike.retrieval.embeddings import Embeddings, center
 from lookalike.retrieval.labeled_tasks import (
     LabeledTask,

@@ -22,7 +22,8 @@ from lookalike.core.settings import RetrieveSettings
 from lookalike.data.catalogue import load_catalogue, rows_of
 from lookalike.data.splits import Pictures, Split, group, retrieval_task, sessions_of, unseen_split
 from lookalike.evaluation.metrics import SCORE, Metric, measure_queries, run_metric
-from lookalike.features.extractor import Extractor, embed
+from lookalike.features.embedding import embed
+from lookalike.features.extractor import Extractor
 from lookalike.retrieval.embeddings import Embeddings, split_domains
 from lookalike.retrieval.index import ranking_of
 from lookalike.retrieval.local_matching import PictureMatcher, matcher_of

@@ -25,7 +25,8 @@ from lookalike.data.catalogue import gallery_of, load_catalogue, queries_of, rea
 from lookalike.faces.dataset import detect
 from lookalike.faces.detection import MISSED, UNSURE, load_detector
 from lookalike.faces.geometry import crop_kind
-from lookalike.features.extractor import embed, untrained_extractor
+from lookalike.features.embedding import embed
+from lookalike.features.extractor import untrained_extractor
 from lookalike.retrieval.embeddings import Embeddings, center
 from lookalike.retrieval.postprocess import above_strangers, have_neighbors
 

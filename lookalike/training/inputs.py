@@ -18,7 +18,8 @@ from torch import Tensor
 from lookalike.core.settings import TrainSettings
 from lookalike.data.images import WORKERS
 from lookalike.faces.geometry import Face
-from lookalike.features.extractor import FeatureExtractor, embed_features
+from lookalike.features.embedding import embed_features
+from lookalike.features.extractor import FeatureExtractor
 from lookalike.features.loader import PLAIN, View, load_pixels, random_views
 from lookalike.models.embedder import Embedder
 from lookalike.models.preprocessing import Preprocessing

@@ -21,7 +21,8 @@ from lookalike.core.runs import Run
 from lookalike.core.settings import TrainSettings
 from lookalike.data.catalogue import load_catalogue, rows_of
 from lookalike.data.splits import Pictures, Split, load_split
-from lookalike.features.extractor import FeatureExtractor, embed_features, extractor_for
+from lookalike.features.embedding import embed_features
+from lookalike.features.extractor import FeatureExtractor, extractor_for
 from lookalike.features.loader import PLAIN, View
 from lookalike.models.checkpoints import save_model
 from lookalike.models.embedder import embedder_of

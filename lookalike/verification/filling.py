@@ -20,7 +20,8 @@ from lookalike.core.readers import read_outside_table
 from lookalike.data.catalogue import outside_pictures, readable
 from lookalike.data.tables import PictureFiles
 from lookalike.evaluation.samples import usual_or_only
-from lookalike.features.extractor import embed, make_extractors
+from lookalike.features.embedding import embed
+from lookalike.features.extractor import make_extractors
 from lookalike.verification.settings import FillCommand
 
 JOINTS = ("-", ",", " ", "|", "__")  # between the pictures of a pair in one column

@@ -17,13 +17,8 @@ import pandas as pd
 from lookalike.core.errors import UserError
 from lookalike.data.catalogue import outside_pictures, readable
 from lookalike.faces.detection import MISSED
-from lookalike.features.extractor import (
-    Extractor,
-    FeatureExtractor,
-    JointExtractor,
-    embed,
-    embed_features,
-)
+from lookalike.features.embedding import embed, embed_features
+from lookalike.features.extractor import Extractor, FeatureExtractor, JointExtractor
 from lookalike.verification.metrics import log_odds
 from lookalike.verification.settings import SiameseSettings
 from lookalike.verification.siamese import load_network, make_inputs, score_pairs

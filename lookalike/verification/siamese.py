@@ -26,7 +26,8 @@ from tqdm import tqdm
 from lookalike.core.numeric import blocks
 from lookalike.core.weights import load_into, load_state
 from lookalike.features.augmentation import weak
-from lookalike.features.extractor import FeatureExtractor, embed_features
+from lookalike.features.embedding import embed_features
+from lookalike.features.extractor import FeatureExtractor
 from lookalike.features.loader import PLAIN, load_pixels, random_views
 from lookalike.models.embedder import Embedder
 from lookalike.training.inputs import FeatureMaps

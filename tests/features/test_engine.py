@@ -14,8 +14,9 @@ from lookalike.core.errors import UserError
 from lookalike.core.log import log_to
 from lookalike.data.images import read_picture
 from lookalike.features import engine
+from lookalike.features.embedding import embed_features
 from lookalike.features.engine import Plan, blank_batch, build_engine, plans
-from lookalike.features.extractor import FeatureExtractor, embed_features
+from lookalike.features.extractor import FeatureExtractor
 from lookalike.models.embedder import Embedder, load_embedder
 from tests.features.conftest import relative_error
 

@@ -21,15 +21,8 @@ from lookalike.data.images import content_hash
 from lookalike.faces.detection import find_face, load_detector
 from lookalike.faces.geometry import Crop, crop_face
 from lookalike.features import source
-from lookalike.features.extractor import (
-    FeatureExtractor,
-    embed,
-    embed_faces,
-    embed_features,
-    large_array,
-    load_extractor,
-    make_extractor,
-)
+from lookalike.features.embedding import embed, embed_faces, embed_features, large_array
+from lookalike.features.extractor import FeatureExtractor, load_extractor, make_extractor
 from lookalike.features.loader import PLAIN, View
 from lookalike.features.source import open_cache
 from lookalike.models.embedder import load_embedder
@@ -120,8 +113,8 @@ def test_many_pictures_go_through_in_blocks_and_lie_on_the_disk(
     extractor: FeatureExtractor, pictures: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = embed(extractor, pictures[:30])
-    monkeypatch.setattr("lookalike.features.extractor.blocks", partial(blocks, size=7))
-    monkeypatch.setattr("lookalike.features.extractor.IN_MEMORY", 0)
+    monkeypatch.setattr("lookalike.features.embedding.blocks", partial(blocks, size=7))
+    monkeypatch.setattr("lookalike.features.embedding.IN_MEMORY", 0)
     rows = embed(replace(extractor, cache=extractor.cache / "other"), pictures[:30])
     assert np.array_equal(rows, whole)
     assert isinstance(rows.base, np.memmap)

@@ -15,7 +15,8 @@ from lookalike.core.runs import Run
 from lookalike.core.settings import Settings
 from lookalike.data.catalogue import bare_names, load_catalogue, readable
 from lookalike.evaluation.submissions import read_submission
-from lookalike.features.extractor import embed, trained_extractor
+from lookalike.features.embedding import embed
+from lookalike.features.extractor import trained_extractor
 from lookalike.retrieval.ensemble import OWN, SHARED, inherited
 from tests.conftest import draw_competition
 

@@ -14,7 +14,8 @@ from lookalike.core.numeric import unit
 from lookalike.core.runs import open_run
 from lookalike.core.settings import EmbedSettings, Settings
 from lookalike.data.catalogue import load_catalogue
-from lookalike.features.extractor import JointExtractor, embed, untrained_extractor
+from lookalike.features.embedding import embed
+from lookalike.features.extractor import JointExtractor, untrained_extractor
 from lookalike.retrieval import search
 from lookalike.retrieval.candidates import Candidate
 from lookalike.retrieval.embeddings import Embeddings, center

@@ -320,7 +320,7 @@ def test_a_package_that_changes_faiss_changes_no_search() -> None:
         "rows = np.eye(40, dtype=np.float32)\n"
         "names = [f'{i:02}' for i in range(40)]\n"
         "found = search(build_index(rows), names, rows[:2], ['a', 'b'], k=3)\n"
-        "from lookalike.retrieval.ranking import StoredGallery\n"
+        "from lookalike.retrieval.galleries import StoredGallery\n"
         "none = rows[:0]\n"
         "from lookalike.features.extractor import JointExtractor\n"
         "kept = build_index(rows), names, None, (none, none), ([], []), None, None\n"

@@ -6,8 +6,9 @@ import pytest
 from lookalike.core.numeric import unit
 from lookalike.core.settings import RetrieveSettings
 from lookalike.retrieval.embeddings import Embeddings
+from lookalike.retrieval.index import as_mapping
 from lookalike.retrieval.projection import _Pairs, principal_directions, project
-from lookalike.retrieval.ranking import as_mapping, rank
+from lookalike.retrieval.ranking import rank
 
 DIM = 24
 

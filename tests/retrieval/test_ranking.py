@@ -12,7 +12,7 @@ from lookalike.core.errors import UserError
 from lookalike.core.numeric import unit
 from lookalike.core.readers import read_json
 from lookalike.core.settings import RetrieveSettings
-from lookalike.retrieval import ranking as ranking_module
+from lookalike.retrieval import galleries
 from lookalike.retrieval.embeddings import Embeddings
 from lookalike.retrieval.index import as_mapping
 from lookalike.retrieval.postprocess import apply, score_all
@@ -155,5 +155,5 @@ def test_a_query_that_cannot_be_read_gets_the_first_of_the_gallery(competition: 
 def test_steps_that_have_too_little_to_learn_from_are_said(
     settings: RetrieveSettings, labeled: int, said: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ranking_module._warn_of_missing_labels(settings, labeled, "gallery")
+    galleries._warn_of_missing_labels(settings, labeled, "gallery")
     assert (said in caplog.text) if said else not caplog.text
