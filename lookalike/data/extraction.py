@@ -24,7 +24,7 @@ from lookalike.core.log import exit_code, log, log_to
 from lookalike.core.options import parse
 from lookalike.core.runs import Run
 from lookalike.core.settings import ExtractSettings, Seed
-from lookalike.data import archives, demo, imdb
+from lookalike.data import archives, demo, downloads, imdb
 from lookalike.data.layout import DATA, class_folders, find_layout, read_origin, visible_folders
 from lookalike.data.listing import is_dataset
 from lookalike.data.protocols import lay_out_classes
@@ -184,7 +184,7 @@ def _source_path(settings: ExtractSettings) -> str:
 
 def _state_of_file(source: str) -> dict[str, Any]:
     """Return what tells one version of a local file from another."""
-    path = archives.local_path(source)
+    path = downloads.local_path(source)
     if path is None or not path.is_file():
         return {"source_path": source}
     return {"source_path": str(path.resolve()), "state": file_state(path)}
@@ -226,12 +226,12 @@ def lay_out(target: Path, settings: ExtractSettings, seed: int) -> Path | None:
 
 def _fetch_and_lay_out(target: Path, settings: ExtractSettings) -> Path | None:
     """Fill a folder from an archive; return the archive if it was downloaded."""
-    downloads = target.parent / ".downloads"
+    folder = target.parent / ".downloads"
     if settings.source == "competition":
-        archive = archives.fetch_drive(settings.drive_id, downloads)
+        archive = downloads.fetch_drive(settings.drive_id, folder)
     else:
-        archive = archives.fetch(_source_path(settings), downloads)
-    downloaded = archive if archive.is_relative_to(downloads) else None
+        archive = downloads.fetch(_source_path(settings), folder)
+    downloaded = archive if archive.is_relative_to(folder) else None
     try:
         lay_out_archive(archive, target)
     except UserError:

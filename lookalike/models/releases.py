@@ -12,7 +12,7 @@ from lookalike.core.carriers import check_hash
 from lookalike.core.errors import UserError
 from lookalike.core.files import whole_file
 from lookalike.core.log import log
-from lookalike.data.archives import fetch
+from lookalike.data.downloads import fetch
 
 MOST_BYTES = 1 << 30  # of a file in an archive
 

@@ -11,7 +11,7 @@ import pytest
 from lookalike.core.errors import UserError
 from lookalike.core.log import log_to
 from lookalike.core.settings import ExtractSettings
-from lookalike.data import archives
+from lookalike.data import downloads
 from lookalike.data.extraction import choose_data, extract, main
 from lookalike.data.layout import find_layout
 from lookalike.data.listing import list_pictures
@@ -196,7 +196,7 @@ def test_a_downloaded_archive_goes_when_all_is_in_place(
         folder.mkdir(parents=True, exist_ok=True)
         return zipped(competition, folder / "c.zip", "")
 
-    monkeypatch.setattr(archives, "fetch_drive", fetch_drive)
+    monkeypatch.setattr(downloads, "fetch_drive", fetch_drive)
     settings = ExtractSettings("competition", drive_id="the-id", keep_archive=keep)
     extract(tmp_path / "data" / "x", settings, seed=0)
     assert (tmp_path / "data" / ".downloads" / "c.zip").exists() is keep
@@ -217,7 +217,7 @@ def test_a_damaged_download_is_fetched_anew(
             archive.write_bytes(good[: len(good) // 2] if len(fetched) == 1 else good)
         return archive
 
-    monkeypatch.setattr(archives, "fetch_drive", fetch_drive)
+    monkeypatch.setattr(downloads, "fetch_drive", fetch_drive)
     with pytest.raises(UserError):
         extract(tmp_path / "data" / "x", ExtractSettings("competition"), seed=0)
     assert extract(tmp_path / "data" / "x", ExtractSettings("competition"), seed=0)

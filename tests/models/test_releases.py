@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from lookalike.core.errors import UserError
-from lookalike.data import archives
+from lookalike.data import downloads
 from lookalike.models import releases
 from lookalike.models.embedder import load_embedder
 from lookalike.models.face_models import InceptionResnetV1
@@ -113,7 +113,7 @@ def test_a_zip_without_the_file_is_refused_and_deleted(
 
 
 def test_a_server_out_of_reach_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archives, "BACK_OFF", 0.0)
+    monkeypatch.setattr(downloads, "BACK_OFF", 0.0)
     publish(monkeypatch, "facenet", "http://127.0.0.1:1/faces.pt", "faces.pt", b"")
     with pytest.raises(UserError, match=r"--backbone facenet: cannot download .*faces\.pt"):
         released_file("facenet", tmp_path)
