@@ -31,12 +31,8 @@ from lookalike.core.readers import read_if_good, read_json
 from lookalike.core.runs import Run, versions
 from lookalike.core.settings import EmbedSettings, RetrieveSettings, Settings, recipe
 from lookalike.evaluation.metrics import run_metric
-from lookalike.retrieval.candidates import (
-    Candidate,
-    CandidateEmbedder,
-    find_candidates,
-    in_words,
-)
+from lookalike.retrieval.candidate_embedder import CandidateEmbedder
+from lookalike.retrieval.candidates import Candidate, find_candidates, in_words
 from lookalike.retrieval.judging import Judge, Recipe, Trial, record_round
 from lookalike.retrieval.labeled_tasks import LabeledTasks, TaskScores, load_tasks
 from lookalike.retrieval.prior import look_at, prior_steps, sees_faces

@@ -10,7 +10,7 @@ from lookalike import pipeline
 from lookalike.core.config import read_config
 from lookalike.core.runs import open_run
 from lookalike.core.settings import EmbedSettings
-from lookalike.retrieval import candidates
+from lookalike.retrieval import candidate_embedder
 from lookalike.retrieval.candidates import LOCAL_WEIGHTS, find_candidates, local_features
 from lookalike.retrieval.judging import Recipe
 from lookalike.retrieval.prior import FACES, Prior
@@ -82,7 +82,7 @@ def test_more_pictures_than_the_memory_holds_leave_them_out(
     monkeypatch.chdir(coats.parent)
     assert pipeline.main(["--stage", "split", "--data", str(coats), "--run", "a", *BACKBONE]) == 0
     search = Search(open_run(Path("a")), lambda run: None)
-    search.embedder = candidates.CandidateEmbedder(search.run, ["a picture"])
+    search.embedder = candidate_embedder.CandidateEmbedder(search.run, ["a picture"])
     first = search.embedder.seconds_to_match()
     assert search.embedder.seconds_to_match() == first > 0, "it is measured once"
     search.best = Recipe(search.run.settings.embed, search.run.settings.retrieve)
@@ -90,6 +90,6 @@ def test_more_pictures_than_the_memory_holds_leave_them_out(
     assert search._can_be_loaded(candidate)
     options = search._options(search.best, candidate)
     assert [option.retrieve.local_weight for option in options] == list(LOCAL_WEIGHTS)
-    monkeypatch.setattr(candidates, "LOCAL_MOST", 7)
+    monkeypatch.setattr(candidate_embedder, "LOCAL_MOST", 7)
     assert not search._can_be_loaded(candidate)
     assert "local features is left out: 8 pictures" in capsys.readouterr().err
