@@ -27,14 +27,15 @@ from lookalike.features.extractor import extractor_for
 from lookalike.models.checkpoints import load_model
 from lookalike.models.embedder import embedder_of
 from lookalike.training import finetune
-from lookalike.training.finetune import (
-    CHECKPOINT,
-    REFIT,
+from lookalike.training.finetune import CHECKPOINT, REFIT, run_finetune
+from lookalike.training.folds import folds_of, mean_state
+from lookalike.training.metric_learning import (
+    NOT_SCORED,
+    EmbeddingBatch,
     MetricLearning,
     check_spread,
-    run_finetune,
+    prepare,
 )
-from lookalike.training.folds import folds_of, mean_state
 from lookalike.training.trainer import Trainer
 
 EMBED = EmbedSettings(backbone="test_efficientnet", weights="none", compile="off")
@@ -176,7 +177,7 @@ def test_a_killed_training_ends_with_the_same_weights(
     steps: Iterator[int] = iter(range(10**6))
     loss = MetricLearning.loss
 
-    def die(method: MetricLearning, batch: finetune.EmbeddingBatch) -> torch.Tensor:
+    def die(method: MetricLearning, batch: EmbeddingBatch) -> torch.Tensor:
         if next(steps) == last_step:
             raise KeyboardInterrupt
         return loss(method, batch)
@@ -249,7 +250,7 @@ def test_a_killed_training_in_folds_goes_on(begin: Begin, monkeypatch: pytest.Mo
     steps: list[int] = []
     loss = MetricLearning.loss
 
-    def count(method: MetricLearning, batch: finetune.EmbeddingBatch) -> torch.Tensor:
+    def count(method: MetricLearning, batch: EmbeddingBatch) -> torch.Tensor:
         steps.append(method.steps)
         return loss(method, batch)
 
@@ -296,7 +297,7 @@ def test_training_sees_smaller_pictures_than_the_embedding_is_made_of(begin: Beg
     split = load_split(run.path("split.json"))
     extractor = extractor_for(run, embedder_of(EMBED, run.cache))
     catalogue = load_catalogue(run.path("training.csv"))
-    method = finetune.prepare(extractor, catalogue, split.train, split.validation, run.settings)
+    method = prepare(extractor, catalogue, split.train, split.validation, run.settings)
     index, side = np.zeros(1, int), extractor.embedder.image_size
     assert method.data.inputs.take(index, index).shape == (1, 3, 24, 24)
     assert method.validator is not None
@@ -340,7 +341,7 @@ def test_a_loss_that_is_not_finite_is_an_error_that_names_the_remedy(begin: Begi
 def test_embeddings_that_collapse_are_an_error_and_a_small_spread_alone_is_none() -> None:
     untrained = {"score": 500.0, "spread": 0.3}
     check_spread(untrained, {"score": 600.0, "spread": 1e-4})
-    check_spread(untrained, finetune.NOT_SCORED)
+    check_spread(untrained, NOT_SCORED)
     with pytest.raises(UserError, match="--miner semihard"):
         check_spread(untrained, {"score": 20.0, "spread": 1e-4})
 
