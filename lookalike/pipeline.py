@@ -228,6 +228,10 @@ def checked_run(settings: Settings, named: frozenset[str]) -> Run:
         required_target(settings.submit)
     elif "all" in settings.general.stage:
         configured_target(settings.submit)
+    settings = replace(settings, embed=settings.embed.located())
+    for path in settings.embed.files:
+        if not path.is_file():
+            raise UserError(f"--backbone {settings.embed.backbone}: no such file: {path}")
     run = replace(locate(settings), named=named)
     require_run(run)
     require_separate_folders(run)
@@ -358,6 +362,8 @@ def run_stages(run: Run) -> Run:
             train_on_all_ranks(run, stage)
         else:
             run.do(stage)
+        if stage.name == "split" and run.settings.embed.files:
+            resolve_name("lookalike.features.extractor:require_stored")(run)
         if stage.name == "auto" and not ensemble:
             run = with_auto_choice(run)
         if stage.name == "split" and run.settings.submit.dry_run and "submit" not in wanted:

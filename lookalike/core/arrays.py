@@ -9,7 +9,6 @@ the names, the one that holds numbers the rows.
 import zipfile
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -24,7 +23,7 @@ def read_named_rows(path: Path) -> tuple[list[str], np.ndarray]:
     Args:
         path: A NumPy archive (.npz) with one array of N strings and one of (N, D) numbers; or a
             Parquet table with one column of strings, beside one column of lists or D columns of
-            numbers.
+            floating-point numbers.
 
     Returns:
         The N names, all different, and (N, D) float32 rows, all finite.
@@ -46,6 +45,8 @@ def read_named_rows(path: Path) -> tuple[list[str], np.ndarray]:
     read = _read_parquet if path.suffix.lower() == ".parquet" else _read_npz
     try:
         names, rows = read(path)
+        with np.errstate(over="ignore"):  # what float32 cannot hold is not finite, and named below
+            rows = np.ascontiguousarray(rows, np.float32)
     except ImportError as error:
         raise UserError(f"{path}: Parquet needs pyarrow: pip install pyarrow") from error
     except UserError:
@@ -53,25 +54,23 @@ def read_named_rows(path: Path) -> tuple[list[str], np.ndarray]:
     except Exception as error:  # a broken file can fail in many ways
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path}: cannot be read as .npz or Parquet ({reason})") from error
-    return _checked(path, [str(name) for name in names], rows)
+    _check(path, names, rows)
+    return names, rows
 
 
-def _checked(path: Path, names: list[str], rows: np.ndarray) -> tuple[list[str], np.ndarray]:
-    """Return names and rows as they are to be, or raise UserError."""
+def _check(path: Path, names: list[str], rows: np.ndarray) -> None:
+    """Raise UserError where names and rows are not as they are to be."""
     if rows.ndim != 2 or not rows.size or len(names) != len(rows):
         raise UserError(f"{path}: has {len(names)} names for numbers of shape {rows.shape}")
     if len(set(names)) < len(names):
         name = next(name for name, count in Counter(names).items() if count > 1)
         raise UserError(f"{path}: names {name!r} more than once")
-    with np.errstate(over="ignore"):  # what float32 cannot hold is not finite, and named below
-        rows = np.ascontiguousarray(rows, np.float32)
     bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
     if len(bad):
         raise UserError(f"{path}: the numbers of {names[bad[0]]!r} are not finite")
-    return names, rows
 
 
-def _read_npz(path: Path) -> tuple[Any, np.ndarray]:
+def _read_npz(path: Path) -> tuple[list[str], np.ndarray]:
     """Read the two arrays of a NumPy archive."""
     with zipfile.ZipFile(path) as archive:
         size = sum(entry.file_size for entry in archive.infolist())
@@ -88,10 +87,11 @@ def _read_npz(path: Path) -> tuple[Any, np.ndarray]:
             "of numbers, its embedding each: np.savez(file, paths=..., embeddings=...)"
         )
     (names,) = texts
-    return np.char.decode(names, "utf-8") if names.dtype.kind == "S" else names, numbers[0]
+    names = np.char.decode(names, "utf-8") if names.dtype.kind == "S" else names
+    return names.tolist(), numbers[0]
 
 
-def _read_parquet(path: Path) -> tuple[Any, np.ndarray]:
+def _read_parquet(path: Path) -> tuple[list[str], np.ndarray]:
     """Read the names and the vectors of a Parquet table."""
     import pandas as pd
 
@@ -99,11 +99,14 @@ def _read_parquet(path: Path) -> tuple[Any, np.ndarray]:
     first = {name: column.iloc[0] for name, column in table.items()} if len(table) else {}
     texts = [name for name, value in first.items() if isinstance(value, str)]
     lists = [name for name, value in first.items() if isinstance(value, np.ndarray | list)]
-    numbers = [name for name in first if pd.api.types.is_numeric_dtype(table[name])]
+    numbers = [name for name in first if pd.api.types.is_float_dtype(table[name])]
     if len(texts) != 1 or len(lists) > 1 or not (lists or numbers):
         raise UserError(
             f"{path}: has the columns {', '.join(map(str, table.columns))}; it takes one of "
             "strings, a picture's path each, and one of lists, its embedding each"
         )
+    names = table[texts[0]].tolist()
+    if not all(isinstance(name, str) for name in names):
+        raise UserError(f"{path}: a row has no text in its column {texts[0]!r}")
     rows = np.stack(list(table[lists[0]])) if lists else table[numbers].to_numpy()
-    return table[texts[0]], rows
+    return names, rows

@@ -12,7 +12,18 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 from annotated_types import Interval
 
 from lookalike.core.errors import UserError
-from lookalike.core.settings import ExtractSettings, RetrieveSettings, Settings, TrainSettings
+from lookalike.core.settings import (
+    EmbedSettings,
+    ExtractSettings,
+    RetrieveSettings,
+    Settings,
+    TrainSettings,
+)
+
+# Settings of the embedding that are about a network and what it sees of a picture.
+NETWORK_SETTINGS = (
+    *("weights", "crop", "image_size", "normalization", "flip", "scales", "resolutions", "pooling"),
+)
 
 
 def check(settings: Settings) -> None:
@@ -123,14 +134,14 @@ def _check_backbones(settings: Settings) -> None:
     embed = settings.embed
     names = embed.backbones
     if not all(names) or len(set(names)) < len(names):
-        raise UserError(f"--backbone {embed.backbone}: different names, joined by +")
+        raise UserError(
+            f"--backbone {embed.backbone}: different names, joined by +; the path of a file may "
+            "hold neither + nor *"
+        )
     if not all(0 < factor < math.inf for factor in embed.factors):
         raise UserError(f"--backbone {embed.backbone}: factors are above 0, such as sface+0.5*dlib")
-    if not embed.networks and (embed.resolutions != (1.0,) or embed.weights):
-        raise UserError(
-            f"--backbone {embed.backbone}: is no network, so that there is nothing for --weights "
-            "or --resolutions"
-        )
+    if not embed.networks:
+        _check_stored(embed, settings.train)
     if len(names) == 1 and embed.factors[0] != 1:
         raise UserError(f"--backbone {embed.backbone}: a factor is for one of several")
     if not embed.resolutions or len(set(embed.resolutions)) < len(embed.resolutions):
@@ -153,6 +164,19 @@ def _check_ensemble(settings: RetrieveSettings) -> None:
         raise UserError(f"--ensemble-weights: {len(weights)} for {runs} runs; name one for each")
     if weights and settings.fusion == "learned":
         raise UserError("--ensemble-weights: --fusion learned finds them; name one of the two")
+
+
+def _check_stored(embed: EmbedSettings, train: TrainSettings) -> None:
+    """Check that no setting is named that embeddings of another program have nothing for."""
+    default = EmbedSettings()
+    idle = [name for name in NETWORK_SETTINGS if getattr(embed, name) != getattr(default, name)]
+    idle += ["train_views"] if train.train_views else []
+    idle += ["unfreeze"] if train.unfreeze else []
+    if idle:
+        raise UserError(
+            f"--backbone {embed.backbone}: is no network, so that there is nothing for "
+            f"{', '.join(map(option, idle))}"
+        )
 
 
 def _check_training(train: TrainSettings) -> None:

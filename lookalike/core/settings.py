@@ -284,11 +284,34 @@ class EmbedSettings:
 
     @property
     def members(self) -> "list[EmbedSettings]":
-        """The settings of each backbone at each resolution, whose embeddings are concatenated."""
+        """The settings of each backbone at each resolution, whose embeddings are concatenated.
+
+        What a network sees of a picture does not concern embeddings of another program.
+        """
         return [
-            replace(self, backbone=name, resolutions=(resolution,))
+            EmbedSettings(name)
+            if name.startswith(STORED)
+            else replace(self, backbone=name, resolutions=(resolution,))
             for name, _, resolution in self._parts
         ]
+
+    def located(self) -> "EmbedSettings":
+        """Return the same settings with the absolute paths of files that are named as backbones.
+
+        >>> EmbedSettings("sface+0.5*embeddings:/tmp/../x.npz").located().backbone
+        'sface+0.5*embeddings:/tmp/../x.npz'
+        """
+        alone = self.backbone.startswith(ONNX)
+        terms = [self.backbone] if alone else self.backbone.split("+")
+        return replace(self, backbone="+".join(map(_located, terms)))
+
+
+def _located(term: str) -> str:
+    """Return a term of a backbone's name with the absolute path of its file, if it is one."""
+    head, colon, path = term.partition(":")
+    if not f"{head}{colon}".endswith((ONNX, STORED)):
+        return term
+    return f"{head}:{Path(path).absolute()}"
 
 
 def _number(text: str) -> float:
@@ -334,7 +357,8 @@ class TrainSettings:
     """Width of a projection head, two layers, that only the loss sees: it is discarded, and the
     embedding is its input."""
     max_minutes: Annotated[float, Interval(gt=0, le=1_000_000)] | None = None
-    """Stop training after the epoch in which so many minutes are over."""
+    """Stop training after the epoch in which so many minutes are over; --refit, and each of
+    --folds, then takes as many epochs."""
     refit: bool = False
     """When the best epoch is known, train anew on all labeled pictures, the validation's too, for
     as many epochs. Nothing is then left to score the model by, or to forecast the test from."""

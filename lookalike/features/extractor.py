@@ -21,8 +21,8 @@ from lookalike.core.checks import check
 from lookalike.core.errors import UserError
 from lookalike.core.files import file_hash
 from lookalike.core.runs import Pace, Run
-from lookalike.core.settings import EmbedSettings, Settings
-from lookalike.data.catalogue import load_full_catalogue
+from lookalike.core.settings import STORED, EmbedSettings, Settings
+from lookalike.data.catalogue import load_full_catalogue, readable
 from lookalike.data.pictures import Picture, picture_rows
 from lookalike.faces.dataset import detect
 from lookalike.faces.detection import Detector, load_detector
@@ -286,11 +286,7 @@ def make_extractor(
     Raises:
         UserError: A scale below 1 for whole pictures, which have nothing around them to show.
     """
-    if crop_kind(settings) == "none" and min(settings.scales) < 1:
-        raise UserError(
-            f"--scales {min(settings.scales)}: a whole picture has nothing around it that a scale "
-            "below 1 could show; name scales from 1, or crop faces (--crop aligned)"
-        )
+    check_scales(settings)
     return FeatureExtractor(
         embedder,
         root,
@@ -301,6 +297,15 @@ def make_extractor(
         flip=flips(settings),
         scales=settings.scales,
     )
+
+
+def check_scales(settings: EmbedSettings) -> None:
+    """Raise UserError for a scale below 1 of whole pictures, which have nothing around them."""
+    if crop_kind(settings) == "none" and min(settings.scales) < 1:
+        raise UserError(
+            f"--scales {min(settings.scales)}: a whole picture has nothing around it that a scale "
+            "below 1 could show; name scales from 1, or crop faces (--crop aligned)"
+        )
 
 
 def flips(settings: EmbedSettings) -> bool:
@@ -396,6 +401,19 @@ def _kept(run: Run, key: object, load: Callable[[], FeatureExtractor]) -> Featur
             kept.clear()
         kept[name] = load()
     return kept[name]
+
+
+def require_stored(run: Run) -> None:
+    """Check that a run's embeddings of other programs are there for all its pictures.
+
+    Raises:
+        UserError: A file cannot be used, or lacks a picture.
+    """
+    catalogue = load_full_catalogue(run.folder)
+    paths = catalogue.path[readable(catalogue)].tolist()
+    for member in run.settings.embed.members:
+        if member.backbone.startswith(STORED):
+            StoredEmbeddings(Path(member.backbone.removeprefix(STORED))).require(paths)
 
 
 def single_extractor(run: Run) -> FeatureExtractor:

@@ -36,6 +36,8 @@ class StoredEmbeddings(nn.Module):
         names, self._rows = read_named_rows(file)
         paths = (name.replace("\\", "/").removeprefix("./") for name in names)
         self._numbers = {path: number for number, path in enumerate(paths)}
+        if len(self._numbers) < len(names):
+            raise UserError(f"{file}: names a picture twice, such as a.jpg and ./a.jpg")
         self.dim = self._rows.shape[1]
         # The file's hash stands for the weights where those count.
         digest = bytearray.fromhex(str(file_hash(file)))
@@ -71,5 +73,5 @@ class StoredEmbeddings(nn.Module):
         """
         raise UserError(
             f"--backbone embeddings:{self.file}: is no network, and embeds no pictures but those "
-            "whose embeddings it holds; nothing but a linear probe is trained on it"
+            "whose embeddings it holds"
         )

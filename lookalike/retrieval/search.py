@@ -16,6 +16,7 @@ again.
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import NamedTuple, TypedDict
 
 import numpy as np
@@ -31,6 +32,7 @@ from lookalike.core.readers import read_if_good, read_json
 from lookalike.core.runs import Run, versions
 from lookalike.core.settings import EmbedSettings, RetrieveSettings, Settings, recipe
 from lookalike.evaluation.metrics import run_metric
+from lookalike.features.extractor import check_scales
 from lookalike.retrieval.candidate_embedder import CandidateEmbedder
 from lookalike.retrieval.candidates import Candidate, find_candidates, in_words
 from lookalike.retrieval.judging import Judge, Recipe, Trial, record_round
@@ -175,6 +177,7 @@ class Search:
             if candidate.steps:
                 self.embedder.check_matching()
             for member in candidate.applied(self.best.embed).members:
+                check_scales(member)
                 if member.weights is None and member.backbone in CARRIERS:
                     carried_file(CARRIERS[member.backbone], self.run.cache)
         except UserError as error:
@@ -432,7 +435,9 @@ def _asked(run: Run) -> str:
 
 def _inputs(run: Run) -> str:
     """Return all that the scores in search.json depend on, beside the recipe."""
-    files = [file_hash(run.path(name)) for name in ("training.csv", "split.json")]
+    embed = run.settings.embed
+    paths = [run.path("training.csv"), run.path("split.json"), *embed.files]
+    files = [file_hash(path) for path in (*paths, Path(embed.weights or ""))]
     made_by = [f"{name} {number}" for name, number in versions().items()]
     return " ".join(map(str, [*files, run.seed, run_metric(run.settings), *made_by]))
 

@@ -10,12 +10,15 @@ part of them, and the weights are averaged. A killed training is resumed by the 
 training.pt, refit.pt or those of the folds, and ends with the same weights.
 """
 
+import hashlib
 import math
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -24,7 +27,7 @@ from lookalike.core.numeric import one_thread, seeded
 from lookalike.core.runs import Run
 from lookalike.core.settings import TrainSettings, validation_steps
 from lookalike.data.catalogue import load_catalogue
-from lookalike.data.splits import Pictures, RetrievalTask, Split, load_split
+from lookalike.data.splits import Pictures, RetrievalTask, load_split
 from lookalike.evaluation.metrics import SCORE, Metric, run_metric
 from lookalike.features.extractor import extractor_for
 from lookalike.models.checkpoints import save_tensors
@@ -34,7 +37,7 @@ from lookalike.training.distributed import (
     rank,
     rank_zero_first,
 )
-from lookalike.training.folds import folds_of, mean_state
+from lookalike.training.folds import Fold, folds_of, mean_state
 from lookalike.training.history import write_history
 from lookalike.training.loggers import LogMetrics, numbers_of, track
 from lookalike.training.metric_learning import MetricLearning, check_spread, prepare
@@ -51,7 +54,8 @@ from lookalike.viz import plots
 
 CHECKPOINT, REFIT = "training.pt", "refit.pt"
 FOLDS = "fold*.pt"
-UNRELATED = ("max_minutes", "log_to")  # settings that do not change what an epoch does
+# Settings that do not change what an epoch does; which pictures it has is told apart beside them.
+UNRELATED = ("max_minutes", "log_to", "refit", "folds")
 
 
 class Part(NamedTuple):
@@ -98,40 +102,40 @@ def run_finetune(run: Run) -> str:
             that the backbone does not take, a loss that is not finite, or embeddings that collapse;
             each says what to change.
     """
-    split = load_split(run.path("split.json"))
+    split, train = load_split(run.path("split.json")), run.settings.train
+    catalogue = load_catalogue(run.path("training.csv"))
+    folds = folds_of(split, catalogue, train.folds, run.seed) if train.folds else []
     validated = train_embedder(run, Part(split.train, split.validation))
-    final, train = validated, run.settings.train
+    final = validated
     if train.refit and validated.helps:
         epochs = validated.trainer.best_epoch.number
         everything = Part(split.labeled, None, epochs, REFIT)
-        final = train_folds(run, split, epochs) if train.folds else train_embedder(run, everything)
+        final = train_folds(run, folds, epochs) if folds else train_embedder(run, everything)
     barrier()  # no checkpoint is deleted before all ranks have read it
     return finish(run, validated, final) if rank() == 0 else ""
 
 
-def train_folds(run: Run, split: Split, epochs: int) -> Result:
+def train_folds(run: Run, folds: Sequence[Fold], epochs: int) -> Result:
     """Train a model without each fold of the labeled pictures, and average their weights.
 
     Args:
         run: A run whose pictures are split.
-        split: Of its pictures.
+        folds: Of its pictures.
         epochs: Of each training.
-
-    Raises:
-        UserError: There are too few pictures for so many folds.
     """
-    count, metric = run.settings.train.folds, run_metric(run.settings)
-    folds = folds_of(split, load_catalogue(run.path("training.csv")), count, run.seed)
-    states, untrained, trained = [], [], []
+    states, scores = [], []
     for number, fold in enumerate(folds, 1):
-        log.info("fold %d of %d: %d pictures", number, count, len(fold.train))
+        log.info("fold %d of %d: %d pictures", number, len(folds), len(fold.train))
         part = Part(fold.train, fold.task, epochs, FOLDS.replace("*", f"{number:03}"))
         result = train_embedder(run, part)
         states.append(result.trainer.best_state)
-        untrained.append(result.trainer.history[0].metrics["score"])
-        trained.append(result.trainer.history[-1].metrics["score"])
-    before, after = (metric.show(sum(scores) / count) for scores in (untrained, trained))
-    log.info("out of fold: mean score %s, untrained %s", after, before)
+        history = result.trainer.history
+        if fold.task is not None:
+            scores.append((history[-1].metrics["score"], history[0].metrics["score"]))
+    if scores:
+        after, before = map(run_metric(run.settings).show, np.mean(scores, axis=0).tolist())
+        how = "out of fold: mean score %s of %d folds, untrained %s"
+        log.info(how, after, len(scores), before)
     result.trainer.best_state = mean_state(states)
     return result
 
@@ -241,9 +245,15 @@ def origin(run: Run, embedder: Embedder, part: Part) -> str:
         seed=run.seed,
         weights=embedder.weights_id,
         torch=torch.__version__,
-        refit_epochs=part.epochs,
-        checkpoint=part.checkpoint,
+        epochs=part.epochs,
+        pictures=digest(part.pictures),
     )
+
+
+def digest(pictures: Pictures) -> str:
+    """Return a hash of which pictures there are, of which identities."""
+    text = "\n".join(f"{path}\t{identity}" for path, identity in sorted(pictures.items()))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def score_untrained(trainer: Trainer, method: MetricLearning) -> None:

@@ -29,11 +29,11 @@ class Fold(NamedTuple):
 
     Attributes:
         train: {path: identity} to train on.
-        task: A retrieval task of the others.
+        task: A retrieval task of the others; None where they make none that has an answer.
     """
 
     train: Pictures
-    task: RetrievalTask
+    task: RetrievalTask | None
 
 
 def folds_of(split: Split, catalogue: pd.DataFrame, count: int, seed: int) -> list[Fold]:
@@ -49,22 +49,24 @@ def folds_of(split: Split, catalogue: pd.DataFrame, count: int, seed: int) -> li
         seed: Of the division.
 
     Raises:
-        UserError: There are too few pictures or identities for so many folds, or a fold has no
-            query whose identity is in its gallery.
+        UserError: There are too few pictures or identities for so many folds.
     """
     labeled, sessions = split.labeled, sessions_of(catalogue)
-    domains = dict(zip(catalogue.path, catalogue.domain, strict=True))
     number = _deal(labeled, sessions if split.closed_set else labeled, count, seed)
+    if (most := len(set(number.values()))) < count:
+        what = "pictures, or sessions," if split.closed_set else "identities"
+        raise UserError(f"--folds {count}: there are {what} for {most}; name no more")
+    domains = dict(zip(catalogue.path, catalogue.domain, strict=True))
     folds = []
     for this in range(count):
         inside = {path: name for path, name in labeled.items() if number[path] == this}
         outside = {path: name for path, name in labeled.items() if number[path] != this}
+        known = {domains[path] for path in inside} - {""}
+        if known and split.query_domain not in known:
+            folds.append(Fold(outside, None))
+            continue
         task = retrieval_task(group(inside), domains, split.query_domain, seed, sessions)
-        if not (task.answerable and outside):
-            raise UserError(
-                f"--folds {count}: one of them has no query to be scored by; name fewer"
-            )
-        folds.append(Fold(outside, task))
+        folds.append(Fold(outside, task if task.answerable else None))
     return folds
 
 

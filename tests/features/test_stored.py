@@ -11,6 +11,7 @@ import pytest
 
 from lookalike.core.arrays import read_named_rows
 from lookalike.core.errors import UserError
+from lookalike.core.settings import EmbedSettings
 from lookalike.data.catalogue import gallery_of, load_catalogue, queries_of
 from lookalike.features.extractor import load_extractor
 from lookalike.models.embedder import load_embedder
@@ -122,13 +123,42 @@ def test_a_changed_file_is_read_anew(
 def test_the_best_steps_are_chosen_for_a_file(
     competition: Path, made: tuple[list[str], np.ndarray]
 ) -> None:
-    """The time-limited choice judges steps, and changes nothing about the embeddings."""
+    """The time-limited choice judges steps, anew where the file has changed, and nothing else."""
     write_npz(Path("x.npz"), *made)
     words = ["--stage", "all", "--data", str(competition), "--run", "runs/chosen"]
-    assert main([*words, "--backbone", "embeddings:x.npz", "--time-limit", "0.2"]) == 0
+    words += ["--backbone", "embeddings:x.npz", "--time-limit", "0.2"]
+    assert main(words) == 0
     chosen = json.loads(Path("runs/chosen/recipe.json").read_text())
-    assert chosen["backbone"] == "embeddings:x.npz"
+    assert chosen["backbone"] == f"embeddings:{Path.cwd()}/x.npz"
     assert (chosen["resolutions"], chosen["scales"], chosen["flip"]) == ([1.0], [1.0], "auto")
+    before = json.loads(Path("runs/chosen/search.json").read_text())["scores"]
+    write_npz(Path("x.npz"), made[0], np.random.default_rng(3).normal(size=made[1].shape))
+    assert main(words) == 0
+    assert json.loads(Path("runs/chosen/search.json").read_text())["scores"] != before
+
+
+def test_a_run_goes_on_from_another_folder(
+    competition: Path, made: tuple[list[str], np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is found where it was."""
+    write_npz(Path("x.npz"), *made)
+    words = ("--data", competition, "--run", "runs/file", "--time-limit", "0")
+    assert run(*words, "--backbone", "embeddings:x.npz") == 0
+    folder = Path("runs/file").resolve()
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    assert main(["--stage", "retrieve", "--run", str(folder), "--center"]) == 0
+
+
+def test_what_a_network_sees_does_not_concern_a_file(
+    competition: Path, made: tuple[list[str], np.ndarray]
+) -> None:
+    """Beside a backbone, options of pictures are the backbone's."""
+    write_npz(Path("x.npz"), *made)
+    words = ("--data", competition, "--run", "runs/both", "--time-limit", "0", "--weights", "none")
+    options = ("--image-size", "64", "--pooling", "gem", "--flip", "on", "--scales", "1", "1.2")
+    assert run(*words, *options, "--backbone", "test_efficientnet+embeddings:x.npz") == 0
+    assert EmbedSettings("sface+embeddings:x.npz", scales=(0.85, 1.0)).members[1].scales == (1.0,)
 
 
 def test_pictures_that_a_file_lacks_are_named(
@@ -141,6 +171,7 @@ def test_pictures_that_a_file_lacks_are_named(
     ran = run_program("main.py", "--stage", "all", *words)
     assert ran.returncode == 1
     assert "has no embedding of" in ran.stderr
+    assert "embedding:" not in ran.stderr  # nothing has been embedded
     assert "paths below the data set's folder" in ran.stderr
     assert "Traceback" not in ran.stderr
 
@@ -168,10 +199,15 @@ def test_a_file_is_not_fine_tuned(
     assert "Traceback" not in ran.stderr
 
 
-def test_a_file_has_one_resolution_and_no_weights(run_program: Program) -> None:
-    """Settings that would change nothing are refused."""
+def test_settings_of_a_network_are_refused(run_program: Program) -> None:
+    """They would change nothing."""
     write_npz(Path("x.npz"), ["a.jpg"], np.eye(1))
-    for words in (("--resolutions", "1", "1.4"), ("--weights", "none")):
+    for words in (
+        ("--resolutions", "1", "1.4"),
+        ("--weights", "none"),
+        ("--image-size", "64"),
+        ("--train-views", "2"),
+    ):
         ran = run_program("main.py", "--backbone", "embeddings:x.npz", *words)
         assert ran.returncode == 1
         assert words[0] in ran.stderr
@@ -188,6 +224,7 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "a name twice": ({"p": ["a", "a"], "x": np.eye(2)}, "names 'a' more than once"),
     "not finite": ({"p": ["a", "b"], "x": np.diag([1, np.nan])}, "'b' are not finite"),
     "too large": ({"p": ["a"], "x": np.array([[1e300]])}, "'a' are not finite"),
+    "no text": ({"p": [b"a", b"b"], "x": np.array([["a"], ["b"]])}, "one array of strings"),
     "objects": ({"p": np.array(["a", None]), "x": np.eye(2)}, "cannot be read"),
 }
 
@@ -199,6 +236,31 @@ def test_what_a_file_may_not_hold_is_named(case: str) -> None:
     np.savez("x.npz", **arrays)
     with pytest.raises(UserError, match=message):
         read_named_rows(Path("x.npz"))
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("path", ["a.jpg", None]),
+        ("embedding", [[1.0, 2.0], [1.0]]),
+        ("embedding", [["a"], ["b"]]),
+        ("embedding", [1, 2]),
+    ],
+)
+def test_what_a_table_may_not_hold_is_named(column: str, values: list[Any]) -> None:
+    """No column of whole numbers, such as a label, is taken for an embedding."""
+    pytest.importorskip("pyarrow")
+    table = pd.DataFrame({"path": ["a.jpg", "b.jpg"], "embedding": [[1.0], [2.0]]})
+    table.assign(**{column: values}).to_parquet("x.parquet")
+    with pytest.raises(UserError, match=r"x\.parquet"):
+        read_named_rows(Path("x.parquet"))
+
+
+def test_a_path_written_in_two_ways_is_refused() -> None:
+    """The same picture twice."""
+    np.savez("x.npz", p=["t/a.jpg", "./t/a.jpg"], x=np.eye(2))
+    with pytest.raises(UserError, match="names a picture twice"):
+        load_embedder("embeddings:x.npz")
 
 
 def test_a_missing_or_damaged_file_is_named() -> None:

@@ -9,7 +9,7 @@ import torch
 
 from lookalike.core.errors import UserError
 from lookalike.data.splits import Split, make_split
-from lookalike.training.folds import folds_of, mean_state
+from lookalike.training.folds import Fold, folds_of, mean_state
 
 
 def labeled(identities: int = 12, pictures: int = 9, session: int = 1) -> pd.DataFrame:
@@ -32,6 +32,12 @@ def labeled(identities: int = 12, pictures: int = 9, session: int = 1) -> pd.Dat
     )
 
 
+def left_out(fold: Fold) -> dict[str, str]:
+    """Return the pictures of a fold's task."""
+    assert fold.task is not None
+    return fold.task.query | fold.task.gallery
+
+
 def split_of(catalogue: pd.DataFrame, kind: str) -> Split:
     """Divide a catalogue."""
     return make_split(catalogue, kind, "photo", seed=0)
@@ -43,10 +49,9 @@ def test_each_picture_is_left_out_once(kind: str, count: int) -> None:
     """The tasks of all folds are the labeled pictures, and none is trained on by its own fold."""
     catalogue = labeled()
     folds = folds_of(split_of(catalogue, kind), catalogue, count, seed=0)
-    left_out = [path for fold in folds for part in fold.task for path in part]
-    assert sorted(left_out) == sorted(catalogue.path)
+    assert sorted(path for fold in folds for path in left_out(fold)) == sorted(catalogue.path)
     for fold in folds:
-        inside = set(fold.task.query) | set(fold.task.gallery)
+        inside = set(left_out(fold))
         assert inside.isdisjoint(fold.train)
         assert len(inside) + len(fold.train) == len(catalogue)
 
@@ -55,7 +60,7 @@ def test_unseen_identities_are_left_out_whole() -> None:
     """Where the validation is of unseen identities, each fold's is, too."""
     catalogue = labeled()
     for fold in folds_of(split_of(catalogue, "disjoint"), catalogue, 4, seed=0):
-        inside = {*fold.task.query.values(), *fold.task.gallery.values()}
+        inside = set(left_out(fold).values())
         assert len(inside) == 3
         assert inside.isdisjoint(fold.train.values())
 
@@ -72,7 +77,7 @@ def test_a_session_is_not_divided() -> None:
     catalogue = labeled(pictures=12, session=2)
     session = dict(zip(catalogue.path, catalogue.session, strict=True))
     for fold in folds_of(split_of(catalogue, "stratified"), catalogue, 3, seed=0):
-        inside = {session[path] for part in fold.task for path in part}
+        inside = {session[path] for path in left_out(fold)}
         assert inside.isdisjoint(session[path] for path in fold.train)
 
 
@@ -86,10 +91,21 @@ def test_the_seed_decides() -> None:
 
 @pytest.mark.parametrize("kind", ["disjoint", "stratified"])
 def test_too_many_folds_are_refused(kind: str) -> None:
-    """A fold that scores nothing is an error."""
+    """A fold without a picture is an error."""
     catalogue = labeled(6, 4)
     with pytest.raises(UserError, match="--folds 30"):
         folds_of(split_of(catalogue, kind), catalogue, 30, seed=0)
+
+
+def test_a_fold_that_has_no_answer_is_not_scored() -> None:
+    """Each identity has one picture in a fold, or no fold has the queries' domain."""
+    catalogue = labeled(6, 4)
+    folds = folds_of(split_of(catalogue, "stratified"), catalogue, 4, seed=0)
+    assert [fold.task for fold in folds] == [None] * 4
+    catalogue = labeled(12, 8).assign(domain=["drawing"] * 7 * 8 + ["photo"] * 5 * 8)
+    folds = folds_of(split_of(catalogue, "disjoint"), catalogue, 12, seed=0)
+    assert all(fold.task is None for fold in folds)
+    assert {len(fold.train) for fold in folds} == {88}
 
 
 def test_the_mean_is_that_of_numpy() -> None:
