@@ -118,16 +118,19 @@ def minutes_of(folder: Path) -> float:
     return seconds / 60 + sum(float(pd.read_csv(path).minutes.max()) for path in pretraining)
 
 
-def simclr_first(folder: Path, shared: list[str], epochs: int) -> tuple[list[list[str]], list[str]]:
+def simclr_first(
+    folder: Path, shared: list[str], epochs: int, side: str = "128"
+) -> tuple[list[list[str]], list[str]]:
     """Return the commands that learn a backbone without labels, and the words that name its file.
 
     Args:
         folder: The row's folder; SimCLR gets a run in it.
         shared: Words of all rows.
         epochs: Of SimCLR.
+        side: Height and width of its pictures, in pixels.
     """
     run = folder / "unlabelled"
-    split = ["run", "--stage", "split", "crop", f"--run={run}", *shared, "--image-size=128"]
+    split = ["run", "--stage", "split", "crop", f"--run={run}", *shared, f"--image-size={side}"]
     simclr = ["simclr", str(run), "--epochs", str(epochs), "--lr", "0.0001"]
     return [split, simclr], [f"--weights={run / 'simclr' / f'epoch_{epochs:03}.safetensors'}"]
 
