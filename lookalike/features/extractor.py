@@ -10,7 +10,7 @@ nothing else: neither on the pictures that shared its batch nor on what was cach
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
 
@@ -30,6 +30,7 @@ from lookalike.faces.geometry import Crop, Face, crop_kind
 from lookalike.features.embedding import embed
 from lookalike.features.engine import Engine, Plan, build_engine, plans
 from lookalike.features.loader import PLAIN, View
+from lookalike.features.source import source_of
 from lookalike.models.checkpoints import check_untrained, load_model
 from lookalike.models.embedder import Embedder, embedder_of
 from lookalike.models.onnx_models import OnnxBackbone
@@ -338,13 +339,13 @@ def untrained_extractor(run: Run, settings: EmbedSettings) -> Extractor:
     Raises:
         UserError: A backbone cannot be loaded, or settings do not go together.
     """
+    return _joined([_untrained_member(run, member) for member in settings.members], settings)
 
-    def load(member: EmbedSettings) -> FeatureExtractor:
-        its_run = replace(run, settings=replace(run.settings, embed=member))
-        return extractor_for(its_run, embedder_of(member, run.cache))
 
-    members = [_kept(run, member, partial(load, member)) for member in settings.members]
-    return _joined(members, settings)
+def _untrained_member(run: Run, member: EmbedSettings) -> FeatureExtractor:
+    """Return the extractor of a single backbone at a single resolution, loaded once a session."""
+    its_run = replace(run, settings=replace(run.settings, embed=member))
+    return _kept(run, member, lambda: extractor_for(its_run, embedder_of(member, run.cache)))
 
 
 def make_extractors(settings: EmbedSettings, root: Path, cache: Path, total: int) -> Extractor:
@@ -410,10 +411,10 @@ def require_stored(run: Run) -> None:
         UserError: A file cannot be used, or lacks a picture.
     """
     catalogue = load_full_catalogue(run.folder)
-    paths = catalogue.path[readable(catalogue)].tolist()
+    pictures = catalogue[readable(catalogue)]
     for member in run.settings.embed.members:
         if member.backbone.startswith(STORED):
-            StoredEmbeddings(Path(member.backbone.removeprefix(STORED))).require(paths)
+            source_of(_untrained_member(run, member), pictures, PLAIN)
 
 
 def single_extractor(run: Run) -> FeatureExtractor:

@@ -103,8 +103,10 @@ def run_finetune(run: Run) -> str:
             each says what to change.
     """
     split, train = load_split(run.path("split.json")), run.settings.train
-    catalogue = load_catalogue(run.path("training.csv"))
-    folds = folds_of(split, catalogue, train.folds, run.seed) if train.folds else []
+    folds: list[Fold] = []
+    if train.folds:  # too many are refused before anything is trained
+        catalogue = load_catalogue(run.path("training.csv"))
+        folds = folds_of(split, catalogue, train.folds, run.seed)
     validated = train_embedder(run, Part(split.train, split.validation))
     final = validated
     if train.refit and validated.helps:
