@@ -26,6 +26,7 @@ COMMANDS = {
     "sweep": ("lookalike.sweep.grid:main", "compare backbones and settings side by side"),
     "identify": ("lookalike.identification.identify:main", "name faces, or find a lookalike"),
     "verify": ("lookalike.verification.verify:main", "same person or not: score, train, pair"),
+    "detector": ("lookalike.training.detector_tool:main", "train a detector of one's own"),
     "simclr": ("lookalike.training.simclr:main", "pretrain a backbone without labels"),
     "cache": ("lookalike.features.cache_tool:main", "list or prune the embedding cache"),
     "demo": ("lookalike.data.demo:main", "draw an overview of the demo competition"),

@@ -231,7 +231,7 @@ def checked_run(settings: Settings, named: frozenset[str]) -> Run:
     settings = replace(settings, embed=settings.embed.located())
     for path in settings.embed.files:
         if not path.is_file():
-            raise UserError(f"--backbone {settings.embed.backbone}: no such file: {path}")
+            raise UserError(f"{path}: no such file, named by --backbone or --detector")
     run = replace(locate(settings), named=named)
     require_run(run)
     require_separate_folders(run)

@@ -13,6 +13,7 @@ from annotated_types import Interval
 
 from lookalike.core.errors import UserError
 from lookalike.core.settings import (
+    DETECTORS,
     EmbedSettings,
     ExtractSettings,
     RetrieveSettings,
@@ -35,6 +36,7 @@ def check(settings: Settings) -> None:
     check_bounds(settings)
     check_extract(settings.extract)
     check_scales(settings.embed.scales)
+    check_detector(settings.embed)
     _check_backbones(settings)
     _check_ensemble(settings.retrieve)
     _check_training(settings.train)
@@ -127,6 +129,19 @@ def check_scales(scales: tuple[float, ...]) -> None:
     if not scales or len(set(scales)) < len(scales):
         named = " ".join(map(str, scales)) or "nothing"
         raise UserError(f"--scales {named}: one or more different numbers from 0.1 to 10")
+
+
+def check_detector(embed: EmbedSettings) -> None:
+    """Check that a detector of one's own is not asked for what it does not know.
+
+    Raises:
+        UserError: Faces are to be aligned, by points that it does not find.
+    """
+    if embed.detector not in DETECTORS and embed.crop == "aligned":
+        raise UserError(
+            f"--crop aligned: --detector {embed.detector} finds boxes and no points; leave --crop "
+            "out, or align by --detector yunet"
+        )
 
 
 def _check_backbones(settings: Settings) -> None:

@@ -47,6 +47,7 @@ CosineThreshold = Annotated[float, Interval(gt=0, le=1)]
 
 # What a backbone's name begins with where it is a file: a network, or embeddings.
 ONNX, STORED = "onnx:", "embeddings:"
+DETECTORS = ("yunet", "mtcnn")  # those of faces that come with a package; others are files
 
 # Settings of earlier releases that nothing takes the place of; config files may still hold them.
 REMOVED = ("auto", "auto_backbones")
@@ -206,8 +207,9 @@ class EmbedSettings:
     was trained on."""
     crop_margin: Annotated[float, Interval(ge=0, le=5)] = 0.1
     """Margin on each side of a `face`, as a share of the face's longer side."""
-    detector: Literal["yunet", "mtcnn"] = "yunet"
-    """Face detector: yunet (no hub needed), or mtcnn where facenet-pytorch is installed."""
+    detector: str = "yunet"
+    """What finds the crop: yunet (faces, no hub needed), mtcnn (faces, where facenet-pytorch is
+    installed), or a file of `lookalike detector train`, of anything, whose crop is `face`."""
     image_size: ImageSize | None = None
     """Height and width of the backbone's input, in pixels. Default: its own; 128 costs a third of
     what 224 does, which leaves time for more epochs."""
@@ -252,13 +254,14 @@ class EmbedSettings:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The files that are named as backbones.
+        """The files that are named as backbones, or as the detector.
 
         >>> EmbedSettings("sface+embeddings:clip.npz").files
         (PosixPath('clip.npz'),)
         """
         names = (name for name in self.backbones if name.startswith((ONNX, STORED)))
-        return tuple(Path(name.partition(":")[2]) for name in names)
+        files = [Path(name.partition(":")[2]) for name in names]
+        return (*files, *([] if self.detector in DETECTORS else [Path(self.detector)]))
 
     @property
     def _parts(self) -> list[tuple[str, float, float]]:
@@ -296,14 +299,17 @@ class EmbedSettings:
         ]
 
     def located(self) -> "EmbedSettings":
-        """Return the same settings with the absolute paths of files that are named as backbones.
+        """Return the same settings with the absolute paths of their `files`.
 
         >>> EmbedSettings("sface+0.5*embeddings:/tmp/../x.npz").located().backbone
         'sface+0.5*embeddings:/tmp/../x.npz'
         """
         alone = self.backbone.startswith(ONNX)
         terms = [self.backbone] if alone else self.backbone.split("+")
-        return replace(self, backbone="+".join(map(_located, terms)))
+        detector = self.detector
+        if detector not in DETECTORS:
+            detector = str(Path(detector).absolute())
+        return replace(self, backbone="+".join(map(_located, terms)), detector=detector)
 
 
 def _located(term: str) -> str:

@@ -30,7 +30,6 @@ from lookalike.faces.detection import (
     FOUND,
     MISSED,
     RETRIES,
-    SEARCH_SIDE,
     Detector,
     find_face,
     load_detector,
@@ -68,7 +67,7 @@ def detection_recipe(detector: Detector) -> dict[str, Any]:
     """Return all that decides which face is found in a picture: a part of the cache's keys."""
     return {
         "detector": detector.name,
-        "look": SEARCH_SIDE,
+        "look": detector.side,
         "sure": CONFIDENT,
         "surest of": RETRIES,
         "libraries": {name: version(name) for name in ("opencv-python-headless", "pillow")},
@@ -79,7 +78,7 @@ def _search(pictures: pd.DataFrame, root: Path, store: FeatureCache, detector: D
     """Add the faces of pictures to the cache; those before an error stay in it."""
 
     def search(source: Path | np.ndarray, content: str) -> np.ndarray:
-        return _as_row(find_face(open_source(source, content, SEARCH_SIDE), detector))
+        return _as_row(find_face(open_source(source, content, detector.side), detector))
 
     add_rows(store, pictures, root, search, "finding faces")
 

@@ -20,7 +20,7 @@ from PIL import Image
 
 from lookalike.core.carriers import YUNET, carried_file
 from lookalike.core.errors import UserError
-from lookalike.faces.geometry import TEMPLATE, TEMPLATE_SIDE, Face
+from lookalike.faces.geometry import Face, points_in
 
 # One thread per picture: there are many, and a sum is not divided as the load decides.
 cv2.setNumThreads(1)
@@ -29,8 +29,8 @@ cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
 CONFIDENT = 0.6  # confidence that ends the search
 MIN_CONFIDENCE = 0.3  # of a face that is used where there is none of more confidence
 MAX_OVERLAP = 0.4  # intersection over union; of two boxes with more, the less confident is dropped
-SEARCH_SIDE = 320  # longest side in pixels at which a picture is searched first
-SEARCH_SIDES = tuple(SEARCH_SIDE * factor for factor in (1, 2, 4, 8))  # for faces of all sizes
+SEARCH_SIDE = 320  # longest side in pixels at which faces are searched for first
+FACTORS = (1, 2, 4, 8)  # on a detector's side, for faces of all sizes
 
 
 class Detector(Protocol):
@@ -38,9 +38,14 @@ class Detector(Protocol):
 
     Attributes:
         name: Its name and version, which are part of the cache's key.
+        side: Longest side in pixels that a picture is reduced to when it is searched first.
+        has_points: Whether it finds the five points; without them it does not matter which way up
+            a face is.
     """
 
     name: str
+    side: int
+    has_points: bool
 
     def find(self, pixels: np.ndarray) -> np.ndarray:
         """Detect faces.
@@ -62,6 +67,8 @@ class YuNet:
     Args:
         weights: The ONNX file.
     """
+
+    side, has_points = SEARCH_SIDE, True
 
     def __init__(self, weights: Path) -> None:
         self.name = f"yunet {YUNET.sha256[:12]} opencv {cv2.__version__}"
@@ -94,6 +101,8 @@ class Mtcnn:
         UserError: facenet-pytorch is not installed.
     """
 
+    side, has_points = SEARCH_SIDE, True
+
     def __init__(self) -> None:
         try:
             from facenet_pytorch import MTCNN
@@ -124,16 +133,22 @@ class Mtcnn:
 
 @functools.cache
 def load_detector(name: str, cache: Path) -> Detector:
-    """Load a face detector; its weights come with a package.
+    """Load a detector; the weights of those with a name come with a package.
 
     Args:
-        name: `yunet` or `mtcnn`.
+        name: `yunet`, `mtcnn`, or the file of a detector of one's own, see `faces.grid`.
         cache: Folder that the weights are copied to.
 
     Raises:
-        UserError: A package that it needs is not installed.
+        UserError: A package that it needs is not installed, or the file is missing or damaged.
     """
-    return Mtcnn() if name == "mtcnn" else YuNet(carried_file(YUNET, cache))
+    if name == "yunet":
+        return YuNet(carried_file(YUNET, cache))
+    if name == "mtcnn":
+        return Mtcnn()
+    from lookalike.faces.grid import GridDetector  # it imports torch, which YuNet does not need
+
+    return GridDetector(Path(name))
 
 
 class Attempt(NamedTuple):
@@ -154,8 +169,9 @@ class Attempt(NamedTuple):
 
 AT_ONCE = Attempt("at once")
 
+ENLARGED = Attempt("upscaled", scale=2.0)
 RETRIES = (
-    Attempt("upscaled", scale=2.0),
+    ENLARGED,
     Attempt("padded", border=0.5),
     *(Attempt("rotated", border=0.2, angle=angle) for angle in (30, -30, 90, -90, 180)),
 )
@@ -166,7 +182,7 @@ FOUND = ("at once", "upscaled", "padded", "rotated", UNSURE, MISSED)
 
 
 def search_picture(
-    image: Image.Image, detector: Detector, attempt: Attempt, side: int = SEARCH_SIDE
+    image: Image.Image, detector: Detector, attempt: Attempt, factor: int = 1
 ) -> list[Face]:
     """Return the faces that one attempt finds.
 
@@ -174,9 +190,10 @@ def search_picture(
         image: RGB picture.
         detector: The detector.
         attempt: How the picture is changed before.
-        side: What its longest side is reduced to, in pixels, before the attempt's scale.
+        factor: Its longest side is reduced to so many times the detector's, before the attempt's
+            scale.
     """
-    scale = attempt.scale * min(1.0, side / max(image.size))
+    scale = attempt.scale * min(1.0, factor * detector.side / max(image.size))
     width, height = (max(1, round(length * scale)) for length in image.size)
     pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
     border = round(attempt.border * max(width, height))
@@ -250,10 +267,8 @@ def central_guess(size: tuple[int, int]) -> Face:
         size: Width and height of the picture.
     """
     side = 0.75 * min(size) / np.array(size)
-    corner = 0.5 - side / 2
-    points = corner + side * (TEMPLATE / TEMPLATE_SIDE)
-    box = np.concatenate([corner, side])
-    return Face(box.astype(np.float32), points.astype(np.float32), 0.0, MISSED)
+    box = np.concatenate([0.5 - side / 2, side])
+    return Face(box.astype(np.float32), points_in(box).astype(np.float32), 0.0, MISSED)
 
 
 def find_faces(
@@ -273,9 +288,12 @@ def find_faces(
     Returns:
         The faces, most confident first.
     """
-    sides = [side for side in SEARCH_SIDES if side < 2 * max(image.size)] or [SEARCH_SIDE]
-    upright = max(TURNS, key=lambda turn: _uprightness(image, detector, turn))
-    faces = [face for side in sides for face in search_picture(image, detector, upright, side)]
+    factors = [n for n in FACTORS if n * detector.side < 2 * max(image.size)] or FACTORS[:1]
+    turns = TURNS if detector.has_points else TURNS[:1]
+    upright = max(turns, key=lambda turn: _uprightness(image, detector, turn))
+    faces = [face for n in factors for face in search_picture(image, detector, upright, n)]
+    if not detector.has_points and len(factors) == 1:  # its cells are coarse for a small picture
+        faces += search_picture(image, detector, ENLARGED)
     if not any(face.score >= CONFIDENT for face in faces):
         faces += [face for attempt in RETRIES for face in search_picture(image, detector, attempt)]
     return suppress_overlaps([face for face in faces if face.score >= confidence], overlap)
@@ -286,7 +304,7 @@ def _uprightness(image: Image.Image, detector: Detector, turn: Attempt) -> float
 
     Faces that lie on their side are found too, with less confidence, but their points are wrong.
     """
-    faces = search_picture(image, detector, turn, 2 * SEARCH_SIDE)
+    faces = search_picture(image, detector, turn, factor=2)
     return sum(face.score for face in faces if face.score >= CONFIDENT)
 
 

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from lookalike.core.settings import ONNX, EmbedSettings
+from lookalike.core.settings import DETECTORS, ONNX, EmbedSettings
 
 CropKind = Literal["none", "face", "aligned"]
 Points = tuple[tuple[float, float], ...]
@@ -84,13 +84,28 @@ class Crop:
 WHOLE = Crop("none")
 
 
+def points_in(box: np.ndarray) -> np.ndarray:
+    """Return where an upright face that fills a box has its five points: those of the template.
+
+    Args:
+        box: (4,) left, top, width and height.
+
+    Returns:
+        (5, 2).
+    """
+    return np.asarray(box[:2] + box[2:] * (TEMPLATE / TEMPLATE_SIDE))
+
+
 def crop_kind(settings: EmbedSettings) -> CropKind:
     """Return the kind of crop that --crop chooses; `auto` is what the backbone was trained on.
 
-    Of several backbones, it is the crop of the first that sees a crop.
+    Of several backbones, it is the crop of the first that sees a crop. A detector of one's own
+    finds boxes alone: its crop is `face`.
     """
     if settings.crop != "auto":
         return settings.crop
+    if settings.detector not in DETECTORS:
+        return "face"
     for name in settings.backbones:
         if name in ("facenet", "inception_resnet_v1"):
             return "face"

@@ -17,7 +17,7 @@ from typing import Literal, get_args, get_origin, get_type_hints
 import numpy as np
 import pandas as pd
 
-from lookalike.core.checks import check
+from lookalike.core.checks import check, check_detector
 from lookalike.core.errors import UserError
 from lookalike.core.files import file_hash
 from lookalike.core.runs import Pace, Run
@@ -51,7 +51,7 @@ class FeatureExtractor:
             where `total` is large enough for it to save time.
         total: Number of all pictures that are to be embedded, in however many calls: a compiled
             backbone rounds in its own way, so that this is decided once for all of them.
-        detector: What finds faces, where the embedder sees faces: `yunet` or `mtcnn`.
+        detector: What finds the crop, where the embedder sees one: `yunet`, `mtcnn` or a file.
         flip: Whether the mirror image counts too.
         scales: How large a picture is shown; one view for each.
         pace: Counts the pictures embedded, and the seconds.
@@ -202,7 +202,7 @@ def load_extractor(
     image_size: int | None = None,
     normalization: Literal["auto", "none", "imagenet", "fixed", "whitening"] = "auto",
     pooling: Literal["auto", "avg", "max", "gem", "avg+gem", "cls", "mean"] = "auto",
-    detector: Literal["yunet", "mtcnn"] = "yunet",
+    detector: str = "yunet",
     compile: Literal["auto", "on", "off"] = "auto",
     total: int = 0,
     root: str | Path = ".",
@@ -223,7 +223,8 @@ def load_extractor(
         image_size: Height and width of what the backbone sees, in pixels; None for its own.
         normalization: How pixel values are normalized; `auto` is what it was trained with.
         pooling: How a timm backbone pools; `auto` is its own way.
-        detector: What finds faces: yunet, or mtcnn where facenet-pytorch is installed.
+        detector: What finds the crop: yunet, mtcnn where facenet-pytorch is installed, or the file
+            of a detector of one's own.
         compile: Whether to compile the backbone for the CPU, three to four times as fast and a few
             seconds to begin with; `auto` does where `total` says that it saves time.
         total: Number of all pictures that are to be embedded, in however many calls, for instance
@@ -288,6 +289,7 @@ def make_extractor(
         UserError: A scale below 1 for whole pictures, which have nothing around them to show.
     """
     check_scales(settings)
+    check_detector(settings)
     return FeatureExtractor(
         embedder,
         root,

@@ -25,11 +25,12 @@ from lookalike.core.readers import read_bytes, saved_record
 from lookalike.data.catalogue import outside_pictures, readable
 from lookalike.data.images import FORMATS, read_picture
 from lookalike.data.layout import has_usable_name, named_as_picture, without_clutter
-from lookalike.faces.detection import SEARCH_SIDES
+from lookalike.faces.detection import FACTORS, SEARCH_SIDE
 from lookalike.faces.geometry import Face
 from lookalike.viz.drawing import fitting_font
 
 RED = "#d40000"
+LARGEST = FACTORS[-1] * SEARCH_SIDE  # pixels of the longer side that faces are searched in
 CELL, GAP = 192, 12  # pixels of a reference picture in a panel, and between two
 MIN_SIDE = 320  # pixels of the longer side of an annotated picture: names must be readable
 WHOLE_PICTURE = Face(np.array([0.0, 0.0, 1.0, 1.0]), np.zeros((0, 2)), 1.0, "")
@@ -56,7 +57,7 @@ def read_photo(path: Path) -> Photo:
         ReadError: It cannot be read.
     """
     raw = read_bytes(path)
-    image = read_picture(raw, SEARCH_SIDES[-1])
+    image = read_picture(raw, LARGEST)
     stored = Image.open(io.BytesIO(raw), formats=FORMATS).size  # not necessarily upright
     width, height = sorted(stored, reverse=image.width > image.height)
     return Photo(image, (width, height))

@@ -23,6 +23,7 @@ class RedDetector:
     """Finds the box of what is red, with five points in it, where the picture is large enough."""
 
     name = "red"
+    side, has_points = 320, True
 
     def __init__(self, score: float = 0.9, least_side: int = 0) -> None:
         self.score, self.least_side = score, least_side

@@ -41,6 +41,7 @@ class OneFace:
     """A detector that finds a face in the left upper part of every picture."""
 
     name = "stand-in"
+    side, has_points = 320, True
 
     def find(self, pixels: np.ndarray) -> np.ndarray:
         """Return one row: box, five points and confidence, in pixels."""
@@ -98,9 +99,7 @@ def test_boxes_are_in_pixels_of_the_upright_picture(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(
-        annotate, "SEARCH_SIDES", (100,)
-    )  # so that this picture is decoded at a half
+    monkeypatch.setattr(annotate, "LARGEST", 100)  # so that this picture is decoded at a half
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (600, 400), "grey").save("turned.jpg", exif=exif)

@@ -73,6 +73,7 @@ class NoFace:
     """A detector that finds nothing."""
 
     name = "stand-in"
+    side, has_points = 320, True
 
     def find(self, pixels: np.ndarray) -> np.ndarray:
         """Find no face."""
