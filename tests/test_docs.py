@@ -199,6 +199,7 @@ SUBCOMMANDS = {
     "verify": ("score", "train", "pair", "table", "fill"),
     "submit": ("send", "history", "serve"),
     "cache": ("list", "prune"),
+    "detector": ("train", "score"),
     "demo": (),
 }
 

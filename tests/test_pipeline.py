@@ -224,6 +224,14 @@ def test_half_files_of_a_killed_run_are_swept_away(done: Path, competition: Path
         (["--data", "tiny", "--backbone", "resnet5"], "Did you mean resnet50"),
         (["--data", "tiny", "--labels", "nowhere.json", *FAST], "nowhere.json: no such file"),
         (["--data", "tiny", "--weights", "nowhere.pth"], "nowhere.pth: no such file"),
+        (
+            ["--data", "tiny", "--detector", "nowhere.safetensors", *FAST],
+            "nowhere.safetensors: no such file, named by --backbone or --detector",
+        ),
+        (
+            ["--data", "tiny", "--detector", "labels.json", "--crop", "aligned", *FAST],
+            "--crop aligned: --detector labels.json finds boxes and no points",
+        ),
         (["--data", "tiny", "--query-domain", "x", *DOMAINS], "only the domains drawing, photo"),
         (["--data", "tiny", "--metric", "recal@5"], "'recal@5' is unknown; known are recall@k"),
         (["--config", "nowhere.json"], "nowhere.json: cannot be read"),

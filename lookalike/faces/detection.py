@@ -20,6 +20,7 @@ from PIL import Image
 
 from lookalike.core.carriers import YUNET, carried_file
 from lookalike.core.errors import UserError
+from lookalike.core.files import file_hash
 from lookalike.faces.geometry import Face, points_in
 
 # One thread per picture: there are many, and a sum is not divided as the load decides.
@@ -131,7 +132,6 @@ class Mtcnn:
         return rows[rows[:, 14] >= MIN_CONFIDENCE]
 
 
-@functools.cache
 def load_detector(name: str, cache: Path) -> Detector:
     """Load a detector; the weights of those with a name come with a package.
 
@@ -142,6 +142,12 @@ def load_detector(name: str, cache: Path) -> Detector:
     Raises:
         UserError: A package that it needs is not installed, or the file is missing or damaged.
     """
+    return _load_detector(name, cache, file_hash(Path(name)))
+
+
+@functools.cache
+def _load_detector(name: str, cache: Path, content: str | None) -> Detector:
+    """Load a detector, once for each content of its file."""
     if name == "yunet":
         return YuNet(carried_file(YUNET, cache))
     if name == "mtcnn":

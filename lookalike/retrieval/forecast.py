@@ -343,6 +343,9 @@ def draw_test(
         kept = chosen | set(order[: len(order) // 2])
     query = _draw([p for p, n in task.query.items() if n in chosen], sizes.queries, rng)
     relevant = _draw([p for p, n in task.gallery.items() if n in chosen], sizes.relevant, rng)
+    searched = {task.query[path] for path in query}
+    if searched.isdisjoint(task.gallery[path] for path in relevant):  # no query could be scored
+        relevant = _draw([p for p, n in task.gallery.items() if n in searched], len(relevant), rng)
     others = [
         path
         for path, name in task.gallery.items()

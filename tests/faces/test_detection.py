@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from lookalike.core.errors import UserError
+from lookalike.faces import detection
 from lookalike.faces.detection import (
     AT_ONCE,
     MISSED,
@@ -136,7 +137,7 @@ def test_mtcnn_finds_the_same_face() -> None:
 
 def test_mtcnn_that_is_not_installed_says_how_to_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "facenet_pytorch", None)
-    load_detector.cache_clear()
+    detection._load_detector.cache_clear()
     with pytest.raises(UserError, match="pip install --no-deps facenet-pytorch"):
         load_detector("mtcnn", Path("cache"))
 

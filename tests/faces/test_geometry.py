@@ -95,6 +95,13 @@ def test_each_backbone_sees_what_it_was_trained_on() -> None:
     assert crop_kind(EmbedSettings("sface", crop="none")) == "none"
 
 
+def test_a_detector_of_boxes_shows_what_is_in_them() -> None:
+    own = {"detector": "zebra.safetensors"}
+    assert crop_kind(EmbedSettings("sface", **own)) == "face"
+    assert crop_kind(EmbedSettings("efficientnet_lite0", **own)) == "face"
+    assert crop_kind(EmbedSettings("efficientnet_lite0", crop="none", **own)) == "none"
+
+
 def test_only_what_changes_the_pixels_makes_another_crop() -> None:
     assert repr(Crop("aligned", 0.1)) == repr(Crop("aligned", 0.3))
     assert repr(Crop("face", 0.1)) != repr(Crop("face", 0.3))

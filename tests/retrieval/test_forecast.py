@@ -89,6 +89,14 @@ def test_steps_learn_from_no_identity_that_a_simulated_test_shows() -> None:
     assert len({*drawn.seen.values()}) >= 6, "half of the identities are left to learn from"
 
 
+def test_a_simulated_test_has_a_query_that_can_be_answered() -> None:
+    (task,) = tasks_of(clustered(8, 4, seed=5), noise=0.1).tasks
+    for number in range(50):
+        drawn = draw_test(task, SETTINGS, TaskSizes(6, 2, 6, 2), np.random.default_rng(number))
+        assert {*drawn.query.values()} & {*drawn.gallery.values()}, number
+        assert len(drawn.gallery) == 6
+
+
 def test_the_labeled_pictures_may_not_suffice_for_the_whole_test() -> None:
     tasks = learning_from_itself(tasks_of(clustered(20, 4, seed=5), noise=0.1))
     (task,) = tasks.tasks
