@@ -194,10 +194,10 @@ class EmbedSettings:
 
     backbone: str = "efficientnet_lite0"
     """efficientnet_lite0 to lite2, mobilenet_v2, sface and dlib (no model hub needed), facenet,
-    arcface, clip, siglip2, dinov3, megadescriptor, any timm name, torchvision:NAME, onnx:FILE, or
-    embeddings:FILE, those of another program; `lookalike backbones` lists them. Several, joined by
-    +, embed a picture each, and their cosines are added, with a factor where there is one:
-    sface+0.5*dlib."""
+    arcface, clip, styleid, siglip2, dinov3, megadescriptor, any timm name, torchvision:NAME,
+    onnx:FILE, or embeddings:FILE, those of another program; `lookalike backbones` lists them.
+    Several, joined by +, embed a picture each, and their cosines are added, with a factor where
+    there is one: sface+0.5*dlib."""
     weights: str | None = None
     """File with the backbone's weights (safetensors or a PyTorch state dict), or `none` for random
     ones. Default: the backbone's pretrained weights."""

@@ -212,7 +212,7 @@ def load_extractor(
 
     Args:
         backbone: efficientnet_lite0 to lite2, mobilenet_v2, sface and dlib (no model hub needed),
-            facenet, arcface, clip, siglip2, dinov3, megadescriptor, any timm name,
+            facenet, arcface, clip, styleid, siglip2, dinov3, megadescriptor, any timm name,
             torchvision:NAME, onnx:FILE, or embeddings:FILE, those of another program.
         crop: What the backbone sees: the whole picture (`none`), the `face` with a margin, or the
             face `aligned` by its eyes, nose and mouth; `auto` is what it was trained on.

@@ -8,11 +8,13 @@ name that timm knows.
 """
 
 import difflib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 import timm
 import torchvision
+from huggingface_hub import hf_hub_download
 from torch import Tensor, nn
 
 from lookalike.core.carriers import CARRIERS, carried_file
@@ -20,6 +22,7 @@ from lookalike.core.errors import UserError
 from lookalike.core.numeric import seeded
 from lookalike.core.settings import ONNX, STORED
 from lookalike.core.weights import load_into, load_state, look_for_hub
+from lookalike.models.clip_model import CLIP_DEVIATION, CLIP_MEAN, clip_state, clip_tower
 from lookalike.models.dlib_model import DEVIATION, MEAN, DlibFace, dlib_state
 from lookalike.models.face_models import InceptionResnetV1, SFace, sface_state
 from lookalike.models.onnx_models import OnnxBackbone
@@ -35,14 +38,17 @@ TIMM_NAMES = {
     "efficientnet_lite2": "tf_efficientnet_lite2",
     "mobilenet_v2": "mobilenetv2_100",
     "vit_b16": "vit_base_patch16_224",
-    "clip": "vit_large_patch14_clip_224.openai",
+    "clip": "vit_large_patch14_clip_quickgelu_224.openai",
     "siglip2": "vit_base_patch16_siglip_384.v2_webli",
     "dinov3": "vit_base_patch16_dinov3.lvd1689m",
     "megadescriptor": "hf-hub:BVRA/MegaDescriptor-L-384",
 }
 
+# Files on the hub that timm has no name for: repository and file.
+HUB_FILES = {"styleid": ("kwanY/styleid", "model.safetensors")}
+
 AUXILIARY = {"inception_v3": ("AuxLogits",), "googlenet": ("aux1", "aux2")}
-OwnModels = dict[str, tuple[type[nn.Module], Preprocessing]]
+OwnModels = dict[str, tuple[Callable[[], nn.Module], Preprocessing]]
 
 
 def _fixed(image_size: int) -> Preprocessing:
@@ -56,6 +62,7 @@ FACE_MODELS: OwnModels = {
     "dlib": (DlibFace, Preprocessing(150, "bilinear", MEAN, DEVIATION)),
     "inception_resnet_v1": (InceptionResnetV1, _fixed(160)),
     "facenet": (InceptionResnetV1, _fixed(160)),
+    "styleid": (clip_tower, Preprocessing(224, "bicubic", CLIP_MEAN, CLIP_DEVIATION)),
 }
 SMALL_MODELS: OwnModels = {
     "small_cnn": (SmallCnn, _fixed(96)),
@@ -110,6 +117,19 @@ def load_carried(backbone: nn.Module, name: str, cache: Path) -> None:
     load_into(backbone, state, name)
 
 
+def hub_file(name: str) -> Path:
+    """Return the weights of one of HUB_FILES, from its hub or its client's cache.
+
+    Raises:
+        UserError: The hub cannot be reached, or has no such file.
+    """
+    look_for_hub()
+    try:
+        return Path(hf_hub_download(*HUB_FILES[name]))
+    except Exception as error:  # hub clients raise what their HTTP library of the day raises
+        _explain_hub(name, error)
+
+
 def read_state(path: Path, name: str) -> dict[str, Tensor]:
     """Read the weights of a backbone, in the form of its own publisher or as a state dict.
 
@@ -119,7 +139,7 @@ def read_state(path: Path, name: str) -> dict[str, Tensor]:
     if name == "dlib" and path.suffix == ".dat":
         return dlib_state(path)
     state = load_state(path)
-    return sface_state(state) if name == "sface" else state
+    return sface_state(state) if name == "sface" else clip_state(state)
 
 
 def _build_timm(name: str, from_hub: bool) -> tuple[nn.Module, Preprocessing]:

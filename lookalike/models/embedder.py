@@ -28,7 +28,7 @@ from lookalike.core.numeric import one_thread
 from lookalike.core.settings import EmbedSettings
 from lookalike.core.weights import fingerprint, load_into
 from lookalike.faces.geometry import WHOLE, Crop, crop_kind
-from lookalike.models.backbones import build_backbone, load_carried, read_state
+from lookalike.models.backbones import HUB_FILES, build_backbone, hub_file, load_carried, read_state
 from lookalike.models.dlib_model import DlibFace
 from lookalike.models.onnx_models import OnnxBackbone
 from lookalike.models.pooling import set_pooling
@@ -197,7 +197,9 @@ def load_embedder(
 
 
 def _released(name: str, weights: str | None, cache: Path) -> tuple[str, str | None]:
-    """Return the network and the weights of a backbone; of one of RELEASES, those of its file."""
+    """Return the network and the weights of a backbone; of one that is a file, that file."""
+    if name in HUB_FILES:
+        return name, weights or str(hub_file(name))
     if name not in RELEASES:
         return name, weights
     if name == "arcface" and weights == "none":

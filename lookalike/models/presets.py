@@ -14,11 +14,11 @@ from timm.models import PretrainedCfg
 from lookalike.core.carriers import CARRIERS, carried_path
 from lookalike.core.settings import EmbedSettings
 from lookalike.faces.geometry import crop_kind
-from lookalike.models.backbones import OWN_MODELS, TIMM_NAMES
+from lookalike.models.backbones import HUB_FILES, OWN_MODELS, TIMM_NAMES
 from lookalike.models.releases import RELEASES, released_path
 
 TIMEOUT = 5  # seconds to wait for a server
-HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+TIMM_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 class About(NamedTuple):
@@ -49,6 +49,7 @@ BACKBONES = {
     "vit_b16": About("ImageNet-21k", "Apache 2.0"),
     "clip": About("400M pictures and texts", "MIT"),
     "siglip2": About("WebLI, pictures and texts", "Apache 2.0"),
+    "styleid": About("faces, drawn and rendered too", "see huggingface.co/kwanY/styleid"),
     "dinov3": About("1.7B pictures, no labels", "DINOv3 License"),
     "megadescriptor": About("animals of 29 data sets", "CC BY-NC 4.0", 384),
 }
@@ -105,12 +106,14 @@ def state(name: str, cache: Path, hub: bool, github: bool) -> str:
 
 def _is_cached(name: str) -> bool:
     """Return whether the hub's client has a backbone's weights."""
+    if name in HUB_FILES:
+        return isinstance(try_to_load_from_cache(*HUB_FILES[name]), str)
     full = TIMM_NAMES.get(name, name)
     if full.startswith("hf-hub:"):
         repository = full.removeprefix("hf-hub:")
     else:
         repository = _timm_config(name).hf_hub_id or ""
-    return any(isinstance(try_to_load_from_cache(repository, file), str) for file in HUB_FILES)
+    return any(isinstance(try_to_load_from_cache(repository, file), str) for file in TIMM_FILES)
 
 
 def reachable(url: str) -> bool:

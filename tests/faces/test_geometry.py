@@ -96,10 +96,9 @@ def test_each_backbone_sees_what_it_was_trained_on() -> None:
 
 
 def test_a_detector_of_boxes_shows_what_is_in_them() -> None:
-    own = {"detector": "zebra.safetensors"}
-    assert crop_kind(EmbedSettings("sface", **own)) == "face"
-    assert crop_kind(EmbedSettings("efficientnet_lite0", **own)) == "face"
-    assert crop_kind(EmbedSettings("efficientnet_lite0", crop="none", **own)) == "none"
+    for name in ("sface", "efficientnet_lite0"):
+        assert crop_kind(EmbedSettings(name, detector="zebra.safetensors")) == "face"
+    assert crop_kind(EmbedSettings(crop="none", detector="zebra.safetensors")) == "none"
 
 
 def test_only_what_changes_the_pixels_makes_another_crop() -> None:
