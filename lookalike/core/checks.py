@@ -213,6 +213,13 @@ def _check_training(train: TrainSettings) -> None:
             f"--train-image-size {train.train_image_size}: only where nothing is frozen; add "
             "--unfreeze all, or remove it with --train-image-size None"
         )
+    if train.lora and train.unfreeze == 0:
+        raise UserError(f"--lora {train.lora}: of which blocks? Add --unfreeze all, or a number")
+    if train.lora and train.folds:
+        raise UserError(
+            "--folds averages weights, and the mean of low-rank changes is none: leave out --lora "
+            "or --folds"
+        )
     if train.unfreeze == 0 and train.embed_dim is None and train.changes_embedding:
         raise UserError(
             f"--objective {train.objective}: nothing to train, since the backbone is frozen; name "

@@ -338,6 +338,9 @@ class TrainSettings:
     of them, like arcface+0.1*triplet."""
     unfreeze: Natural | Literal["all"] = 0
     """Train so many of the backbone's last blocks too, or all."""
+    lora: Natural = 0
+    """Train only a change of this rank of each linear layer in the blocks of --unfreeze, at --lr
+    (LoRA), for transformers; 0: all of their weights."""
     embed_dim: Width | None = None
     """Width of a trained linear projection, whose output is then the embedding."""
     epochs: Natural = 3

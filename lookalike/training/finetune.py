@@ -40,6 +40,7 @@ from lookalike.training.distributed import (
 from lookalike.training.folds import Fold, folds_of, mean_state
 from lookalike.training.history import write_history
 from lookalike.training.loggers import LogMetrics, numbers_of, track
+from lookalike.training.lora import merge_lora
 from lookalike.training.metric_learning import MetricLearning, check_spread, prepare
 from lookalike.training.schedules import parameter_groups, warmup_cosine
 from lookalike.training.trainable import TrainableEmbedder
@@ -277,6 +278,7 @@ def finish(run: Run, validated: Result, final: Result) -> str:
     tensors: State = {}
     if validated.helps:
         final.trainable.load_state_dict(final.trainer.best_state)
+        merge_lora(final.trainable.blocks)
         tensors = trained_tensors(final.embedder.cpu(), final.trainable)
     table = write_history(run.path("history.csv"), validated.trainer.history)
     plots.save_png(plots.retrieval_curves(table), run.path("training.png"))

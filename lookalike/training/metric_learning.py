@@ -30,6 +30,7 @@ from lookalike.training.distributed import (
     rank,
 )
 from lookalike.training.inputs import Inputs, inputs_of, training_views, views_of_epoch
+from lookalike.training.lora import add_lora
 from lookalike.training.losses import Objective, compares_pairs
 from lookalike.training.samplers import (
     Batch,
@@ -196,6 +197,8 @@ def prepare(
     embedder.set_projection(train.embed_dim)
     from_scratch = settings.embed.weights == "none"
     frozen, trainable = divide_embedder(embedder, train.unfreeze, learns_statistics=from_scratch)
+    if train.lora:
+        add_lora(trainable.blocks, train.lora)
     validator = None
     if validation is not None:
         steps, metric = validation_steps(settings.retrieve), run_metric(settings)

@@ -18,16 +18,17 @@ def parameter_groups(
 
     The projection and what the objective learns have --lr, the last block --backbone-lr-scale of
     it, and each block before --layer-decay of the next one's. Norms and biases, which have one
-    dimension, do not decay.
+    dimension, do not decay. Changes by LoRA, which start at 0 like a projection, have --lr.
     """
     layers = [(settings.lr, trainable.projection), (settings.lr, objective)]
     for depth, block in enumerate(reversed(trainable.blocks)):
-        scale = settings.backbone_lr_scale * settings.layer_decay**depth
+        scale = 1.0 if settings.lora else settings.backbone_lr_scale * settings.layer_decay**depth
         layers.append((settings.lr * scale, block))
     groups = []
     for lr, layer in layers:
         for decays in (True, False):
-            parameters = [p for p in layer.parameters() if (p.ndim > 1) == decays]
+            learned = [p for p in layer.parameters() if p.requires_grad]
+            parameters = [p for p in learned if (p.ndim > 1) == decays]
             if parameters:
                 decay = settings.weight_decay if decays else 0.0
                 groups.append({"params": parameters, "lr": lr, "weight_decay": decay})

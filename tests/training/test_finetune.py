@@ -349,3 +349,18 @@ def test_embeddings_that_collapse_are_an_error_and_a_small_spread_alone_is_none(
 def test_an_objective_that_is_unknown_shows_before_anything_is_done() -> None:
     with pytest.raises(UserError, match="did you mean 'arcface'"):
         pipeline.prepare(["--objective", "arcfase", "--embed-dim", "8"])
+
+
+def test_low_rank_changes_are_saved_as_weights(begin: Begin, anything_helps: None) -> None:
+    run = begin(unfreeze=2, embed_dim=None, lora=2, epochs=1)
+    run = replace(run, settings=replace(run.settings, embed=replace(EMBED, backbone="test_vit")))
+    run_finetune(run)
+    untrained = embedder_of(run.settings.embed, run.cache)
+    own = untrained.state_dict()
+    changed = {n for n, tensor in trained(run).items() if not torch.equal(tensor, own[n])}
+    assert changed and all(name.endswith(".weight") for name in changed)
+    for name in changed:
+        change = trained(run)[name] - own[name]
+        assert torch.linalg.matrix_rank(change, rtol=1e-3) <= 2, name
+    loaded = load_model(run.path("model.safetensors"), run.settings.embed, run.cache)
+    assert torch.equal(loaded.state_dict()[min(changed)], trained(run)[min(changed)])
