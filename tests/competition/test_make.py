@@ -17,6 +17,8 @@ from lookalike.competition.package import neutral_jpeg
 from lookalike.competition.settings import MakeCommand
 from lookalike.core.errors import UserError
 from lookalike.core.readers import read_json
+from lookalike.data.dataset import read_dataset
+from lookalike.data.extraction import main as extract
 from lookalike.data.tables import read_usage
 from lookalike.evaluation.evaluate import main as evaluate
 from lookalike.evaluation.scoring import read_labels
@@ -257,3 +259,12 @@ def test_too_few_pictures_for_a_pair() -> None:
     alone = pd.DataFrame({"identity": ["ada", "bo"], "path": ["1", "2"], "domain": ["", ""]})
     with pytest.raises(UserError, match="--identities 1: only 0 have the pictures for it"):
         draw(alone, MakeCommand(Path(), Path()))
+
+
+def test_the_package_is_a_data_set_for_this_toolkit(source: Path) -> None:
+    assert make(source) == 0
+    words = ["--source", "archive", "--source-path", "friday/friday.zip", "--data", "data/friday"]
+    assert extract(words) == 0
+    rows = read_dataset("data/friday").catalogue
+    assert rows.part.value_counts().to_dict() == {"training": 96, "gallery": 40, "query": 8}
+    assert set(rows.problem) == {""}
