@@ -36,8 +36,8 @@ COMMANDS = {
 
 def usage() -> str:
     """Return the help page, with a line for each command."""
-    lines = [f"  {name:<11}{what}" for name, (_, what) in COMMANDS.items()]
-    head = ["usage: lookalike COMMAND [options]", "", "A toolkit for image-retrieval competitions."]
+    lines = [f"  {name:<12}{what}" for name, (_, what) in COMMANDS.items()]
+    head = ["usage: lookalike COMMAND [options]", "A toolkit for image-retrieval competitions."]
     tail = "`lookalike COMMAND --help` lists the options of a command, --version says the version."
     return "\n".join([*head, "", "commands:", *lines, "", tail])
 
