@@ -45,8 +45,9 @@ def main() -> None:
     shutil.rmtree(folder / "data")
     table = np.array([[row[name] for name in MEASURES] for row in rows])
     listed = [(f"seed {seed}", *row) for seed, row in enumerate(table)]
-    spread = table.std(axis=0, ddof=1)
-    listed += [("mean", *table.mean(axis=0)), ("standard deviation", *spread)]
+    if len(table) > 1:
+        spread = table.std(axis=0, ddof=1)
+        listed += [("mean", *table.mean(axis=0)), ("standard deviation", *spread)]
     print(tabulate(listed, ["", *MEASURES], floatfmt=("", ".1f", *[".3f"] * 6)))
 
 
