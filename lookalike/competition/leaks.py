@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
+from scipy.spatial.distance import cdist
 
+from lookalike.core.errors import UserError
 from lookalike.evaluation.metrics import TOP, measure_queries
 from lookalike.evaluation.scoring import Labels, find_hits
 
@@ -52,25 +54,37 @@ class Leak(NamedTuple):
 
 
 def read_facts(package: Path) -> dict[str, Facts]:
-    """Return what is known of each picture of the test of a package, {name in the zip: facts}."""
+    """Return what is known of each picture of the test of a package, {name in the zip: facts}.
+
+    Raises:
+        UserError: It is no package, or damaged.
+    """
+    try:
+        with zipfile.ZipFile(package) as archive:
+            return _facts_of(archive)
+    except (zipfile.BadZipFile, UnidentifiedImageError, OSError) as error:
+        raise UserError(f"{package}: is no package of `competition make` ({error})") from error
+
+
+def _facts_of(archive: zipfile.ZipFile) -> dict[str, Facts]:
+    """Return what is known of each picture of the test in an open package."""
     facts = {}
-    with zipfile.ZipFile(package) as archive:
-        entries = [e for e in archive.infolist() if e.filename.startswith("test/")]
-        for position, entry in enumerate(entries):
-            raw = archive.read(entry)
-            image = Image.open(io.BytesIO(raw), formats=["JPEG"])
-            known = {
-                "name": [float("".join(c for c in Path(entry.filename).stem if c.isdigit()))],
-                "order in the zip": [float(position)],
-                "bytes": [float(len(raw))],
-                "width and height": [float(length) for length in image.size],
-                "metadata": [float(len(image.getexif()))],
-                "surroundings": _surroundings(image),
-            }
-            facts[entry.filename] = Facts(
-                {name: np.asarray(values, float) for name, values in known.items()},
-                _difference_hash(image),
-            )
+    entries = [e for e in archive.infolist() if e.filename.startswith("test/")]
+    for position, entry in enumerate(entries):
+        raw = archive.read(entry)
+        image = Image.open(io.BytesIO(raw), formats=["JPEG"])
+        known = {
+            "name": [float("".join(c for c in Path(entry.filename).stem if c.isdigit()) or 0)],
+            "order in the zip": [float(position)],
+            "bytes": [float(len(raw))],
+            "width and height": [float(length) for length in image.size],
+            "metadata": [float(len(image.getexif()))],
+            "surroundings": _surroundings(image),
+        }
+        facts[entry.filename] = Facts(
+            {name: np.asarray(values, float) for name, values in known.items()},
+            _difference_hash(image),
+        )
     return facts
 
 
@@ -114,7 +128,7 @@ def baselines(facts: dict[str, Facts], labels: Labels, seed: int) -> list[Leak]:
             for side in (queries, gallery)
         )
         # Equal distances are ranked at random: the order of the names is a fact of its own.
-        distances = ((one[:, None] - other[None]) ** 2).sum(-1)
+        distances = cdist(one, other)
         distances += 1e-9 * rng.random(distances.shape)
         value = _score(distances, queries, gallery, labels)
         leaks.append(Leak(name, value, float(np.mean(by_chance)), max(by_chance)))

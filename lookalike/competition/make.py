@@ -79,9 +79,14 @@ def show_leaks(command: LeaksCommand) -> None:
     Raises:
         UserError: The folder holds no competition.
     """
-    folder, name = command.folder, command.folder.resolve().name
+    folder = command.folder
     labels = read_labels(folder / "organizer" / "solution.csv")
-    facts = read_facts(folder / f"{name}.zip")
+    packages = sorted(folder.glob("*.zip"))
+    if len(packages) != 1:
+        raise UserError(f"{folder}: holds {len(packages)} zips instead of one, the package")
+    facts = read_facts(packages[0])
+    if unknown := {*labels.query, *labels.gallery} - {Path(name).name for name in facts}:
+        raise UserError(f"{packages[0]}: lacks {len(unknown)} pictures, such as {min(unknown)}")
     report = leak_report(baselines(facts, labels, command.seed), near_copies(facts))
     write_text(folder / "organizer" / "leaks.md", report)
     print(report)

@@ -268,3 +268,23 @@ def test_the_package_is_a_data_set_for_this_toolkit(source: Path) -> None:
     rows = read_dataset("data/friday").catalogue
     assert rows.part.value_counts().to_dict() == {"training": 96, "gallery": 40, "query": 8}
     assert set(rows.problem) == {""}
+
+
+def test_a_package_that_is_gone_or_damaged_is_a_sentence(
+    source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert make(source) == 0
+    Path("friday").rename("monday")
+    assert main(["leaks", "monday"]) == 0, "it may be renamed"
+    package = Path("monday/friday.zip")
+    whole = package.read_bytes()
+    package.write_bytes(whole[: len(whole) // 2])
+    assert main(["leaks", "monday"]) == 1
+    assert "friday.zip: is no package of `competition make`" in capsys.readouterr().err
+    with zipfile.ZipFile(package, "w") as archive:
+        archive.writestr("test/query/q00001.jpg", noise(1))
+    assert main(["leaks", "monday"]) == 1
+    assert "friday.zip: lacks 47 pictures, such as g00001.jpg" in capsys.readouterr().err
+    package.unlink()
+    assert main(["leaks", "monday"]) == 1
+    assert "monday: holds 0 zips" in capsys.readouterr().err
