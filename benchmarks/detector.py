@@ -19,6 +19,7 @@ from lookalike.data.images import map_images
 from lookalike.evaluation.average_precision import Found, measure
 from lookalike.faces.boxes import Boxed, boxes_by, find_boxes
 from lookalike.faces.detection import CONFIDENT, Detector, find_faces, load_detector
+from lookalike.faces.geometry import stack_boxes
 from lookalike.faces.grid import SIDE, GridDetector, save_detector
 from lookalike.training.detector import train_detector
 from lookalike.training.pasting import paste
@@ -32,8 +33,8 @@ def pasted(detector: Detector, pictures: list[Boxed], count: int) -> list[Found]
     def find(seed: list[int]) -> Found:
         pixels, truth = paste(pictures, np.random.default_rng(seed), whole=0.0)
         faces = find_faces(Image.fromarray(pixels), detector)
-        boxes = np.array([face.box for face in faces], float).reshape(-1, 4)
-        return Found(boxes, np.array([face.score for face in faces]), truth / SIDE)
+        scores = np.array([face.score for face in faces])
+        return Found(stack_boxes(faces), scores, truth / SIDE)
 
     return list(map_images(find, [[99, i] for i in range(count)], "pasted pictures"))
 

@@ -10,8 +10,8 @@ import pandas as pd
 
 from lookalike.competition.settings import MakeCommand
 from lookalike.core.errors import UserError
+from lookalike.data.protocols import count_test_identities, count_test_queries
 
-SHARE = 0.3  # of the identities that can be in the test
 PUBLIC, PRIVATE = "Public", "Private"
 
 
@@ -64,7 +64,7 @@ def _roles(
     free = rng.permutation(sorted(counts.index)).tolist()
     both = (counts.asks > 0) & (counts.answers > 0) & (counts.pictures > 1)
     wanted = {
-        "test": (settings.identities or max(1, round(SHARE * both.sum())), both),
+        "test": (settings.identities or count_test_identities(int(both.sum())), both),
         "unknown": (settings.unknown, counts.asks > 0),
         "distractor": (settings.distractors, counts.answers > 0),
     }
@@ -85,7 +85,7 @@ def _part_of(rows: pd.DataFrame, role: str, settings: MakeCommand) -> pd.Series:
         return pd.Series("training", index=rows.index)
     most = settings.queries if role in ("test", "unknown") else 0
     if role == "test" and settings.query_domain is None:  # most of them stay for the gallery
-        most = min(most, max(1, len(rows) // 5))
+        most = min(most, count_test_queries(len(rows)))
     is_query = rows.asks & (rows.asks.cumsum() <= most)
     others = rows.answers & ~is_query
     shown = settings.gallery if role in ("test", "distractor") else 0

@@ -26,6 +26,7 @@ from lookalike.core.log import log, report_each
 from lookalike.data.catalogue import outside_pictures
 from lookalike.data.domains import find_domains
 from lookalike.data.layout import class_folders
+from lookalike.evaluation.metrics import TOP
 from lookalike.evaluation.scoring import read_labels
 
 README = """# {name}
@@ -139,7 +140,7 @@ def _counts(drawn: pd.DataFrame) -> list[tuple[str, int, int]]:
 def _sample(drawn: pd.DataFrame) -> dict[str, list[str]]:
     """Return a submission that knows nothing: the first ten gallery pictures for every query."""
     names = {p: [Path(n).name for n in drawn.name[drawn.part == p]] for p in ("query", "gallery")}
-    return dict.fromkeys(names["query"], names["gallery"][:10])
+    return dict.fromkeys(names["query"], names["gallery"][:TOP])
 
 
 def _write_organizer(folder: Path, drawn: pd.DataFrame, command: MakeCommand) -> None:

@@ -13,7 +13,6 @@ from annotated_types import Interval
 
 from lookalike.core.errors import UserError
 from lookalike.core.settings import (
-    DETECTORS,
     EmbedSettings,
     ExtractSettings,
     RetrieveSettings,
@@ -137,7 +136,7 @@ def check_detector(embed: EmbedSettings) -> None:
     Raises:
         UserError: Faces are to be aligned, by points that it does not find.
     """
-    if embed.detector not in DETECTORS and embed.crop == "aligned":
+    if embed.detector_file is not None and embed.crop == "aligned":
         raise UserError(
             f"--crop aligned: --detector {embed.detector} finds boxes and no points; leave --crop "
             "out, or align by --detector yunet"

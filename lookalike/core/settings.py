@@ -261,7 +261,12 @@ class EmbedSettings:
         """
         names = (name for name in self.backbones if name.startswith((ONNX, STORED)))
         files = [Path(name.partition(":")[2]) for name in names]
-        return (*files, *([] if self.detector in DETECTORS else [Path(self.detector)]))
+        return (*files, *filter(None, [self.detector_file]))
+
+    @property
+    def detector_file(self) -> Path | None:
+        """The file of a detector of one's own, which finds boxes and no points."""
+        return None if self.detector in DETECTORS else Path(self.detector)
 
     @property
     def _parts(self) -> list[tuple[str, float, float]]:
@@ -306,9 +311,8 @@ class EmbedSettings:
         """
         alone = self.backbone.startswith(ONNX)
         terms = [self.backbone] if alone else self.backbone.split("+")
-        detector = self.detector
-        if detector not in DETECTORS:
-            detector = str(Path(detector).absolute())
+        own = self.detector_file
+        detector = self.detector if own is None else str(own.absolute())
         return replace(self, backbone="+".join(map(_located, terms)), detector=detector)
 
 

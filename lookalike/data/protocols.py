@@ -148,7 +148,7 @@ def disjoint_protocol(classes: Classes, rng: np.random.Generator, limits: Limits
     """
     parts: Parts = {"training": [], "test/query": [], "test/gallery": []}
     names = sorted(classes)
-    test = set(rng.permutation(names)[: max(1, round(0.3 * len(names)))].tolist())
+    test = set(rng.permutation(names)[: count_test_identities(len(names))].tolist())
     for identity in names:
         pairs = _shuffled(identity, classes[identity], rng)
         if identity in test:
@@ -156,6 +156,16 @@ def disjoint_protocol(classes: Classes, rng: np.random.Generator, limits: Limits
         else:
             parts["training"] += pairs[: limits[0]]
     return parts
+
+
+def count_test_identities(count: int) -> int:
+    """Return how many of so many identities are the test where it has its own: 30 %, at least 1."""
+    return max(1, round(0.3 * count))
+
+
+def count_test_queries(count: int) -> int:
+    """Return how many of an identity's pictures in a test are queries: a fifth, at least 1."""
+    return max(1, count // 5)
 
 
 def _shuffled(
@@ -166,7 +176,7 @@ def _shuffled(
 
 def _divide_test(parts: Parts, pairs: list[tuple[str, Path]]) -> None:
     """Add an identity's pictures to the queries and the gallery of the test."""
-    queries = max(1, len(pairs) // 5)
+    queries = count_test_queries(len(pairs))
     parts["test/query"] += pairs[:queries]
     parts["test/gallery"] += pairs[queries:]
 

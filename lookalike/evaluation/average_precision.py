@@ -104,6 +104,7 @@ def overlaps_of(one: np.ndarray, two: np.ndarray) -> np.ndarray:
     >>> overlaps_of(np.array([[0.0, 0, 2, 1]]), np.array([[1.0, 0, 2, 1], [5, 5, 1, 1]])).round(3)
     array([[0.333, 0.   ]])
     """
+    one, two = one.astype(np.float64), two.astype(np.float64)
     low = np.maximum(one[:, None, :2], two[None, :, :2])
     high = np.minimum((one[:, :2] + one[:, 2:])[:, None], (two[:, :2] + two[:, 2:])[None])
     shared = np.maximum(high - low, 0).prod(-1)

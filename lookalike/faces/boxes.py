@@ -23,8 +23,8 @@ from lookalike.data.images import UNREADABLE, check_picture, map_images, read_kn
 from lookalike.data.layout import named_as_picture, without_clutter
 from lookalike.evaluation.average_precision import Found
 from lookalike.faces.detection import CONFIDENT, Detector, find_faces
+from lookalike.faces.geometry import BOX, stack_boxes
 
-SIDES = ("left", "top", "width", "height")
 WHOLE = 1 << 30  # more pixels than a picture has: it is decoded at its own size
 
 
@@ -57,7 +57,7 @@ def read_boxes(table: Path, root: Path) -> list[Boxed]:
             that can be read.
     """
     rows = read_outside_table(table)
-    missing = [name for name in ("path", *SIDES) if name not in rows]
+    missing = [name for name in ("path", *BOX) if name not in rows]
     if missing:
         raise UserError(f"{table}: has no column {', '.join(missing)}; see docs/faces.md")
     boxes = _numbers(rows, table)
@@ -91,8 +91,8 @@ def boxes_by(detector: Detector, root: Path) -> list[Boxed]:
         if isinstance(seen, str):
             return seen
         content, image = seen
-        boxes = [face.box for face in find_faces(image, detector, CONFIDENT)]
-        return Boxed(path, content, inside(np.array(boxes, float).reshape(-1, 4)))
+        faces = find_faces(image, detector, CONFIDENT)
+        return Boxed(path, content, inside(stack_boxes(faces)))
 
     paths = [path for path in without_clutter(root, files_below(root)) if named_as_picture(path)]
     found = list(map_images(find, paths, f"finding boxes by {detector.name.split()[0]}"))
@@ -109,8 +109,8 @@ def find_boxes(detector: Detector, pictures: Sequence[Boxed]) -> list[Found]:
 
     def find(picture: Boxed) -> Found:
         faces = find_faces(read_known_picture(picture.path, picture.content, WHOLE), detector)
-        boxes = np.array([face.box for face in faces], float).reshape(-1, 4)
-        return Found(_clipped(boxes), np.array([face.score for face in faces]), picture.boxes)
+        boxes = _clipped(stack_boxes(faces))
+        return Found(boxes, np.array([face.score for face in faces]), picture.boxes)
 
     return list(map_images(find, pictures, "finding boxes"))
 
@@ -133,8 +133,8 @@ def _clipped(boxes: np.ndarray) -> np.ndarray:
 
 def _numbers(rows: pd.DataFrame, table: Path) -> pd.DataFrame:
     """Return the boxes as numbers, an empty one as not-a-number."""
-    boxes = rows[list(SIDES)].replace("", np.nan).apply(pd.to_numeric, errors="coerce")
-    empty = (rows[list(SIDES)] == "").all(axis=1)
+    boxes = rows[list(BOX)].replace("", np.nan).apply(pd.to_numeric, errors="coerce")
+    empty = (rows[list(BOX)] == "").all(axis=1)
     is_box = np.isfinite(boxes).all(axis=1) & (boxes.width > 0) & (boxes.height > 0)
     wrong = ~empty & ~is_box
     if wrong.any():

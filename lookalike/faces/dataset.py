@@ -34,10 +34,17 @@ from lookalike.faces.detection import (
     find_face,
     load_detector,
 )
-from lookalike.faces.geometry import Crop, Face, crop_face, crop_kind, pixels_needed
+from lookalike.faces.geometry import (
+    BOX,
+    Crop,
+    Face,
+    crop_face,
+    crop_kind,
+    pixels_needed,
+    stack_boxes,
+)
 
 ROW = 16  # values of a face in the cache: box, points, score, index in FOUND
-BOX = ("left", "top", "width", "height")
 
 
 def detect(pictures: pd.DataFrame, root: Path, cache: Path, detector: Detector) -> dict[str, Face]:
@@ -134,7 +141,7 @@ def face_table(pictures: pd.DataFrame, faces: dict[str, Face]) -> pd.DataFrame:
         that found the face, the confidence, and the box as shares of the picture's size.
     """
     chosen = [faces[content] for content in pictures.content]
-    boxes = np.array([face.box for face in chosen]).reshape(-1, 4).astype(float)
+    boxes = stack_boxes(chosen)
     return pd.DataFrame(
         {
             "path": pictures.path.to_numpy(),

@@ -21,6 +21,7 @@ from PIL import Image
 from lookalike.core.carriers import YUNET, carried_file
 from lookalike.core.errors import UserError
 from lookalike.core.files import file_hash
+from lookalike.evaluation.average_precision import overlaps_of
 from lookalike.faces.geometry import Face, points_in
 
 # One thread per picture: there are many, and a sum is not divided as the load decides.
@@ -337,7 +338,4 @@ def intersection_over_union(one: np.ndarray, two: np.ndarray) -> float:
     >>> intersection_over_union(np.array([0, 0, 2, 1]), np.array([1, 0, 2, 1]))
     0.3333333333333333
     """
-    low, high = np.maximum(one[:2], two[:2]), np.minimum(one[:2] + one[2:], two[:2] + two[2:])
-    shared = float(np.prod(np.maximum(high - low, 0)))
-    union = float(np.prod(one[2:]) + np.prod(two[2:])) - shared
-    return shared / union if union > 0 else 0.0
+    return float(overlaps_of(one[None], two[None])[0, 0])

@@ -6,6 +6,7 @@ Coordinates are normalized to [0, 1] by the picture's width and height, so that 
 whatever size it is decoded.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -13,7 +14,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from lookalike.core.settings import DETECTORS, ONNX, EmbedSettings
+from lookalike.core.settings import ONNX, EmbedSettings
 
 CropKind = Literal["none", "face", "aligned"]
 Points = tuple[tuple[float, float], ...]
@@ -34,6 +35,14 @@ class Face(NamedTuple):
     points: np.ndarray
     score: float
     found: str
+
+
+BOX = ("left", "top", "width", "height")  # what the values of a box are called in tables
+
+
+def stack_boxes(faces: Sequence[Face]) -> np.ndarray:
+    """Return the boxes of faces, (n, 4) float64."""
+    return np.array([face.box for face in faces], np.float64).reshape(-1, 4)
 
 
 # Where the five points lie in the 112×112 faces that ArcFace, SFace and most others are trained on.
@@ -104,7 +113,7 @@ def crop_kind(settings: EmbedSettings) -> CropKind:
     """
     if settings.crop != "auto":
         return settings.crop
-    if settings.detector not in DETECTORS:
+    if settings.detector_file is not None:
         return "face"
     for name in settings.backbones:
         if name in ("facenet", "inception_resnet_v1"):

@@ -19,7 +19,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
 from lookalike.core.numeric import one_thread
 from lookalike.core.runs import Run
-from lookalike.core.settings import DETECTORS, EmbedSettings, RetrieveSettings
+from lookalike.core.settings import EmbedSettings, RetrieveSettings
 from lookalike.data.appearance import sample_rows
 from lookalike.data.catalogue import gallery_of, load_catalogue, queries_of, readable
 from lookalike.faces.dataset import detect
@@ -83,7 +83,7 @@ def look_at(run: Run, named: frozenset[str]) -> Prior:
     test = load_catalogue(run.path("test.csv"))
     test = test[readable(test)]
     shares, found = [0.0], f"crops by {settings.detector}"
-    if settings.detector in DETECTORS:
+    if settings.detector_file is None:
         shares = [_share_of_faces(run, rows) for rows in (queries_of(test), gallery_of(test))]
         found = "faces in {:.0%} of the queries and {:.0%} of the gallery".format(*shares)
     if "backbone" in named:
@@ -183,4 +183,4 @@ def difference_of_domains(queries: np.ndarray, gallery: np.ndarray) -> float:
 
 def sees_faces(settings: EmbedSettings) -> bool:
     """Return whether the embedding is of crops of faces."""
-    return crop_kind(settings) != "none" and settings.detector in DETECTORS
+    return crop_kind(settings) != "none" and settings.detector_file is None
