@@ -5,5 +5,5 @@
 
 import os
 
-for name in ("LEADERBOARD_URL", "LEADERBOARD_GROUP"):
+for name in ("LEADERBOARD_URL", "LEADERBOARD_GROUP", "LEADERBOARD_TOKEN"):
     os.environ.pop(name, None)

@@ -106,8 +106,8 @@ def _work_in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     No test may send to a leaderboard that the environment configures.
     """
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("LEADERBOARD_URL", raising=False)
-    monkeypatch.delenv("LEADERBOARD_GROUP", raising=False)
+    for name in ("URL", "GROUP", "TOKEN"):
+        monkeypatch.delenv(f"LEADERBOARD_{name}", raising=False)
     yield
     for handler in list(log.handlers):
         handler.close()

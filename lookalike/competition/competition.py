@@ -2,11 +2,20 @@
 
 lookalike competition make --source-path faces --out friday
 lookalike competition leaks friday
+lookalike competition serve friday --closes "2026-12-04 12:00" --host 0.0.0.0
+lookalike competition teams friday --add "the A team"
+lookalike competition results friday
 """
 
 from collections.abc import Sequence
 
-from lookalike.competition.settings import CompetitionProgram, MakeCommand
+from lookalike.competition.settings import (
+    CompetitionProgram,
+    LeaksCommand,
+    MakeCommand,
+    ServeCommand,
+    TeamsCommand,
+)
 from lookalike.core.log import exit_code, log_to
 from lookalike.core.options import parse
 
@@ -20,18 +29,33 @@ def main(arguments: Sequence[str]) -> int:
     Returns:
         The exit code: 0, 1 for a mistake or bad input, 130 for Ctrl-C.
     """
-    about = "Hold a competition: make its package, and see what that gives away."
+    about = "Hold a competition: make its package, serve its leaderboard, print its results."
     program: CompetitionProgram = parse(
         arguments, "lookalike competition", CompetitionProgram, about
     )
     log_to(None)
 
-    def work() -> None:
-        from lookalike.competition.make import make_competition, show_leaks  # pandas, slow
+    return exit_code(lambda: _run(program))
 
-        if isinstance(program.command, MakeCommand):
-            make_competition(program.command)
+
+def _run(program: CompetitionProgram) -> None:
+    """Run a command; what it needs is loaded then, not for --help."""
+    command = program.command
+    if isinstance(command, MakeCommand | LeaksCommand):
+        from lookalike.competition.make import make_competition, show_leaks
+
+        if isinstance(command, MakeCommand):
+            make_competition(command)
         else:
-            show_leaks(program.command)
+            show_leaks(command)
+    elif isinstance(command, ServeCommand):
+        from lookalike.competition.serve import serve
 
-    return exit_code(work)
+        serve(command)
+    else:
+        from lookalike.competition.tools import show_results, show_teams
+
+        if isinstance(command, TeamsCommand):
+            show_teams(command)
+        else:
+            show_results(command)

@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 from annotated_types import Interval
 
-from lookalike.core.settings import Natural, Positive, Seed
+from lookalike.core.settings import Natural, Positive, RunSettings, Seed
 
 
 @dataclass
@@ -55,10 +55,69 @@ class LeaksCommand:
 
 
 @dataclass
+class ServeCommand:
+    """Hold a competition that was made: pages, uploads, a public ranking and a final one."""
+
+    folder: tyro.conf.Positional[Path]
+    """Folder of a competition that was made."""
+    opens: str | None = None
+    """When it begins to take submissions, such as '2026-12-04 10:00'. Default: as before, at
+    first now."""
+    closes: str | None = None
+    """When it ends, and the final ranking is shown. Default: as before, at first never."""
+    per_hour: Natural = 20
+    """Submissions of a team that are taken within an hour; 0: no limit."""
+    per_day: Natural = 50
+    """Submissions of a team that are taken within a day; 0: no limit."""
+    open: bool = False
+    """Anybody may send in any name, without a token and a quota."""
+    title: str = ""
+    """Heading of the pages. Default: the folder's name."""
+    metric: str = RunSettings.metric
+    """What the score is, such as map@100, see evaluate.py."""
+    k: Positive | None = None
+    """Gallery names that each query must have. Default: as many as the metric looks at, at least
+    ten."""
+    largest: Annotated[float, Interval(gt=0, le=1000)] = 10.0
+    """Size of the largest submission that is accepted, in megabytes."""
+    host: str = "127.0.0.1"
+    """Address to listen at; 0.0.0.0 lets other machines in."""
+    port: Annotated[int, Interval(ge=0, le=65_535)] = 8000
+    """Port to listen at; 0 takes a free one."""
+    proxy: str | None = None
+    """Address of a proxy in front, such as 127.0.0.1: its X-Forwarded-For and -Proto are
+    believed, of nobody else."""
+
+
+@dataclass
+class TeamsCommand:
+    """Add teams to a competition and print their tokens, or list its teams."""
+
+    folder: tyro.conf.Positional[Path]
+    """Folder of a competition that was made."""
+    add: tuple[str, ...] = ()
+    """Names of new teams."""
+
+
+@dataclass
+class ResultsCommand:
+    """Print a competition's private ranking, and write its tables and submissions."""
+
+    folder: tyro.conf.Positional[Path]
+    """Folder of a competition that was made."""
+    out: Path | None = None
+    """New folder for ranking.csv, teams.csv, submissions.csv, audit.csv and every submission as
+    JSON."""
+
+
+@dataclass
 class CompetitionProgram:
     """One of the commands of `lookalike competition`."""
 
     command: tyro.conf.OmitSubcommandPrefixes[
         Annotated[MakeCommand, tyro.conf.subcommand("make")]
         | Annotated[LeaksCommand, tyro.conf.subcommand("leaks")]
+        | Annotated[ServeCommand, tyro.conf.subcommand("serve")]
+        | Annotated[TeamsCommand, tyro.conf.subcommand("teams")]
+        | Annotated[ResultsCommand, tyro.conf.subcommand("results")]
     ]

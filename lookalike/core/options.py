@@ -154,6 +154,8 @@ def announce(settings: Settings) -> tuple[str, str]:
     default, values = Settings().flat(), settings.flat()
     if values["url"]:
         values["url"] = without_secrets(values["url"])
+    if values["token"]:
+        values["token"] = "(not shown)"
     chosen = {k: v for k, v in values.items() if v != default[k]}
     unchanged = {k: v for k, v in values.items() if v == default[k] and k not in NOT_REMEMBERED}
     return f"settings: {_in_words(chosen)}", f"defaults: {_in_words(unchanged)}"

@@ -518,6 +518,9 @@ class SubmitSettings:
     """Where the leaderboard takes submissions. Default: the environment's LEADERBOARD_URL."""
     group: str | None = None
     """Your group's name there. Default: the environment's LEADERBOARD_GROUP."""
+    token: str | None = None
+    """Your team's token, where the leaderboard gave it one. Default: the environment's
+    LEADERBOARD_TOKEN, which other users of this machine do not see."""
     kaggle: str | None = None
     """Name of a Kaggle competition, to send there instead of to --url."""
     dry_run: bool = False
@@ -568,7 +571,10 @@ def plain(value: Any) -> Any:
 OBJECTIVE_SETTINGS = ("objective", "unfreeze", "embed_dim", "refit")
 # Not part of a recipe: which stages to run now is the command's business, and a recipe that is
 # handed on must neither send under its author's name nor carry a secret that stands in a URL.
-NOT_REMEMBERED = ("stage", "config", "force", "reset", "url", "group", "kaggle", "dry_run", "again")
+NOT_REMEMBERED = (
+    *("stage", "config", "force", "reset", "dry_run", "again"),
+    *("url", "group", "token", "kaggle"),
+)
 
 
 def recipe(settings: Settings) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
 import requests
+from requests.auth import AuthBase
 from urllib3.exceptions import (
     ConnectTimeoutError,
     HTTPError,
@@ -54,11 +55,13 @@ class Target(NamedTuple):
         url: Where the leaderboard takes submissions; empty for Kaggle.
         group: The group's name there; empty for Kaggle.
         kaggle: The name of a Kaggle competition; empty for a URL.
+        token: The team's token; empty where the leaderboard asks for none.
     """
 
     url: str
     group: str
     kaggle: str = ""
+    token: str = ""
 
     @property
     def name(self) -> str:
@@ -74,19 +77,22 @@ def configured_target(settings: SubmitSettings) -> Target | None:
     """Return the leaderboard that the settings name, or else the environment; None: neither does.
 
     Raises:
-        UserError: The URL has no group, or is not a URL.
+        UserError: The URL has neither group nor token, or is not a URL.
     """
     if settings.kaggle:
         return Target("", "", settings.kaggle)
     url = settings.url or os.environ.get("LEADERBOARD_URL")
-    group = settings.group or os.environ.get("LEADERBOARD_GROUP")
+    group = settings.group or os.environ.get("LEADERBOARD_GROUP") or ""
+    token = settings.token or os.environ.get("LEADERBOARD_TOKEN") or ""
     if not url:
         return None
     if not is_url(url):
         raise UserError("--url must look like https://example.org/retrieval/")
-    if not group:
+    if not group and not token:
         raise UserError("--url without --group: name your group (or set LEADERBOARD_GROUP)")
-    return Target(url, group)
+    if not (token.isascii() and token.isprintable()):
+        raise UserError("the token holds what no token has: copy it anew")
+    return Target(url, group, token=token)
 
 
 def required_target(settings: SubmitSettings) -> Target:
@@ -182,7 +188,7 @@ def parse_reply(code: int, text: str, location: str = "") -> Outcome:
         table = {}
     score = finite_number(table.get("accuracy", table.get("results")))
     if 200 <= code < 300 and score is not None:
-        return Outcome("scored", "", score)
+        return Outcome("scored", _standing(table), score)
     if 300 <= code < 400:
         moved = printable_line(without_secrets(location))
         return Outcome("refused", f"{code}: it has moved to {moved}")
@@ -190,6 +196,28 @@ def parse_reply(code: int, text: str, location: str = "") -> Outcome:
     status = "unclear" if code < 300 else "failed" if code == 429 else "refused"
     status = "no reply" if code in MAY_HAVE_COUNTED_CODES else status
     return Outcome(status, f"{code}: {message}")
+
+
+def _standing(table: dict[str, Any]) -> str:
+    """Return what a reply says beside the score: the rank, the best score, what is left.
+
+    >>> _standing({"rank": 3, "best": 612.5, "left": {"hour": 7, "day": "<b>"}})
+    'rank 3, best 612.5, 7 left within the hour'
+    >>> _standing({"sent_before": True, "rank": None})
+    'sent before: it does not count again'
+    """
+    words = []
+    if table.get("sent_before") is True:
+        words.append("sent before: it does not count again")
+    for name in ("rank", "best"):
+        if (value := finite_number(table.get(name))) is not None:
+            words.append(f"{name} {value:g}")
+    left = table.get("left")
+    for span in ("hour", "day"):
+        value = finite_number(left.get(span)) if isinstance(left, dict) else None
+        if value is not None:
+            words.append(f"{value:g} left within the {span}")
+    return ", ".join(words)
 
 
 # ---- by HTTP ------------------------------------------------------------------------------------
@@ -237,6 +265,7 @@ def post_once(
             session.post(
                 target.url,
                 json=body,
+                auth=_Bearer(target.token) if target.token else None,
                 timeout=(min(CONNECT_TIMEOUT, timeout), timeout),
                 stream=True,
                 allow_redirects=False,
@@ -247,6 +276,17 @@ def post_once(
         return _outcome_of_error(error, timeout)
     except ValueError:  # requests reads the Location of a redirect that it does not follow
         return Outcome("refused", "it has moved to what is no URL"), None
+
+
+class _Bearer(AuthBase):
+    """Authorization by a token; by a header alone, a ~/.netrc would replace it."""
+
+    def __init__(self, token: str) -> None:
+        self.token = token
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = f"Bearer {self.token}"
+        return request
 
 
 def _outcome_of_reply(reply: requests.Response, target: Target) -> tuple[Outcome, float | None]:

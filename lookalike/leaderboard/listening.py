@@ -7,6 +7,7 @@ server.run()
 
 import ipaddress
 import socket
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,6 +22,9 @@ CONNECTIONS = 2000  # at once
 RESERVED_FILES = 100  # for the results, the log and the libraries
 FILES_OF_CONNECTION = 2  # its socket, and the temporary file of a large upload
 IDLE = 30  # seconds after which a silent connection is closed
+SLOWEST = 120  # seconds that a request may take to arrive, however steadily it trickles
+LARGEST_HEADER = 1 << 14  # bytes
+ARRIVED = "lookalike.arrived"  # in the environment of a request: when its last byte came
 
 
 def listen(
@@ -29,6 +33,7 @@ def listen(
     port: int,
     largest: int,
     headers: Sequence[tuple[str, str]],
+    proxy: str | None = None,
 ) -> "BaseWSGIServer":
     """Return a server that listens already; its `run()` answers until it is stopped.
 
@@ -38,11 +43,16 @@ def listen(
         port: The port; 0 takes a free one.
         largest: Bytes of the largest body that the application accepts.
         headers: Headers of the replies to what is no request for the application.
+        proxy: Address of a proxy in front, which is believed when it says who sends. The same
+            headers of anybody else are dropped.
 
     Raises:
         UserError: The address is none, or is taken.
     """
     from waitress.server import create_server
+
+    believed = {"x-forwarded-for", "x-forwarded-proto", "x-forwarded-host"}
+    behind: Any = {"trusted_proxy": proxy, "trusted_proxy_headers": believed} if proxy else {}
 
     try:
         server = create_server(
@@ -56,6 +66,8 @@ def listen(
             asyncore_use_poll=True,
             # A little more than the limit: senders of slightly too much get to see the reason.
             max_request_body_size=largest + (1 << 16),
+            max_request_header_size=LARGEST_HEADER,
+            **behind,
         )
     except (OSError, OverflowError, ValueError) as error:
         raise UserError(
@@ -81,12 +93,23 @@ def _bound_socket(host: str, port: int) -> socket.socket:
 
 
 def _channel_class(headers: Sequence[tuple[str, str]]) -> "type[HTTPChannel]":
-    """Return a class of connections that answers all that is no request, with these headers."""
+    """Return a class of connections that answers all that is no request, with these headers.
+
+    It knows when a request came, however long that waits for its turn, and ends slow ones.
+    """
     from waitress.channel import HTTPChannel
     from waitress.parser import HTTPRequestParser, ParsingError
-    from waitress.task import ErrorTask
+    from waitress.task import ErrorTask, WSGITask
 
     class Parser(HTTPRequestParser):
+        def __init__(self, adj: Any) -> None:
+            super().__init__(adj)
+            self.began = self.arrived = time.monotonic()
+
+        def received(self, data: bytes) -> int:
+            self.arrived = time.monotonic()
+            return super().received(data)
+
         def parse_header(self, header_plus: bytes) -> None:
             try:
                 super().parse_header(header_plus)
@@ -98,9 +121,20 @@ def _channel_class(headers: Sequence[tuple[str, str]]) -> "type[HTTPChannel]":
             self.response_headers = [*self.response_headers, *headers]
             super().execute()
 
+    class Task(WSGITask):
+        def get_environment(self) -> dict[str, Any]:
+            return super().get_environment() | {ARRIVED: cast("Parser", self.request).arrived}
+
     class Channel(HTTPChannel):
         parser_class = Parser
+        task_class = Task
         error_task_class = Refusal
+
+        def handle_read(self) -> None:
+            super().handle_read()
+            request = cast("Parser | None", self.request)
+            if request is not None and time.monotonic() - request.began > SLOWEST:
+                self.handle_close()
 
     return Channel
 

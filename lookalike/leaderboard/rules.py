@@ -180,17 +180,18 @@ class RateLimit:
 # ---- scores -------------------------------------------------------------------------------------
 
 
-def score_step(queries: int, highest: float = 1000.0) -> float:
+def score_step(queries: int, highest: float = 1000.0, of: int = QUERIES_OF_STEP) -> float:
     """Return the step in which scores are given: that of ten queries, rounded up to 1, 2 or 5.
 
     Args:
         queries: Of the test.
         highest: The highest score.
+        of: How many queries a step is worth, at least.
 
     >>> [score_step(queries) for queries in (900, 120, 3)]
     [20.0, 100.0, 1000.0]
     """
-    least = QUERIES_OF_STEP * highest / max(QUERIES_OF_STEP, queries)
+    least = of * highest / max(of, queries)
     power = 10.0 ** math.floor(math.log10(least))
     return min(highest, next(f * power for f in (1, 2, 5, 10) if f * power >= least))
 

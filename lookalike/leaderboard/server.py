@@ -18,7 +18,6 @@ Scores are given in steps (`rules.coarse`), so that many posts cannot read the a
 import hashlib
 import json
 import secrets
-import sqlite3
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +29,6 @@ from lookalike.core.checks import check_bounds
 from lookalike.core.errors import UserError
 from lookalike.core.files import file_hash
 from lookalike.core.log import log, printable
-from lookalike.core.readers import parse_json
 from lookalike.core.settings import Natural, Positive
 from lookalike.evaluation.matching import match, refusals
 from lookalike.evaluation.metrics import DEFAULT_METRIC, SCORE, Metric, parse_metric
@@ -41,8 +39,14 @@ from lookalike.evaluation.scoring import (
     mean_measures,
     read_labels,
 )
-from lookalike.evaluation.submissions import Submission, parse_submission
 from lookalike.leaderboard.listening import is_local, listen, page_url
+from lookalike.leaderboard.protocol import (
+    HEADERS,
+    POLICY,
+    answer_errors,
+    parse_request,
+    refuse_haste,
+)
 from lookalike.leaderboard.results import Results
 from lookalike.leaderboard.rules import Groups, RateLimit, coarse, score_step, sender
 
@@ -50,11 +54,7 @@ if TYPE_CHECKING:  # flask and waitress are loaded when a server starts, not for
     from flask import Flask
     from waitress.server import BaseWSGIServer
 
-POLICY = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-# Let no browser guess a type, or tell others where it comes from.
-HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 ADDRESS_FACTOR = 10  # times the rate of a group: many groups may share an address
-FORM = '{"groupname": name, "images": {query: [gallery names]}}'
 
 
 @dataclass
@@ -83,24 +83,7 @@ class ServeSettings:
     """Size of the largest submission that is accepted, in megabytes."""
 
 
-# ---- the protocol -------------------------------------------------------------------------------
-
-
-def parse_request(body: bytes) -> tuple[str, Submission]:
-    """Return the group's name and the submission in the body of a request.
-
-    Raises:
-        UserError: It does not have the protocol's form.
-    """
-    try:
-        text = body.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"not valid JSON ({error})") from error
-    content = parse_json(text, "body")
-    if not isinstance(content, dict) or not isinstance(content.get("images"), dict):
-        raise UserError(f"not of the form {FORM}")
-    group = content.get("groupname")
-    return group if isinstance(group, str) else "", parse_submission(text, "images")
+# ---- the application ----------------------------------------------------------------------------
 
 
 def make_app(labels: Labels, results: Results, settings: ServeSettings) -> "Flask":
@@ -117,7 +100,7 @@ def make_app(labels: Labels, results: Results, settings: ServeSettings) -> "Flas
     app.config["MAX_CONTENT_LENGTH"] = int(settings.largest * 1e6)
     _add_submissions(app, scorer)
     _add_ranking(app, results, printable(settings.title), metric)
-    _add_errors(app, settings.largest)
+    answer_errors(app, settings.largest)
     return app
 
 
@@ -156,7 +139,7 @@ class Scorer:
 
         who = sender(address)
         if not is_local(address):
-            _refuse_haste(self.by_address.wait(who), "this address", ADDRESS_FACTOR * self.rate)
+            refuse_haste(self.by_address.wait(who), "this address", ADDRESS_FACTOR * self.rate)
             self.by_address.count(who)
         try:
             name, submission = parse_request(body)
@@ -164,7 +147,7 @@ class Scorer:
         except UserError as error:
             raise BadRequest(str(error)[:500]) from error
         group_there = f"{group} {who}"
-        _refuse_haste(self.by_group.wait(group_there), group, self.rate)
+        refuse_haste(self.by_group.wait(group_there), group, self.rate)
         labels = self.labels
         matched = match(submission, labels.query, labels.gallery, self.k, labels.leave_one_out)
         if reasons := refusals(matched):
@@ -177,15 +160,6 @@ class Scorer:
         self.by_group.count(group_there)
         log.info("%s: %s", group, self.metric.show(given))
         return given
-
-
-def _refuse_haste(seconds: float, who: str, rate: int) -> None:
-    """Raise TooManyRequests where somebody has to wait."""
-    from werkzeug.exceptions import TooManyRequests
-
-    if seconds:
-        reason = f"{who} has sent {rate} times within a minute"
-        raise TooManyRequests(reason, retry_after=int(seconds) + 1)
 
 
 def _add_submissions(app: "Flask", scorer: Scorer) -> None:
@@ -232,32 +206,6 @@ def _add_ranking(app: "Flask", results: Results, title: str, metric: Metric) -> 
     @app.template_filter("clock")
     def clock(seconds: float) -> str:
         return time.strftime("%d %b %H:%M:%S", time.localtime(seconds))
-
-
-def _add_errors(app: "Flask", largest: float) -> None:
-    """Answer every error as JSON, {"error": reason}; `largest`: megabytes of a submission."""
-    from flask import Response, jsonify
-    from werkzeug.exceptions import HTTPException, TooManyRequests
-
-    @app.errorhandler(sqlite3.Error)
-    @app.errorhandler(OSError)
-    def unavailable(error: Exception) -> Response:
-        log.error("error: a result cannot be saved, and its sender is told so: %s", error)
-        response = jsonify(error="results cannot be kept at the moment: try again later")
-        response.status_code = 503
-        return response
-
-    @app.errorhandler(HTTPException)
-    def refuse(error: HTTPException) -> Response:
-        reason = error.description or error.name
-        if error.code == 413:
-            reason = f"larger than the {largest:g} MB that are accepted"
-        log.info("refused with %s: %s", error.code, reason)
-        response = jsonify(error=reason)
-        response.status_code = error.code or 500
-        if isinstance(error, TooManyRequests):
-            response.headers["Retry-After"] = str(error.retry_after)
-        return response
 
 
 # ---- the server ---------------------------------------------------------------------------------

@@ -192,8 +192,8 @@ def submit(prepared: PreparedSubmission, target: Target, settings: SubmitSetting
         remedy = f"{REMEDIES[outcome.status]}; {prepared.path} is as it was"
         raise UserError(f"{target.name}: {outcome.status}: {outcome.answer}\n{remedy}")
     expected = "" if prepared.forecast is None else f" (forecast {score_text(prepared.forecast)})"
-    answer = outcome.answer if outcome.score is None else f"{score_text(outcome.score)}{expected}"
-    return f"{target.name} says: {answer}"
+    score = "" if outcome.score is None else f"{score_text(outcome.score)}{expected}"
+    return f"{target.name} says: {'; '.join(filter(None, (score, outcome.answer)))}"
 
 
 def describe(prepared: PreparedSubmission, target: Target) -> str:
