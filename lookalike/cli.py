@@ -21,7 +21,10 @@ COMMANDS = {
     "extract": ("lookalike.data.extraction:main", "lay a competition out in data/"),
     "evaluate": ("lookalike.evaluation.evaluate:main", "score a submission against labels"),
     "submit": ("lookalike.leaderboard.submit:main", "check, send and list submissions"),
-    "competition": ("lookalike.competition.competition:main", "make a competition's package"),
+    "competition": (
+        "lookalike.competition.competition:main",
+        "make and hold a competition",
+    ),
     "report": ("lookalike.report.report:main", "write the HTML report of a run"),
     "runs": ("lookalike.report.runs_table:main", "list one's runs, their settings and scores"),
     "sweep": ("lookalike.sweep.grid:main", "compare backbones and settings side by side"),

@@ -200,7 +200,7 @@ SUBCOMMANDS = {
     "submit": ("send", "history", "serve"),
     "cache": ("list", "prune"),
     "detector": ("train", "score"),
-    "competition": ("make", "leaks"),
+    "competition": ("make", "leaks", "serve", "teams", "results"),
     "demo": (),
 }
 

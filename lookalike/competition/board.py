@@ -116,7 +116,7 @@ class Board:
 
     def _score_kept(self, submission: Submission) -> Scores:
         try:
-            return self.judge.score(self.lists(submission), self.secret)
+            return self.judge.score(self.store.lists(submission.id), self.secret)
         except UserError as error:
             raise UserError(
                 f"the solution has other pictures than submission {submission.id} ({error}): hold "
@@ -238,10 +238,6 @@ class Board:
             return final_ranking(self.store)
         last = None if frozen is None else int(frozen)
         return rank_teams(self.store.teams(), self.store.submissions(), last=last)
-
-    def lists(self, submission: Submission) -> Lists:
-        """Return the content of a submission."""
-        return dict(json.loads(zlib.decompress(self.store.body(submission.id))))
 
     def note(self, who: str, what: str, address: str = "") -> None:
         """Add a line to the audit log."""

@@ -45,8 +45,11 @@ Recall@10, from 0 to 1000: whether a picture of the identity is among the first 
 Names, sizes and dates of the files say nothing. Labeling the test by hand is not allowed.
 
 ```bash
-python main.py --stage all --data {name}        # a submission by lookalike
+python main.py --stage all --data {name} --run runs/{name}        # a submission by lookalike
+python -m lookalike submit send --run runs/{name} --url URL --token TOKEN
 ```
+
+The organizer tells you the address of the leaderboard, and a join code or a token.
 """
 
 

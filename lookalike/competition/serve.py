@@ -7,7 +7,6 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,12 +40,12 @@ def store_of(folder: Path) -> Store:
     return Store(folder / "organizer" / "competition.sqlite")
 
 
-def make_server(command: ServeCommand, wall: Callable[[], float] = time.time) -> "BaseWSGIServer":
+def make_server(command: ServeCommand, clock: Clock | None = None) -> "BaseWSGIServer":
     """Return a server that listens already; its `run()` answers until it is stopped.
 
     Args:
         command: The settings.
-        wall: Returns the time of day in seconds since the epoch.
+        clock: The time; this machine's by default.
 
     Raises:
         UserError: A setting or a file cannot be used, or the port is taken.
@@ -54,9 +53,8 @@ def make_server(command: ServeCommand, wall: Callable[[], float] = time.time) ->
     check_bounds(command)
     judge = Judge.of_folder(command.folder, command.metric, command.k)
     password, is_new = organizer_password()
-    store, clock = store_of(command.folder), Clock(wall)
-    quota = Quota(command.per_hour, command.per_day)
-    board = Board(store, judge, clock, quota, command.open)
+    store, quota = store_of(command.folder), Quota(command.per_hour, command.per_day)
+    board = Board(store, judge, clock or Clock(), quota, command.open)
     _set_times(board, command)
     _warn_of_clock(board)
     store.first_state("join_code", secrets.token_urlsafe(9))

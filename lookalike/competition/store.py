@@ -8,7 +8,9 @@ What was added is on the disk when a function returns, and survives a kill or a 
 processes may use the file at once: the server, and the organizer's commands.
 """
 
+import json
 import sqlite3
+import zlib
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -18,6 +20,7 @@ from filelock import FileLock
 
 from lookalike.core.errors import UserError
 from lookalike.core.files import whole_file
+from lookalike.evaluation.submissions import Submission as Lists
 
 PATIENCE = 10.0  # seconds that a locked file is waited for
 SCHEMA = """
@@ -287,12 +290,12 @@ class Store:
             row = database.execute(sql, (team, digest)).fetchone()
         return None if row is None else Submission._make(row)
 
-    def body(self, submission: int) -> bytes:
-        """Return the content of a submission as it was kept."""
+    def lists(self, submission: int) -> Lists:
+        """Return the content of a submission, {query: [gallery names, best first]}."""
         with self.opened() as database:
             sql = "SELECT body FROM submissions WHERE id = ?"
             (body,) = database.execute(sql, (submission,)).fetchone()
-        return bytes(body)
+        return dict(json.loads(zlib.decompress(body)))
 
     def set_scores(self, scores: list[tuple[float, float, float, int]], scored_by: str) -> None:
         """Replace the scores of submissions: (public, private, given, number) of each.

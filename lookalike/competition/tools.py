@@ -4,8 +4,6 @@ lookalike competition teams friday --add "the A team" "the B team"
 lookalike competition results friday --out friday-results
 """
 
-import json
-import zlib
 from pathlib import Path
 
 from tabulate import tabulate
@@ -76,5 +74,4 @@ def _write_results(store: Store, folder: Path) -> None:
     for name in TABLES:
         write_text(folder / f"{name}.csv", table_as_csv(name, store))
     for one in store.submissions():
-        lists = json.loads(zlib.decompress(store.body(one.id)))
-        write_json(folder / "submissions" / f"{one.id}.json", lists)
+        write_json(folder / "submissions" / f"{one.id}.json", store.lists(one.id))

@@ -11,6 +11,7 @@ import pytest
 import requests
 
 from lookalike.competition.access import PASSWORD, add_team
+from lookalike.competition.clock import Clock
 from lookalike.competition.serve import make_server, store_of
 from lookalike.competition.settings import ServeCommand
 from lookalike.evaluation.scoring import Labels
@@ -113,7 +114,7 @@ def serve(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
         running.clear()
         wall = settings.pop("wall", [NOW])
         command = ServeCommand(folder, port=0, **settings)
-        running.append(Served(make_server(command, lambda: wall[-1]), wall))
+        running.append(Served(make_server(command, Clock(lambda: wall[-1])), wall))
         threading.Thread(target=running[0].server.run, daemon=True).start()
         return running[0]
 

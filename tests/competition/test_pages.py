@@ -124,7 +124,9 @@ def test_the_organizer_freezes_withdraws_and_closes(
     reader.wait_for_selector("#ranking >> text=they", timeout=15_000)  # without a reload
     page.get_by_role("row", name="1 us").get_by_role("button", name="Withdraw").first.click()
     reader.wait_for_selector("text=1 team, 1 submission", timeout=15_000)
-    page.get_by_role("button", name="Close now").click()
+    assert not page.get_by_role("button", name="Close the competition").is_visible()
+    page.get_by_text("Close now").click()
+    page.get_by_role("button", name="Close the competition").click()
     reader.reload()
     assert "This is the final ranking" in reader.locator(".clock").inner_text()
     with page.expect_download() as download:

@@ -25,6 +25,7 @@ from lookalike.competition.settings import ServeCommand
 from lookalike.competition.store import Quota, Store
 from lookalike.core.errors import UserError
 from lookalike.evaluation.evaluate import main as evaluate
+from lookalike.leaderboard.submit import main as submit
 from tests.competition.conftest import (
     GALLERY,
     LABELS,
@@ -508,6 +509,33 @@ def test_tokens_and_the_password_are_nowhere_on_the_disk(
     served.organizer()
     kept = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
     assert ours.encode() not in kept and SECRET.encode() not in kept
+
+
+def test_submit_send_takes_the_token_and_says_where_one_stands(
+    serve: Serve,
+    token: Token,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ours = token("us")
+    served = serve(per_hour=3)
+    Path("s.json").write_text(json.dumps(submission(60)))
+    Path(".netrc").write_text("machine 127.0.0.1 login me password mine")
+    monkeypatch.setenv("NETRC", str(Path(".netrc").resolve()))  # it must not replace the token
+    words = ["send", "s.json", "--labels", str(folder / "organizer" / "solution.csv")]
+    words += ["--url", f"{served.url}retrieval/"]
+    monkeypatch.setenv("LEADERBOARD_TOKEN", ours)
+    assert submit(words) == 0
+    assert "; rank 1, best " in (said := capsys.readouterr().err)
+    assert "2 left within the hour, 49 left within the day" in said
+    assert submit([*words, "--again"]) == 0
+    assert "sent before: it does not count again" in capsys.readouterr().err
+    assert submit(["history"]) == 0
+    assert "scored (rank 1, best" in capsys.readouterr().out
+    assert ours not in Path("runs/submissions.csv").read_text()
+    assert submit([*words, "--again", "--token", "x" * 32]) == 1
+    assert "no team has this token" in capsys.readouterr().err
 
 
 # ---- the commands -------------------------------------------------------------------------------

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from lookalike.core.errors import UserError
-from lookalike.core.settings import SubmitSettings
+from lookalike.core.options import announce
+from lookalike.core.settings import Settings, SubmitSettings, recipe
 from lookalike.leaderboard import client
 from lookalike.leaderboard.client import (
     Outcome,
@@ -264,6 +265,23 @@ def test_the_command_line_wins_over_the_environment(monkeypatch: pytest.MonkeyPa
     assert configured_target(SubmitSettings()) == Target("http://here/", "us")
     settings = SubmitSettings(url="http://there/", group="they")
     assert configured_target(settings) == Target("http://there/", "they")
+
+
+def test_a_token_takes_the_place_of_the_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = SubmitSettings(url="http://here/", token="abc")
+    assert configured_target(settings) == Target("http://here/", "", token="abc")
+    monkeypatch.setenv("LEADERBOARD_TOKEN", "of-the-environment")
+    assert configured_target(SubmitSettings(url="http://here/")).token == "of-the-environment"  # type: ignore[union-attr]
+    assert configured_target(settings).token == "abc"  # type: ignore[union-attr]
+    for odd in ("a\nb", "ä"):
+        with pytest.raises(UserError, match="copy it anew"):
+            configured_target(SubmitSettings(url="http://here/", token=odd))
+
+
+def test_a_token_is_remembered_and_shown_nowhere() -> None:
+    settings = Settings(submit=SubmitSettings(url="http://here/", token="secret-token"))
+    assert "secret-token" not in " ".join(announce(settings))
+    assert "token" not in recipe(settings) and "url" not in recipe(settings)
 
 
 def test_what_is_no_url_is_an_error_that_does_not_repeat_it() -> None:
