@@ -12,6 +12,7 @@ import shutil
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pandas as pd
 from tabulate import tabulate
 
@@ -23,12 +24,17 @@ from lookalike.core.checks import check_bounds
 from lookalike.core.errors import UserError
 from lookalike.core.files import write_json, write_table, write_text
 from lookalike.core.log import log, report_each
+from lookalike.core.readers import read_bytes
+from lookalike.core.settings import ListingSettings
 from lookalike.data.catalogue import outside_pictures
 from lookalike.data.domains import find_domains
+from lookalike.data.images import map_images, upright_size
 from lookalike.data.layout import class_folders
+from lookalike.data.tables import list_tables
 from lookalike.evaluation.metrics import TOP
 from lookalike.evaluation.scoring import read_labels
 
+SMALLEST, LARGEST = 32, 512  # longer side of the pictures, where none is named
 README = """# {name}
 
 For every picture in `test/query/`, rank the pictures in `test/gallery/`: those of the same identity
@@ -68,7 +74,9 @@ def make_competition(command: MakeCommand) -> None:
     shutil.rmtree(beside, ignore_errors=True)
     package, organizer = beside / f"{name}.zip", beside / "organizer"
     organizer.mkdir(parents=True)
-    write_package(package, drawn, command.source_path, command.image_size, _texts(name, drawn))
+    root = _folder_of(command.source_path)
+    side = command.image_size or _usual_side(drawn, root)
+    write_package(package, drawn, root, side, _texts(name, drawn))
     _write_organizer(organizer, drawn, command)
     beside.rename(command.out)
     print(tabulate(_counts(drawn), ["part", "pictures", "identities"]) + "\n")
@@ -105,16 +113,43 @@ def _texts(name: str, drawn: pd.DataFrame) -> dict[str, str]:
     }
 
 
+def _folder_of(source: Path) -> Path:
+    """Return the folder of the pictures: the source, or that of a table."""
+    return source.parent if source.is_file() else source
+
+
+def _usual_side(drawn: pd.DataFrame, root: Path) -> int:
+    """Return the median of the longer sides of pictures, within what --image-size may be."""
+    paths = [root / path for path in drawn.path]
+    sides = [*map_images(lambda path: max(upright_size(read_bytes(path))), paths, "measuring")]
+    return max(SMALLEST, min(LARGEST, int(np.median(sides))))
+
+
+def _listed(command: MakeCommand) -> pd.DataFrame:
+    """Return all pictures of the source: identity, path and domain."""
+    if command.source_path.is_file():
+        root, source = command.source_path.parent, {"training": command.source_path}
+        named = ListingSettings(
+            image_column=command.image_column, identity_column=command.identity_column
+        )
+        table = list_tables(root, source, named)[["identity", "path", "domain"]]
+    else:
+        classes = class_folders(command.source_path)
+        rows = [
+            (name, f"{name}/{path.as_posix()}", "")
+            for name, paths in sorted(classes.items())
+            for path in sorted(paths)
+        ]
+        table = pd.DataFrame(rows, columns=["identity", "path", "domain"], dtype=str)
+    if command.domain_pattern is not None:
+        return table.assign(domain=find_domains(table.path.tolist(), command.domain_pattern))
+    return table
+
+
 def _pictures(command: MakeCommand) -> pd.DataFrame:
     """Return the pictures that can be used: identity, path, content and domain."""
-    classes = class_folders(command.source_path)
-    rows = [
-        (name, f"{name}/{path.as_posix()}")
-        for name, paths in sorted(classes.items())
-        for path in sorted(paths)
-    ]
-    table = pd.DataFrame(rows, columns=["identity", "path"], dtype=str)
-    checked = outside_pictures([command.source_path / path for path in table.path])
+    table, root = _listed(command), _folder_of(command.source_path)
+    checked = outside_pictures([root / path for path in table.path])
     table = table.assign(content=checked.content, problem=checked.problem)
     broken = table.problem != ""
     report_each("pictures are damaged: left out", table.path[broken])
@@ -124,11 +159,7 @@ def _pictures(command: MakeCommand) -> pd.DataFrame:
     table = table[owners == 1]
     again = table.content.duplicated()
     report_each("pictures are copies of another: left out", table.path[again])
-    table = table[~again].reset_index(drop=True)
-    domains = [""] * len(table)
-    if command.domain_pattern is not None:
-        domains = find_domains(table.path.tolist(), command.domain_pattern)
-    return table.assign(domain=domains).drop(columns="problem")
+    return table[~again].reset_index(drop=True).drop(columns="problem")
 
 
 def _counts(drawn: pd.DataFrame) -> list[tuple[str, int, int]]:

@@ -15,10 +15,11 @@ from lookalike.core.settings import Natural, Positive, RunSettings, Seed
 
 @dataclass
 class MakeCommand:
-    """Make a competition from class folders: a zip for its participants, a folder for you."""
+    """Make a competition: a zip for its participants, a folder for you."""
 
     source_path: Path
-    """Folder with a folder of pictures for each identity."""
+    """Folder with a folder of pictures for each identity; or a table (CSV, TSV, Parquet, JSON
+    lines) that names pictures below its folder, and their identities."""
     out: Path
     """New folder for the package, <its name>.zip, and for organizer/, which stays with you."""
     identities: Positive | None = None
@@ -28,8 +29,13 @@ class MakeCommand:
     """Queries of an identity, at most."""
     gallery: Positive = 20
     """Gallery pictures of an identity, at most."""
+    image_column: str | None = None
+    """Column of the table that names the picture. Default: the one whose values are files."""
+    identity_column: str | None = None
+    """Column of the table that names the identity. Default: by the usual names."""
     domain_pattern: str | None = None
-    """Regular expression on a picture's path with a group named `domain`."""
+    """Regular expression on a picture's path with a group named `domain`. Default: the table's
+    column of that name."""
     query_domain: str | None = None
     """With --domain-pattern: queries are of this domain, the gallery of all others."""
     distractors: Natural = 0
@@ -38,8 +44,9 @@ class MakeCommand:
     """Further identities among the queries, that the gallery does not show."""
     public: Annotated[float, Interval(ge=0, le=1)] = 0.3
     """Share of the test's identities whose queries make the public score."""
-    image_size: Annotated[int, Interval(ge=32, le=4096)] = 512
-    """Longer side of all pictures in pixels, so that their size tells nothing."""
+    image_size: Annotated[int, Interval(ge=32, le=4096)] | None = None
+    """Longer side of all pictures in pixels, so that their size tells nothing. Default: the median
+    of theirs, at most 512."""
     seed: Seed = 0
     """Of the draw: the same seed and pictures make the same package."""
 

@@ -49,6 +49,7 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+SIDEWAYS = (5, 6, 7, 8)  # orientations that change width and height
 JPEG_END = b"\xff\xd9"
 WORKERS = min(8, os.cpu_count() or 1)
 AHEAD = 96  # results computed before they are consumed: no waiting, little memory
@@ -325,6 +326,13 @@ def upright_rgb(image: Image.Image, least: int | None = None) -> Image.Image:
     turn = TURNS.get(orientation(image))
     image = to_rgb(image, least)
     return image if turn is None else image.transpose(turn)
+
+
+def upright_size(raw: bytes) -> tuple[int, int]:
+    """Return the width and height of a picture file as it is shown, by its header alone."""
+    image = _open(raw)
+    width, height = image.size
+    return (height, width) if orientation(image) in SIDEWAYS else (width, height)
 
 
 def orientation(image: Image.Image) -> int:

@@ -18,8 +18,14 @@ from PIL import Image
 from lookalike.core.errors import UserError
 from lookalike.core.files import files_below
 from lookalike.core.log import report_each
-from lookalike.core.readers import read_outside_table
-from lookalike.data.images import UNREADABLE, check_picture, map_images, read_known_picture
+from lookalike.core.readers import read_bytes, read_outside_table
+from lookalike.data.images import (
+    UNREADABLE,
+    check_picture,
+    map_images,
+    read_known_picture,
+    upright_size,
+)
 from lookalike.data.layout import named_as_picture, without_clutter
 from lookalike.evaluation.average_precision import Found
 from lookalike.faces.detection import CONFIDENT, Detector, find_faces
@@ -156,8 +162,10 @@ def _look(path: Path) -> tuple[str, Image.Image] | str:
 
 def _size(path: Path) -> tuple[str, tuple[int, int]] | str:
     """Return the content hash of a picture and its size, or why it cannot be read."""
-    seen = _look(path)
-    return seen if isinstance(seen, str) else (seen[0], seen[1].size)
+    checked = check_picture(path)
+    if checked.problem.startswith(UNREADABLE):
+        return checked.problem.removeprefix(UNREADABLE)
+    return checked.content, upright_size(read_bytes(path))
 
 
 def _report(paths: Iterable[Path], found: Iterable[object]) -> None:

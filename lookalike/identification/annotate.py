@@ -8,7 +8,6 @@
 Coordinates of faces are shares of a picture's width and height; those of labels are pixels.
 """
 
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
@@ -23,7 +22,7 @@ from lookalike.core.files import files_below, whole_file, write_json
 from lookalike.core.log import report_each
 from lookalike.core.readers import read_bytes, saved_record
 from lookalike.data.catalogue import outside_pictures, readable
-from lookalike.data.images import FORMATS, read_picture
+from lookalike.data.images import read_picture, upright_size
 from lookalike.data.layout import has_usable_name, named_as_picture, without_clutter
 from lookalike.faces.detection import FACTORS, SEARCH_SIDE
 from lookalike.faces.geometry import Face
@@ -57,10 +56,7 @@ def read_photo(path: Path) -> Photo:
         ReadError: It cannot be read.
     """
     raw = read_bytes(path)
-    image = read_picture(raw, LARGEST)
-    stored = Image.open(io.BytesIO(raw), formats=FORMATS).size  # not necessarily upright
-    width, height = sorted(stored, reverse=image.width > image.height)
-    return Photo(image, (width, height))
+    return Photo(read_picture(raw, LARGEST), upright_size(raw))
 
 
 def find_photos(paths: Iterable[Path]) -> list[Path]:

@@ -13,7 +13,7 @@ from PIL import Image
 from lookalike.competition.competition import main
 from lookalike.competition.drawing import draw
 from lookalike.competition.leaks import baselines, near_copies, read_facts
-from lookalike.competition.package import neutral_jpeg
+from lookalike.competition.package import neutral_jpeg, padded
 from lookalike.competition.settings import MakeCommand
 from lookalike.core.errors import UserError
 from lookalike.core.readers import read_json
@@ -81,9 +81,24 @@ def test_pictures_are_pixels_and_nothing_else(source: Path) -> None:
         if name.endswith(".jpg"):
             picture = Image.open(io.BytesIO(raw))
             assert max(picture.size) == 64 and not picture.getexif() and b"Ada" not in raw
+            assert not picture.info.pop("comment", b"").strip(b"\0"), "it fills up the bytes"
             assert set(picture.info) <= {"jfif", "jfif_version", "jfif_unit", "jfif_density"}
     turned = Image.open(io.BytesIO(neutral_jpeg(Image.new("RGB", (100, 200)), 64)))
     assert turned.size == (32, 64)
+
+
+def test_pictures_of_the_test_have_as_many_bytes_as_another(source: Path) -> None:
+    assert make(source) == 0
+    package = members()
+    test = [raw for name, raw in package.items() if name.startswith("test/")]
+    assert len({len(raw) for raw in test}) == 1
+    assert len({raw.rstrip(b"\0")[-2:] for raw in test}) == 1, "the end is a JPEG's"
+    plain = neutral_jpeg(Image.new("RGB", (64, 64), "red"), 64)
+    for more in (4, 5, 7, 65_537, 65_538, 65_541, 200_000):
+        longer = padded(plain, len(plain) + more)
+        assert len(longer) == len(plain) + more
+        with Image.open(io.BytesIO(longer)) as image, Image.open(io.BytesIO(plain)) as same:
+            assert image.tobytes() == same.tobytes()
 
 
 def test_the_same_seed_makes_the_same_bytes(source: Path) -> None:
@@ -118,6 +133,40 @@ def test_the_sample_is_a_submission_that_evaluate_takes(
     assert evaluate(["sample.json", "--labels", "friday/organizer/solution.csv"]) == 0
     printed = capsys.readouterr().out
     assert "score, Private" in printed and "score, Public" in printed
+
+
+def test_a_table_is_a_source(source: Path) -> None:
+    rows = [
+        (f"faces/{path.relative_to(source).as_posix()}", path.parent.name, path.name[:3])
+        for path in sorted(source.rglob("*.png"))
+    ]
+    table = pd.DataFrame(rows, columns=["image", "who", "domain"])
+    table.to_csv("people.csv", index=False)
+    assert make(Path("people.csv")) == 1, "which column names the identity is not known"
+    words = ["--identity-column", "who", "--query-domain", "pho"]
+    assert make(Path("people.csv"), *words, out="table") == 0
+    assert make(source, "--domain-pattern", PATTERN, "--query-domain", "photo") == 0
+    drawn = [
+        pd.read_csv(f"{folder}/organizer/names.csv").set_index("name").sort_index()
+        for folder in ("table", "friday")
+    ]
+    assert (drawn[0].path == "faces/" + drawn[1].path).all()
+    assert (drawn[0].identity == drawn[1].identity).all()
+    both = members("table/table.zip"), members()
+    for pictures in both:
+        pictures.pop("README.md")  # which names the folder
+    assert both[0] == both[1]
+
+
+def test_pictures_have_the_usual_size_of_the_source(source: Path) -> None:
+    words = ["make", "--source-path", str(source), "--out", "friday"]
+    assert main(words) == 0
+    with Image.open(next(source.rglob("*.png"))) as image:
+        usual = max(image.size)
+    names = [name for name in members() if name.startswith("test/")]
+    with zipfile.ZipFile("friday/friday.zip") as archive:
+        sides = {max(Image.open(io.BytesIO(archive.read(name))).size) for name in names}
+    assert sides == {usual}
 
 
 def test_copies_and_damaged_pictures_are_left_out(
