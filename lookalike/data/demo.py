@@ -18,6 +18,7 @@ from typing import Annotated, NamedTuple
 
 import numpy as np
 from annotated_types import Interval
+from joblib import Parallel, delayed
 from numpy.random import Generator, default_rng
 from PIL import Image, ImageDraw, ImageFilter
 from tqdm import tqdm
@@ -38,6 +39,7 @@ CANVAS = (2 * SIZE, 2 * SIZE)  # reduced to SIZE when painted, which smooths the
 TRAINING = 4 * ["photo"] + 2 * ["line"] + ["flat", "poster"] + 2 * ["texture"]
 TEST = 3 * ["photo"] + 3 * ["line"] + 2 * ["flat", "poster"] + 3 * ["texture"]
 FIRST_TEST_INDEX = 10_000  # so that the test has the same persons for any number in training
+WORTH_PROCESSES = 200  # pictures
 # fmt: off
 # What differs between persons: (mean, spread), in half face heights. The top of the skull is at
 # y = -1, the eyes are near y = 0 and the chin is near y = 1; x = 0 is the middle of the face.
@@ -543,13 +545,19 @@ def draw_competition(
     test = range(FIRST_TEST_INDEX, FIRST_TEST_INDEX + test_identities)
     shots = [(i, *shot) for i in range(train_identities) for shot in enumerate(TRAINING, 1)]
     shots += [(i, *shot) for i in test for shot in enumerate(TEST, 1)]
-    for index, number, domain in tqdm(shots, "drawing", unit=" pictures"):
+    files = []
+    for index, number, domain in shots:
         name = make_name(seed, index)
         path = root / (_test_path if index in test else _training_path)(name, seed, number, domain)
         if index in test:
             labels[path.parent.name][path.name] = name
         path.parent.mkdir(parents=True, exist_ok=True)
-        _draw_shot(seed, index, number, domain).save(path, quality=90)
+        files.append((path, seed, index, number, domain))
+    # Python's lock lets threads draw one after the other; few pictures are not worth processes.
+    jobs = -1 if len(files) >= WORTH_PROCESSES else 1
+    drawn = Parallel(jobs, return_as="generator")(delayed(_write_shot)(*file) for file in files)
+    for _ in tqdm(drawn, "drawing", len(files), unit=" pictures"):
+        pass
     (root / "labels.json").write_text(json.dumps(labels, indent=1, sort_keys=True))
 
 
@@ -560,6 +568,10 @@ def _training_path(name: str, seed: int, number: int, domain: str) -> Path:
 def _test_path(name: str, seed: int, number: int, domain: str) -> Path:
     secret = blake2b(f"{seed}/{name}/{number}".encode(), digest_size=8).hexdigest()
     return Path("test", "query" if domain == "photo" else "gallery", f"{secret}.jpg")
+
+
+def _write_shot(path: Path, seed: int, index: int, number: int, domain: str) -> None:
+    _draw_shot(seed, index, number, domain).save(path, quality=90)
 
 
 def _draw_shot(seed: int, index: int, number: int, domain: str) -> Image.Image:
