@@ -225,7 +225,7 @@ class Team:
             if "closed at" in outcome.answer:
                 self.late.append(number)
                 return
-            time.sleep(0.1)
+            time.sleep(1)
         raise RuntimeError(f"{self.name}: no answer to submission {number}")
 
 

@@ -10,11 +10,10 @@ import secrets
 
 from lookalike.competition.store import AuditEntry, Store, Team
 from lookalike.core.errors import UserError
-from lookalike.leaderboard.rules import Groups, RateLimit
+from lookalike.leaderboard.rules import Groups
 
 PASSWORD = "COMPETITION_PASSWORD"  # in the environment
 SHORTEST_PASSWORD = 12
-GUESSES = 10  # of an address in a minute
 
 
 def new_token() -> str:
@@ -68,18 +67,3 @@ def organizer_password() -> tuple[str, bool]:
     if len(given) < SHORTEST_PASSWORD:
         raise UserError(f"{PASSWORD} must have at least {SHORTEST_PASSWORD} characters")
     return given, False
-
-
-class Guesses:
-    """Counts the wrong secrets of each address, and lets none try more than ten in a minute."""
-
-    def __init__(self) -> None:
-        self._limit = RateLimit(GUESSES)
-
-    def wait(self, sender: str) -> float:
-        """Return the seconds until an address may try again; 0: now."""
-        return self._limit.wait(sender)
-
-    def wrong(self, sender: str) -> None:
-        """Count a wrong one."""
-        self._limit.count(sender)

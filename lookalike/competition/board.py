@@ -12,6 +12,8 @@ import threading
 import zlib
 from typing import NamedTuple
 
+from tqdm import tqdm
+
 from lookalike.competition.access import add_team, new_token, token_hash
 from lookalike.competition.clock import Clock, show_time
 from lookalike.competition.judge import Judge, Scores
@@ -110,7 +112,8 @@ class Board:
         if self.store.first_state("scored_by", by) == by:
             return
         log.info("the solution or the metric has changed: scoring %d submissions anew", len(kept))
-        scores = [(*self._score_kept(one), one.id) for one in kept]
+        counted = tqdm(kept, "scoring", unit=" submissions")
+        scores = [(*self._score_kept(one), one.id) for one in counted]
         self.store.set_scores(scores, by)
         self.note("organizer", f"scored {len(kept)} submissions anew")
 

@@ -1,10 +1,11 @@
 """The pages that everybody and the teams read: ranking, sign-up, sign-in, and a team's own page."""
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from lookalike.competition.access import same
 from lookalike.competition.board import OPEN, SOON
-from lookalike.competition.sessions import sign_in, signed_in_team
+from lookalike.competition.sessions import sign_in
 from lookalike.competition.store import Submission, Team
 from lookalike.core.errors import UserError
 from lookalike.evaluation.submissions import Submission as Lists
@@ -45,6 +46,7 @@ def shared(site: "Site") -> dict[str, Any]:
         "open_to_all": board.is_open,
         "step": board.judge.step,
         "longest_name": MAX_NAME_LENGTH,
+        "zone": time.strftime("%Z"),
     }
 
 
@@ -75,7 +77,6 @@ def _add_entrance(app: "Flask", site: "Site") -> None:
     def join() -> Any:
         if request.method == "GET":
             return render_template("join.html")
-        site.refuse_guessing()
         name, code = request.form.get("name", ""), request.form.get("code", "").strip()
         known = site.board.store.state().get("join_code", "")
         if not known or not same(code, known):
@@ -95,7 +96,6 @@ def _add_entrance(app: "Flask", site: "Site") -> None:
     def team_sign_in() -> Any:
         if request.method == "GET":
             return render_template("sign_in.html")
-        site.refuse_guessing()
         team = site.board.team_of_token(request.form.get("token", "").strip())
         if team is None:
             site.wrong_secret("token")
@@ -131,7 +131,7 @@ def _add_team(app: "Flask", site: "Site") -> None:
 
     @app.get("/team")
     def team_page() -> Any:
-        team = signed_in_team(site.board)
+        team = site.team()
         if team is None:
             return redirect(url_for("team_sign_in"), 303)
         sent = request.args.get("sent", "")
@@ -140,7 +140,7 @@ def _add_team(app: "Flask", site: "Site") -> None:
 
     @app.post("/team")
     def upload() -> Any:
-        team = signed_in_team(site.board)
+        team = site.team()
         if team is None:
             return redirect(url_for("team_sign_in"), 303)
         try:

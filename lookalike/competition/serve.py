@@ -72,10 +72,15 @@ def make_server(command: ServeCommand, clock: Clock | None = None) -> "BaseWSGIS
 
 
 def _set_times(board: Board, command: ServeCommand) -> None:
-    """Keep when the competition opens and closes, where the command names it."""
+    """Keep when the competition opens and closes, where the command names another time.
+
+    The same command, started again after a crash, does not undo what the organizer has changed.
+    """
+    store = board.store
     for name, text in (("opens", command.opens), ("closes", command.closes)):
-        if text is not None:
-            board.store.set_state(name, str(parse_time(text, f"--{name}")))
+        if text is not None and store.state().get(f"{name} of the command") != text:
+            store.set_state(name, str(parse_time(text, f"--{name}")))
+            store.set_state(f"{name} of the command", text)
     schedule = board.schedule
     if None not in schedule and schedule.opens >= schedule.closes:  # type: ignore[operator]
         raise UserError("--opens is not before --closes")

@@ -15,10 +15,9 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lookalike.competition.access import Guesses
 from lookalike.competition.board import Board, Closed, Receipt
 from lookalike.competition.clock import show_moment, show_time
-from lookalike.competition.sessions import Organizer, use_sessions
+from lookalike.competition.sessions import Organizer, signed_in_team, use_sessions
 from lookalike.competition.store import QuotaUsed, Team
 from lookalike.core.errors import UserError
 from lookalike.evaluation.submissions import Submission as Lists
@@ -47,8 +46,12 @@ HEADERS_OF_PAGES = {
     "Cross-Origin-Opener-Policy": "same-origin",
     **HEADERS,
 }
-POSTS = 300  # of an address in a minute: a class may share one
-SENT = 20  # of a name at an address in a minute, in an open competition
+# Within a minute:
+POSTS = 300  # of an address, without a token
+TRIES = 60  # of a team, whether they are taken or not
+NAMED = 20  # of a name at an address, in an open competition
+PASSWORDS = 10  # wrong ones of an address
+NOTED = 10  # wrong secrets of an address that the audit log keeps
 PROGRAMS = "/retrieval"
 
 
@@ -71,8 +74,9 @@ class Site:
     behind_proxy: bool
 
     def __post_init__(self) -> None:
-        self.guesses = Guesses()
-        self.posts, self.sent = RateLimit(POSTS), RateLimit(SENT)
+        self.posts, self.tries = RateLimit(POSTS), RateLimit(TRIES)
+        self.passwords, self.noted = RateLimit(PASSWORDS), RateLimit(NOTED)
+        self.named = RateLimit(NAMED)
 
     def address(self) -> str:
         """Return the address of the request's sender."""
@@ -80,26 +84,47 @@ class Site:
 
         return str(request.remote_addr)
 
+    def team(self) -> Team | None:
+        """Return the team of the request, by its token or its session."""
+        from flask import g, request
+
+        if "team" not in g:
+            token = bearer(request.headers.get("Authorization", ""))
+            by_token = token is not None and self.board.team_of_token(token)
+            g.team = by_token or signed_in_team(self.board)
+        return g.team
+
     def limit_posts(self) -> None:
-        """Refuse an address that posts too often."""
+        """Refuse whoever posts too often: a team, or an address that shows no token.
+
+        A class may share an address: nobody there can use up what the teams may post.
+        """
         from flask import request
 
-        # Without a word from a proxy on this machine, all senders behind it have its address.
-        if request.method != "POST" or (is_local(self.address()) and not self.behind_proxy):
+        if request.method != "POST":
             return
-        who = sender(self.address())
-        refuse_haste(self.posts.wait(who), "this address", POSTS)
-        self.posts.count(who)
+        if (team := self.team()) is not None:
+            refuse_haste(self.tries.wait(team.name), team.name, TRIES)
+            self.tries.count(team.name)
+        # Without a word from a proxy on this machine, all senders behind it have its address.
+        elif self.behind_proxy or not is_local(self.address()):
+            who = sender(self.address())
+            refuse_haste(self.posts.wait(who), "this address", POSTS)
+            self.posts.count(who)
 
     def refuse_guessing(self) -> None:
-        """Refuse an address that has tried too many wrong secrets."""
-        wait = self.guesses.wait(sender(self.address()))
-        refuse_haste(wait, "this address", 10, "a minute what is no valid token, code or password")
+        """Refuse an address that has tried too many wrong passwords; nobody can guess a token."""
+        wait = self.passwords.wait(sender(self.address()))
+        refuse_haste(wait, "this address", PASSWORDS, "a minute a wrong password")
 
     def wrong_secret(self, what: str) -> None:
-        """Count a wrong secret of the request's sender, and write it down."""
-        self.guesses.wrong(sender(self.address()))
-        self.board.note("somebody", f"a wrong {what}", self.address())
+        """Write down a wrong secret of the request's sender; of many, some."""
+        who = sender(self.address())
+        if what == "password":
+            self.passwords.count(who)
+        if not self.noted.wait(who):
+            self.noted.count(who)
+            self.board.note("somebody", f"a wrong {what}", self.address())
 
     def arrived(self) -> float:
         """Return when the request's last byte came, however long it waited for its turn."""
@@ -172,8 +197,10 @@ def _add_programs(app: "Flask", site: Site) -> None:
 
     @app.post(f"{PROGRAMS}/", strict_slashes=False)
     def retrieval() -> "Response":
-        token = _bearer(request.headers.get("Authorization", ""))
-        team = None if token is None else _team_of_token(site, token)
+        team = site.team()
+        if team is None and bearer(request.headers.get("Authorization", "")) is not None:
+            site.wrong_secret("token")
+            raise unauthorized("no team has this token")
         try:
             name, lists = parse_request(request.get_data())
             team = _sender_of_post(site, team, name)
@@ -195,22 +222,22 @@ def as_answer(receipt: Receipt) -> dict[str, Any]:
     }
 
 
-def _bearer(header: str) -> str | None:
-    """Return the token in a header; None where there is none."""
+def bearer(header: str) -> str | None:
+    """Return the token in a header; None where there is none.
+
+    >>> bearer("Bearer abc"), bearer("Basic abc")
+    ('abc', None)
+    """
     kind, _, token = header.partition(" ")
     return token.strip() if kind.lower() == "bearer" else None
 
 
-def _team_of_token(site: Site, token: str) -> Team:
+def unauthorized(reason: str) -> "HTTPException":
+    """Return the error of a post without a valid token."""
     from werkzeug.datastructures import WWWAuthenticate
     from werkzeug.exceptions import Unauthorized
 
-    site.refuse_guessing()
-    team = site.board.team_of_token(token)
-    if team is None:
-        site.wrong_secret("token")
-        raise Unauthorized("no team has this token", www_authenticate=WWWAuthenticate("bearer"))
-    return team
+    return Unauthorized(reason, www_authenticate=WWWAuthenticate("bearer"))
 
 
 def _sender_of_post(site: Site, team: Team | None, name: str) -> Team:
@@ -220,22 +247,16 @@ def _sender_of_post(site: Site, team: Team | None, name: str) -> Team:
         UserError: It is of another than the token's, or its name cannot be used.
         werkzeug.exceptions.HTTPException: It has no token, or comes too soon.
     """
-    from werkzeug.datastructures import WWWAuthenticate
-    from werkzeug.exceptions import Unauthorized
-
     if team is not None:
         if name and name != team.name:
             raise UserError(f"the token is that of {team.name!r}, the groupname {name!r}")
         return team
     if not site.board.is_open:
-        raise Unauthorized(
-            "send your team's token in the header Authorization: Bearer TOKEN",
-            www_authenticate=WWWAuthenticate("bearer"),
-        )
+        raise unauthorized("send your team's token in the header Authorization: Bearer TOKEN")
     team = site.board.team_of_name(name)
     named = f"{team.name} {sender(site.address())}"
-    refuse_haste(site.sent.wait(named), team.name, SENT)
-    site.sent.count(named)
+    refuse_haste(site.named.wait(named), team.name, NAMED)
+    site.named.count(named)
     return team
 
 

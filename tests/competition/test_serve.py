@@ -346,6 +346,18 @@ def test_the_closing_can_be_moved(serve: Serve, token: Token) -> None:
     assert "<b>Open</b>" in requests.get(served.url, timeout=30).text
 
 
+def test_the_same_command_does_not_undo_what_the_organizer_has_changed(
+    serve: Serve, token: Token
+) -> None:
+    ours, closing = token("us"), at(NOW + 60)
+    served = serve(closes=closing)
+    served.act("closes", "2036-01-01T10:00:00")
+    served = serve(closes=closing, wall=[NOW + 120])  # after a crash, say
+    assert served.send(ours, submission(1)).ok
+    served = serve(closes=at(NOW + 90), wall=[NOW + 120])
+    assert served.send(ours, submission(2)).status_code == 403
+
+
 def test_a_new_token_ends_the_old_one_and_its_sessions(serve: Serve, token: Token) -> None:
     ours = token("us")
     served = serve()
