@@ -45,9 +45,9 @@ def add_team(
         UserError: The name cannot be used, is taken, or looks like another team's.
     """
     token, groups = new_token(), Groups(team.name for team in store.teams())
-    team = store.add_team(groups.known(name), token_hash(token), now)
-    store.note(AuditEntry(now, address, who, f"added the team {team.name}"))
-    return team, token
+    known = groups.known(name)
+    entry = AuditEntry(now, address, who, f"added the team {known}")
+    return store.add_team(known, token_hash(token), entry), token
 
 
 def same(given: str, known: str) -> bool:

@@ -10,6 +10,7 @@ import json
 import secrets
 import threading
 import zlib
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from tqdm import tqdm
@@ -22,7 +23,6 @@ from lookalike.competition.store import (
     AuditEntry,
     NewSubmission,
     Quota,
-    QuotaUsed,
     Store,
     Submission,
     Team,
@@ -65,6 +65,16 @@ class Schedule(NamedTuple):
     opens: float | None
     closes: float | None
 
+    def check(self) -> None:
+        """Check that it opens before it closes.
+
+        Raises:
+            UserError: It does not.
+        """
+        if self.opens is not None and self.closes is not None and self.opens >= self.closes:
+            opens, closes = show_time(self.opens), show_time(self.closes)
+            raise UserError(f"it would open at {opens}, which is not before it closes at {closes}")
+
     def phase(self, now: float) -> str:
         """Return `soon`, `open` or `closed`.
 
@@ -79,6 +89,12 @@ class Schedule(NamedTuple):
         """Return the seconds until it opens or closes; None where nothing is to come."""
         to = {SOON: self.opens, OPEN: self.closes, CLOSED: None}[self.phase(now)]
         return None if to is None else to - now
+
+
+def schedule_of(state: Mapping[str, str]) -> Schedule:
+    """Return the schedule that the state of a competition holds."""
+    times = (state.get(name) for name in Schedule._fields)
+    return Schedule(*(None if text is None else float(text) for text in times))
 
 
 class Closed(UserError):
@@ -122,8 +138,8 @@ class Board:
             return self.judge.score(self.store.lists(submission.id), self.secret)
         except UserError as error:
             raise UserError(
-                f"the solution has other pictures than submission {submission.id} ({error}): hold "
-                "a new competition, or put the former solution back"
+                f"submission {submission.id} does not fit the solution, --metric or --k any more "
+                f"({error}): hold a new competition, or put back what there was"
             ) from error
 
     # ---- time -----------------------------------------------------------------------------------
@@ -131,9 +147,7 @@ class Board:
     @property
     def schedule(self) -> Schedule:
         """When it takes submissions."""
-        state = self.store.state()
-        opens, closes = (state.get(name) for name in ("opens", "closes"))
-        return Schedule(*(None if text is None else float(text) for text in (opens, closes)))
+        return schedule_of(self.store.state())
 
     def is_final(self) -> bool:
         """Return whether the private ranking is shown: after the end, unless it is held back."""
@@ -149,9 +163,9 @@ class Board:
 
     def renew_token(self, team: Team, address: str = "") -> str:
         """Give a team another token, and return it; the old one is no longer valid."""
-        token = new_token()
-        self.store.set_token(team.id, token_hash(token))
-        self.note("organizer", f"gave the team {team.name} a new token", address)
+        token, now = new_token(), self.clock.now()
+        entry = AuditEntry(now, address, "organizer", f"gave the team {team.name} a new token")
+        self.store.set_token(team.id, token_hash(token), entry)
         return token
 
     def team_of_token(self, token: str) -> Team | None:
@@ -178,18 +192,18 @@ class Board:
             return team
         with self._naming:
             known = self.team_of_name(team.name)
-            return known if known.id else self.store.add_team(known.name, None, known.created)
+            entry = AuditEntry(known.created, "", "somebody", f"sent as the team {known.name}")
+            return known if known.id else self.store.add_team(known.name, None, entry)
 
     # ---- submissions ----------------------------------------------------------------------------
 
-    def submit(self, team: Team, lists: Lists, arrived: float, address: str = "") -> Receipt:
+    def submit(self, team: Team, lists: Lists, arrived: float) -> Receipt:
         """Score a submission and keep it.
 
         Args:
             team: Who sends it.
             lists: {query: [gallery names, best first]}.
             arrived: When its last byte came, in seconds since the epoch.
-            address: Where it came from.
 
         Raises:
             Closed: The competition is not open.
@@ -202,15 +216,12 @@ class Board:
         known, is_new = self.store.same_submission(team.id, digest), False
         if known is None:
             self._require_open(arrived)
+            quota = Quota() if team.token_hash is None else self.quota
+            self.store.require_quota(team.id, arrived, quota)  # before the work of scoring
             scores = self.judge.score(lists, self.secret)
             team = self._kept(team)
             new = NewSubmission(team.id, arrived, digest, *scores, zlib.compress(body))
-            quota = Quota() if team.token_hash is None else self.quota
-            try:
-                known, is_new = self.store.add_submission(new, quota)
-            except QuotaUsed as error:
-                self.note(f"team {team.name}", f"refused: {error}", address)
-                raise
+            known, is_new = self.store.add_submission(new, quota)
             shown = self.judge.metric.show(known.given)
             log.info("%s: %s (submission %d)", team.name, shown, known.id)
         return self._receipt(team, known, is_new)
@@ -240,7 +251,8 @@ class Board:
         if self.is_final():
             return final_ranking(self.store)
         last = None if frozen is None else int(frozen)
-        return rank_teams(self.store.teams(), self.store.submissions(), last=last)
+        submissions = self.store.submissions()  # first: whoever has sent is among the teams
+        return rank_teams(self.store.teams(), submissions, last=last)
 
     def note(self, who: str, what: str, address: str = "") -> None:
         """Add a line to the audit log."""

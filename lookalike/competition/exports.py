@@ -2,13 +2,15 @@
 
 import csv
 import io
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from lookalike.competition.clock import show_time
 from lookalike.competition.standings import final_ranking
 from lookalike.competition.store import Store
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would run
+# What a spreadsheet would run, at the beginning of what it takes for a cell.
+FORMULA = re.compile(r"(^|[;,\t\r\n])(?=\s*[=+\-@])")
 
 
 def table_as_csv(name: str, store: Store) -> str:
@@ -25,32 +27,29 @@ def table_as_csv(name: str, store: Store) -> str:
 def as_csv(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     r"""Return a table as CSV that no spreadsheet runs: a name such as `=1+1` is text.
 
-    >>> as_csv(["team"], [["=1+1"]])
-    "team\r\n'=1+1\r\n"
+    >>> as_csv(["team"], [["=1+1"], ["us; =1"]])
+    "team\r\n'=1+1\r\nus;' =1\r\n"
     """
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(heads)
     for row in rows:
-        writer.writerow(
-            [f"'{v}" if isinstance(v, str) and v.startswith(FORMULA) else v for v in row]
-        )
+        writer.writerow([FORMULA.sub(r"\1'", v) if isinstance(v, str) else v for v in row])
     return text.getvalue()
 
 
 def ranking_rows(store: Store) -> Iterator[list[object]]:
     """Yield a row for each place of the private ranking, with the public score beside it."""
-    public = {one.id: one.public for one in store.submissions()}
     for place in final_ranking(store):
-        chosen, last = public[place.submission], show_time(place.last)
-        best = [place.score, chosen, place.submission]
-        yield [place.rank, place.team, *best, place.submissions, last]
+        best = [place.score, place.public, place.submission]
+        yield [place.rank, place.team, *best, place.submissions, show_time(place.last)]
 
 
 def submission_rows(store: Store) -> Iterator[list[object]]:
     """Yield a row for each submission."""
+    submissions = store.submissions()  # first: whoever has sent is among the teams
     names = {team.id: team.name for team in store.teams()}
-    for one in store.submissions():
+    for one in submissions:
         when = show_time(one.time)
         yield [one.id, names[one.team], when, one.public, one.private, one.given, one.withdrawn]
 

@@ -29,6 +29,8 @@ from lookalike.leaderboard.rules import coarse, score_step
 # for 20; a guess for 1. The private part is never answered.
 QUERIES_OF_STEP = 2
 PUBLIC = "Public"
+ROOM_OF_NAME = 16  # bytes around a name: quotes, a comma, a line and its indent
+ROOM, SMALLEST = 3, 1_000_000  # times what a submission needs, and bytes at least
 
 
 class Scores(NamedTuple):
@@ -51,6 +53,7 @@ class Judge:
     Attributes:
         metric: What the score is.
         step: The step in which public scores are given.
+        largest: Bytes of the largest submission that is read, several times what one needs.
         identity: A hash of what it scores by; other labels or another metric have another one.
     """
 
@@ -75,6 +78,8 @@ class Judge:
                 raise UserError(f"no {name} query has a picture of its identity in the gallery")
         public_queries = len(hits_of_queries(scored, self.public).queries)
         self.step = score_step(public_queries, metric.highest, QUERIES_OF_STEP)
+        length = max(map(len, (*labels.query, *labels.gallery))) + ROOM_OF_NAME
+        self.largest = max(SMALLEST, ROOM * len(labels.query) * (self.k + 1) * length)
         parts = [labels.as_json(), sorted(self.public), metric.name, self.k]
         self.identity = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

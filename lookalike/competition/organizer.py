@@ -128,6 +128,10 @@ class Actions:
 
     def _set_time(self, name: str, value: str) -> str:
         seconds = parse_time(value, f"the competition {name}") if value else None
+        changed = self.board.schedule._replace(**{name: seconds})
+        changed.check()
+        if name == "closes" and changed.phase(self.board.clock.now()) == CLOSED:
+            raise UserError(f"{value} is in the past: to end the competition, use Close now")
         self.board.store.set_state(name, None if seconds is None else str(seconds))
         return f"the competition {name}: {show_time(seconds) if seconds else 'at no set time'}"
 

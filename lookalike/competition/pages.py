@@ -59,7 +59,7 @@ def _add_ranking(app: "Flask", site: "Site") -> None:
 
     @app.get("/ranking.html")
     def ranking_part() -> str:
-        return render_template("_ranking.html", ranking=site.board.ranking())
+        return render_template("_live.html", ranking=site.board.ranking())
 
     @app.get("/ranking.json")
     def ranking_json() -> Any:
@@ -116,15 +116,19 @@ def _add_team(app: "Flask", site: "Site") -> None:
     def render(team: Team, **more: Any) -> str:
         own = site.board.store.submissions(team.id)
         counted = [one for one in own if not one.withdrawn]
+        place = next((p for p in site.board.ranking() if p.team == team.name), None)
+        best = max(counted, key=lambda one: (one.given, -one.time, -one.id), default=None)
+        if place is not None and site.board.is_final():  # it counts by its exact public score
+            best = next(one for one in own if one.id == place.submission)
         return render_template(
             "team.html",
             team=team,
             submissions=own[::-1],
-            best=max(counted, key=lambda one: (one.given, -one.id), default=None),
+            best=best,
             curve=curve(counted, site.board.judge.metric.highest),
             size=CURVE,
             left=site.board.left(team),
-            place=next((p for p in site.board.ranking() if p.team == team.name), None),
+            place=place,
             largest=site.largest,
             **more,
         )

@@ -3,6 +3,7 @@
 lookalike competition serve friday --closes "2026-12-04 12:00" --host 0.0.0.0
 """
 
+import ipaddress
 import secrets
 import sqlite3
 import threading
@@ -11,16 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lookalike.competition.access import PASSWORD, organizer_password
-from lookalike.competition.board import Board
+from lookalike.competition.board import Board, schedule_of
 from lookalike.competition.clock import Clock, parse_time, show_time
-from lookalike.competition.judge import Judge
+from lookalike.competition.judge import Judge, solution_of
 from lookalike.competition.sessions import Organizer
 from lookalike.competition.settings import ServeCommand
 from lookalike.competition.store import Quota, Store
 from lookalike.competition.web import HEADERS_OF_PAGES, Site, make_app
 from lookalike.core.checks import check_bounds
 from lookalike.core.errors import UserError
+from lookalike.core.files import only_process
 from lookalike.core.log import log, printable
+from lookalike.core.settings import RunSettings
 from lookalike.leaderboard.listening import listen, page_url
 
 if TYPE_CHECKING:
@@ -51,39 +54,67 @@ def make_server(command: ServeCommand, clock: Clock | None = None) -> "BaseWSGIS
         UserError: A setting or a file cannot be used, or the port is taken.
     """
     check_bounds(command)
-    judge = Judge.of_folder(command.folder, command.metric, command.k)
-    password, is_new = organizer_password()
-    store, quota = store_of(command.folder), Quota(command.per_hour, command.per_day)
-    board = Board(store, judge, clock or Clock(), quota, command.open)
-    _set_times(board, command)
+    if command.proxy is not None and not _is_address(command.proxy):
+        raise UserError(f"--proxy {command.proxy}: name its address, such as 127.0.0.1")
+    store, (password, is_new) = store_of(command.folder), organizer_password()
+    metric, k = _metric(store, command)
+    judge = Judge.of_folder(command.folder, metric, k)
+    changes = _times(store, command)
+    board = Board(
+        store, judge, clock or Clock(), Quota(command.per_hour, command.per_day), command.open
+    )
+    changes |= {"metric": metric, "k": str(k or "")}
+    for name, value in changes.items():
+        store.set_state(name, value)
     _warn_of_clock(board)
     store.first_state("join_code", secrets.token_urlsafe(9))
     site = Site(
         board,
         Organizer(password, board.secret),
         printable(command.title or command.folder.resolve().name),
-        command.largest,
+        judge.largest / 1e6,
         command.proxy is not None,
     )
-    largest, headers = int(command.largest * 1e6), [*HEADERS_OF_PAGES.items()]
-    server = listen(make_app(site), command.host, command.port, largest, headers, command.proxy)
+    headers = [*HEADERS_OF_PAGES.items()]
+    server = listen(
+        make_app(site), command.host, command.port, judge.largest, headers, command.proxy
+    )
     _announce(board, page_url(server), password if is_new else None)
     return server
 
 
-def _set_times(board: Board, command: ServeCommand) -> None:
-    """Keep when the competition opens and closes, where the command names another time.
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _metric(store: Store, command: ServeCommand) -> tuple[str, int | None]:
+    """Return the metric and the length of lists: those of the command, or else as before."""
+    state = store.state()
+    if command.metric is not None:
+        return command.metric, command.k
+    k = state.get("k", "")
+    return state.get("metric", RunSettings.metric), command.k or (int(k) if k else None)
+
+
+def _times(store: Store, command: ServeCommand) -> dict[str, str]:
+    """Return what to keep of when the competition opens and closes.
 
     The same command, started again after a crash, does not undo what the organizer has changed.
+
+    Raises:
+        UserError: A time is none, or it would close before it opens.
     """
-    store = board.store
+    state, changes = store.state(), dict[str, str]()
     for name, text in (("opens", command.opens), ("closes", command.closes)):
-        if text is not None and store.state().get(f"{name} of the command") != text:
-            store.set_state(name, str(parse_time(text, f"--{name}")))
-            store.set_state(f"{name} of the command", text)
-    schedule = board.schedule
-    if None not in schedule and schedule.opens >= schedule.closes:  # type: ignore[operator]
-        raise UserError("--opens is not before --closes")
+        if text is not None and state.get(f"{name} of the command") != text:
+            changes |= {name: str(parse_time(text, f"--{name}")), f"{name} of the command": text}
+    if changes:
+        schedule_of(state | changes).check()
+    return changes
 
 
 def _warn_of_clock(board: Board) -> None:
@@ -128,12 +159,17 @@ def back_up(store: Store, now: float) -> Path | None:
     path = folder / f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}.sqlite"
     try:
         store.back_up(path)
+        for old in sorted(folder.glob("*.sqlite"), key=_age)[:-BACKUPS]:
+            old.unlink(missing_ok=True)
     except (sqlite3.Error, OSError, UserError) as error:
         log.error("error: no backup can be made in %s: %s", folder, error)
         return None
-    for old in sorted(folder.glob("*.sqlite"))[:-BACKUPS]:
-        old.unlink(missing_ok=True)
     return path
+
+
+def _age(path: Path) -> float:
+    """Return when a copy was made: its name is that of a clock that may have been wrong."""
+    return path.stat().st_mtime
 
 
 def _keep_backing_up(store: Store, stopped: threading.Event) -> None:
@@ -147,11 +183,14 @@ def serve(command: ServeCommand) -> None:
     Raises:
         UserError: A setting or a file cannot be used, or the port is taken.
     """
-    server, store = make_server(command), store_of(command.folder)
-    stopped = threading.Event()
-    threading.Thread(target=_keep_backing_up, args=(store, stopped), daemon=True).start()
-    try:
-        server.run()
-    finally:
-        stopped.set()
-        back_up(store, time.time())
+    solution_of(command.folder)
+    lock = command.folder / "organizer" / ".serving.lock"
+    with only_process(lock, f"{command.folder}, a server of this competition,"):
+        server, store = make_server(command), store_of(command.folder)
+        stopped = threading.Event()
+        threading.Thread(target=_keep_backing_up, args=(store, stopped), daemon=True).start()
+        try:
+            server.run()
+        finally:
+            stopped.set()
+            back_up(store, time.time())

@@ -20,8 +20,14 @@ COOKIE = "competition"
 PREFIX = 32  # hexadecimal digits of a hash
 
 
-def use_sessions(app: "Flask", board: Board) -> None:
-    """Let an application's pages have sessions, and refuse forms that are not from its pages."""
+def use_sessions(app: "Flask", board: Board, is_of_program: Callable[[], bool]) -> None:
+    """Let an application's pages have sessions, and refuse forms that are not from its pages.
+
+    Args:
+        app: The application.
+        board: The competition.
+        is_of_program: Returns whether a request is a program's, which has no session and no form.
+    """
     from flask import abort, request, session
     from flask.sessions import SecureCookieSessionInterface
 
@@ -32,7 +38,9 @@ def use_sessions(app: "Flask", board: Board) -> None:
     app.session_interface = Sessions()
     app.secret_key = board.store.first_state("cookies", secrets.token_hex(32))
     app.config.update(
-        SESSION_COOKIE_NAME=COOKIE, SESSION_COOKIE_HTTPONLY=True, SESSION_COOKIE_SAMESITE="Lax"
+        SESSION_COOKIE_NAME=f"{COOKIE}_{token_hash(app.secret_key)[:8]}",  # one host may hold two
+        SESSION_COOKIE_HTTPONLY=True,
+        SESSION_COOKIE_SAMESITE="Lax",
     )
 
     @app.context_processor
@@ -42,8 +50,7 @@ def use_sessions(app: "Flask", board: Board) -> None:
     @app.before_request
     def refuse_forged() -> None:
         """Refuse a form that another site made a browser send."""
-        programs = request.path.rstrip("/") == "/retrieval"  # they send tokens, no cookies
-        if request.method not in ("GET", "HEAD", "OPTIONS") and not programs:
+        if request.method not in ("GET", "HEAD", "OPTIONS") and not is_of_program():
             known = session.get("form", "")
             if not known or not same(request.form.get("form", ""), known):
                 abort(403, "this form has expired: go back, load the page anew and send it again")

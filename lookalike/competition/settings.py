@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 from annotated_types import Interval
 
-from lookalike.core.settings import Natural, Positive, RunSettings, Seed
+from lookalike.core.settings import Natural, Positive, Seed
 
 
 @dataclass
@@ -80,13 +80,12 @@ class ServeCommand:
     """Anybody may send in any name, without a token and a quota."""
     title: str = ""
     """Heading of the pages. Default: the folder's name."""
-    metric: str = RunSettings.metric
-    """What the score is, such as map@100, see evaluate.py."""
+    metric: str | None = None
+    """What the score is, such as map@100, see evaluate.py. Default: as before, at first that of the
+    original competition."""
     k: Positive | None = None
-    """Gallery names that each query must have. Default: as many as the metric looks at, at least
-    ten."""
-    largest: Annotated[float, Interval(gt=0, le=1000)] = 10.0
-    """Size of the largest submission that is accepted, in megabytes."""
+    """Gallery names that each query must have. Default: as before, at first as many as the metric
+    looks at, at least ten."""
     host: str = "127.0.0.1"
     """Address to listen at; 0.0.0.0 lets other machines in."""
     port: Annotated[int, Interval(ge=0, le=65_535)] = 8000

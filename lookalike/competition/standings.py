@@ -18,6 +18,7 @@ class Place(NamedTuple):
         rank: From 1.
         team: The team's name.
         score: Of its best submission, see above.
+        public: Its exact public score, which only the organizer sees.
         submission: The number of that submission.
         submissions: How many it has sent.
         last: When it sent the last one, in seconds since the epoch.
@@ -26,6 +27,7 @@ class Place(NamedTuple):
     rank: int
     team: str
     score: float
+    public: float
     submission: int
     submissions: int
     last: float
@@ -33,7 +35,8 @@ class Place(NamedTuple):
 
 def final_ranking(store: Store) -> list[Place]:
     """Return the private ranking, which the organizer alone sees before the end."""
-    return rank_teams(store.teams(), store.submissions(), final=True)
+    submissions = store.submissions()  # first: whoever has sent is among the teams
+    return rank_teams(store.teams(), submissions, final=True)
 
 
 def rank_teams(
@@ -59,10 +62,10 @@ def rank_teams(
         if team.withdrawn or team.id not in sent:
             continue
         own = sent[team.id]
-        best = min(own, key=lambda one: (-(one.public if final else one.given), one.id))
+        best = min(own, key=lambda one: (-(one.public if final else one.given), one.time, one.id))
         score = best.private if final else best.given
-        chosen.append((-score, best.id, team.name, len(own), max(one.time for one in own)))
+        chosen.append((-score, best.time, best.id, best, team.name, own))
     return [
-        Place(rank, name, -lost, best, number, last_time)
-        for rank, (lost, best, name, number, last_time) in enumerate(sorted(chosen), 1)
+        Place(rank, name, -lost, best.public, best.id, len(own), max(one.time for one in own))
+        for rank, (lost, _, _, best, name, own) in enumerate(sorted(chosen), 1)
     ]

@@ -171,7 +171,16 @@ class Store:
             ) from error
 
     def _make(self) -> None:
-        """Make the file; what belongs to one that is gone must not be read with it."""
+        """Make the file; what belongs to one that is gone must not be read with it.
+
+        Raises:
+            UserError: There was one before: its backups are there.
+        """
+        if backups := sorted((self.path.parent / "backups").glob("*.sqlite")):
+            raise UserError(
+                f"{self.path}: is gone, and backups of it are there: put {backups[-1]} in its "
+                "place, or move the backups away to begin anew"
+            )
         for end in ("-wal", "-shm"):
             self.path.with_name(self.path.name + end).unlink(missing_ok=True)
         with whole_file(self.path) as beside, closing(sqlite3.connect(beside)) as database:
@@ -201,8 +210,8 @@ class Store:
 
     # ---- teams ----------------------------------------------------------------------------------
 
-    def add_team(self, name: str, token_hash: str | None, now: float) -> Team:
-        """Add a team.
+    def add_team(self, name: str, token_hash: str | None, entry: AuditEntry) -> Team:
+        """Add a team, and what the audit log says of it.
 
         Raises:
             UserError: There is one of this name.
@@ -211,9 +220,10 @@ class Store:
             with self.opened(write=True) as database:
                 added = database.execute(
                     "INSERT INTO teams (name, token_hash, created) VALUES (?, ?, ?)",
-                    (name, token_hash, now),
+                    (name, token_hash, entry.time),
                 )
-                return Team(added.lastrowid or 0, name, token_hash, now, 0)
+                _note(database, entry)
+                return Team(added.lastrowid or 0, name, token_hash, entry.time, 0)
         except sqlite3.IntegrityError as error:
             raise UserError(f"there is a team {name!r} already") from error
 
@@ -230,9 +240,10 @@ class Store:
             row = database.execute(f"SELECT * FROM teams WHERE {column} = ?", (value,)).fetchone()
         return None if row is None else Team._make(row)
 
-    def set_token(self, team: int, token_hash: str) -> None:
+    def set_token(self, team: int, token_hash: str, entry: AuditEntry) -> None:
         """Give a team another token; the old one and its sessions are no longer valid."""
         with self.opened(write=True) as database:
+            _note(database, entry)
             database.execute("UPDATE teams SET token_hash = ? WHERE id = ?", (token_hash, team))
 
     # ---- submissions ----------------------------------------------------------------------------
@@ -257,16 +268,21 @@ class Store:
             sql = f"SELECT {SUBMISSION} FROM submissions WHERE team = ? AND digest = ?"
             if row := database.execute(sql, same).fetchone():
                 return Submission._make(row), False
-            for span, seconds, number in quota.spans():
-                times = _times_within(database, new.team, new.time, seconds)
-                if len(times) >= number:
-                    wait = times[-number] + seconds - new.time
-                    raise QuotaUsed(span, number, max(wait, 1.0))
+            _require_quota(database, new.team, new.time, quota)
             columns, marks = ", ".join(new._fields), ", ".join("?" * len(new))
             added = database.execute(
                 f"INSERT INTO submissions ({columns}) VALUES ({marks})", new
             ).lastrowid
             return Submission(added or 0, *new[:-1], 0), True
+
+    def require_quota(self, team: int, now: float, quota: Quota) -> None:
+        """Check that a team may send.
+
+        Raises:
+            QuotaUsed: It has sent too many.
+        """
+        with self.opened() as database:
+            _require_quota(database, team, now, quota)
 
     def left(self, team: int, now: float, quota: Quota) -> dict[str, int]:
         """Return how many submissions a team may still send, {"hour": number, "day": number}."""
@@ -343,8 +359,7 @@ class Store:
     def note(self, entry: AuditEntry) -> None:
         """Add a line to the audit log."""
         with self.opened(write=True) as database:
-            sql = "INSERT INTO audit (time, address, who, what) VALUES (?, ?, ?, ?)"
-            database.execute(sql, entry)
+            _note(database, entry)
 
     def audit(self) -> list[AuditEntry]:
         """Return the audit log, oldest first."""
@@ -370,6 +385,18 @@ def _set(database: sqlite3.Connection, name: str, value: str | None) -> None:
         database.execute("DELETE FROM state WHERE name = ?", (name,))
     else:
         database.execute("INSERT OR REPLACE INTO state VALUES (?, ?)", (name, value))
+
+
+def _note(database: sqlite3.Connection, entry: AuditEntry) -> None:
+    sql = "INSERT INTO audit (time, address, who, what) VALUES (?, ?, ?, ?)"
+    database.execute(sql, entry)
+
+
+def _require_quota(database: sqlite3.Connection, team: int, now: float, quota: Quota) -> None:
+    for span, seconds, number in quota.spans():
+        times = _times_within(database, team, now, seconds)
+        if len(times) >= number:
+            raise QuotaUsed(span, number, max(times[-number] + seconds - now, 1.0))
 
 
 def _times_within(

@@ -37,10 +37,12 @@ def show_teams(command: TeamsCommand) -> None:
         print(tabulate([[t.id, t.name, counts[t.id]] for t in teams], ["", "team", "submissions"]))
         return
     groups = Groups(team.name for team in teams)
-    names = [groups.known(name) for name in command.add]
-    for name in names:  # all of them, before the first is added
-        if {name} & {team.name for team in teams} or names.count(name) > 1:
-            raise UserError(f"there is a team {name!r} already")
+    names = []
+    for name in command.add:  # all of them, before the first is added
+        names.append(groups.known(name))
+        if names[-1] in {*names[:-1], *(team.name for team in teams)}:
+            raise UserError(f"there is a team {names[-1]!r} already")
+        groups.add(names[-1])
     now = Clock().now()
     tokens = [[name, add_team(store, name, now)[1]] for name in names]
     print(tabulate(tokens, ["team", "token"]))
@@ -57,10 +59,9 @@ def show_results(command: ResultsCommand) -> None:
     if command.out is not None and command.out.exists():
         raise UserError(f"--out {command.out}: is there already; name a new folder")
     store = store_of(command.folder)
-    public = {one.id: one.public for one in store.submissions()}
     rows = []
     for place in final_ranking(store):
-        scores = map(score_text, (place.score, public[place.submission]))
+        scores = map(score_text, (place.score, place.public))
         rows.append([place.rank, place.team, *scores, place.submission, place.submissions])
     heads = ["", "team", "private", "public", "submission", "sent"]
     print(tabulate(rows, heads, disable_numparse=True))

@@ -4,7 +4,8 @@
                          `Authorization: Bearer TOKEN`
                          -> {"accuracy": score, "rank": 3, "best": score, "left": {"hour": 19}}, or
                          {"error": what is wrong} with status 400 (not this form), 401 (no such
-                         token), 403 (not open), 413 (too large), 422 (refused), 429 (too often)
+                         token), 403 (not open), 413 (too large), 422 (refused), 429 (too often),
+                         503 (nothing can be kept at the moment)
 
 `pages` holds what people read, `organizer` what the organizer does. No page has a script or a style
 within it, and no path or name from outside reaches the disk.
@@ -85,13 +86,18 @@ class Site:
         return str(request.remote_addr)
 
     def team(self) -> Team | None:
-        """Return the team of the request, by its token or its session."""
+        """Return the team of the request: of a program's by its token, of a page's by its session.
+
+        A program's request has no session: the cookies that a browser adds to it count for nothing.
+        """
         from flask import g, request
 
         if "team" not in g:
             token = bearer(request.headers.get("Authorization", ""))
-            by_token = token is not None and self.board.team_of_token(token)
-            g.team = by_token or signed_in_team(self.board)
+            if is_of_program():
+                g.team = None if token is None else self.board.team_of_token(token)
+            else:
+                g.team = signed_in_team(self.board)
         return g.team
 
     def limit_posts(self) -> None:
@@ -106,6 +112,8 @@ class Site:
         if (team := self.team()) is not None:
             refuse_haste(self.tries.wait(team.name), team.name, TRIES)
             self.tries.count(team.name)
+        elif self.organizer.is_here():
+            return
         # Without a word from a proxy on this machine, all senders behind it have its address.
         elif self.behind_proxy or not is_local(self.address()):
             who = sender(self.address())
@@ -113,7 +121,12 @@ class Site:
             self.posts.count(who)
 
     def refuse_guessing(self) -> None:
-        """Refuse an address that has tried too many wrong passwords; nobody can guess a token."""
+        """Refuse an address that has tried too many wrong passwords; nobody can guess a token.
+
+        At the server's own machine, the organizer can sign in whatever others do.
+        """
+        if is_local(self.address()) and not self.behind_proxy:
+            return
         wait = self.passwords.wait(sender(self.address()))
         refuse_haste(wait, "this address", PASSWORDS, "a minute a wrong password")
 
@@ -142,7 +155,7 @@ class Site:
         from werkzeug.exceptions import Forbidden, TooManyRequests, UnprocessableEntity
 
         try:
-            return self.board.submit(team, lists, self.arrived(), self.address())
+            return self.board.submit(team, lists, self.arrived())
         except Closed as error:
             raise Forbidden(str(error)) from error
         except QuotaUsed as error:
@@ -167,7 +180,7 @@ def make_app(site: Site) -> "Flask":
     app.config.update(MAX_CONTENT_LENGTH=int(site.largest * 1e6), MAX_FORM_PARTS=20)
     app.jinja_options = {"trim_blocks": True, "lstrip_blocks": True}
     app.before_request(site.limit_posts)
-    use_sessions(app, site.board)
+    use_sessions(app, site.board, is_of_program)
     _add_protection(app)
     _add_programs(app, site)
     add_pages(app, site)
@@ -201,6 +214,8 @@ def _add_programs(app: "Flask", site: Site) -> None:
         if team is None and bearer(request.headers.get("Authorization", "")) is not None:
             site.wrong_secret("token")
             raise unauthorized("no team has this token")
+        if team is None and not site.board.is_open:  # before anything of the body is read
+            raise unauthorized("send your team's token in the header Authorization: Bearer TOKEN")
         try:
             name, lists = parse_request(request.get_data())
             team = _sender_of_post(site, team, name)
@@ -220,6 +235,13 @@ def as_answer(receipt: Receipt) -> dict[str, Any]:
         "best": receipt.best,
         "left": receipt.left,
     }
+
+
+def is_of_program() -> bool:
+    """Return whether a request is to the way in for programs, which send tokens and no forms."""
+    from flask import request
+
+    return request.path.rstrip("/") == PROGRAMS
 
 
 def bearer(header: str) -> str | None:
@@ -245,14 +267,12 @@ def _sender_of_post(site: Site, team: Team | None, name: str) -> Team:
 
     Raises:
         UserError: It is of another than the token's, or its name cannot be used.
-        werkzeug.exceptions.HTTPException: It has no token, or comes too soon.
+        werkzeug.exceptions.TooManyRequests: A post without a token comes too soon.
     """
     if team is not None:
         if name and name != team.name:
             raise UserError(f"the token is that of {team.name!r}, the groupname {name!r}")
         return team
-    if not site.board.is_open:
-        raise unauthorized("send your team's token in the header Authorization: Bearer TOKEN")
     team = site.board.team_of_name(name)
     named = f"{team.name} {sender(site.address())}"
     refuse_haste(site.named.wait(named), team.name, NAMED)
@@ -266,7 +286,7 @@ def _add_answers(app: "Flask", site: Site) -> None:
     from werkzeug.exceptions import HTTPException, InternalServerError
 
     def answer(error: "HTTPException") -> "Response | tuple[str, int, dict[str, str]]":
-        if request.path.rstrip("/") == PROGRAMS or request.path.endswith(".json"):
+        if is_of_program() or request.path.endswith(".json"):
             response = as_json(error, site.largest)
         else:
             reason = reason_of(error, site.largest)

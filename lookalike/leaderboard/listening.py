@@ -165,4 +165,5 @@ def is_local(address: str) -> bool:
     >>> is_local("127.0.0.1"), is_local("10.0.0.1")
     (True, False)
     """
-    return ipaddress.ip_address(address).is_loopback
+    known = ipaddress.ip_address(address)
+    return (getattr(known, "ipv4_mapped", None) or known).is_loopback

@@ -127,11 +127,13 @@ class Groups:
 def sender(address: str) -> str:
     """Return whose address it is: of IPv6, a whole network of 64 bits is one sender's.
 
-    >>> sender("10.0.0.1"), sender("2001:db8::7")
-    ('10.0.0.1', '2001:db8::/64')
+    >>> sender("10.0.0.1"), sender("2001:db8::7"), sender("::ffff:10.0.0.1")
+    ('10.0.0.1', '2001:db8::/64', '10.0.0.1')
     """
     if ":" not in address:
         return address
+    if mapped := ipaddress.IPv6Address(address).ipv4_mapped:
+        return str(mapped)
     network = int(ipaddress.IPv6Address(address)) >> 64 << 64
     return str(ipaddress.IPv6Network((network, 64)))
 

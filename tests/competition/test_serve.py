@@ -22,8 +22,10 @@ from lookalike.competition.competition import main
 from lookalike.competition.judge import Judge
 from lookalike.competition.serve import back_up, make_server, store_of
 from lookalike.competition.settings import ServeCommand
-from lookalike.competition.store import Quota, Store
+from lookalike.competition.standings import rank_teams
+from lookalike.competition.store import Quota, Store, Submission, Team
 from lookalike.core.errors import UserError
+from lookalike.core.files import only_process
 from lookalike.evaluation.evaluate import main as evaluate
 from lookalike.leaderboard.submit import main as submit
 from tests.competition.conftest import (
@@ -269,7 +271,7 @@ def test_a_solution_of_other_pictures_is_refused(serve: Serve, token: Token, fol
     serve().send(ours, submission(3))
     solution = folder / "organizer" / "solution.csv"
     solution.write_text(solution.read_text().replace("q000.jpg", "other.jpg"))
-    with pytest.raises(UserError, match=r"submission 1 .*other\.jpg"):
+    with pytest.raises(UserError, match=r"submission 1 does not fit the solution.*other\.jpg"):
         make_server(ServeCommand(folder, port=0))
 
 
@@ -337,10 +339,13 @@ def test_the_final_ranking_can_be_held_back(serve: Serve, token: Token) -> None:
 def test_the_closing_can_be_moved(serve: Serve, token: Token) -> None:
     ours = token("us")
     served = serve()
-    served.act("closes", "2026-01-01T10:00:00")
-    assert served.send(ours, submission(1)).status_code == 403
-    served.act("closes", "2036-01-01T10:00:00")
+    assert "use Close now" in served.act("closes", "2026-01-01T10:00:00").text, "a slip"
     assert served.send(ours, submission(1)).ok
+    served.act("close-now")
+    assert served.send(ours, submission(2)).status_code == 403
+    served.act("closes", "2036-01-01T10:00:00")
+    assert served.send(ours, submission(2)).ok
+    assert "not before" in served.act("opens", "2037-01-01T10:00:00").text
     assert "write it like" in served.act("closes", "tomorrow").text
     served.act("closes", "")
     assert "<b>Open</b>" in requests.get(served.url, timeout=30).text
@@ -356,6 +361,82 @@ def test_the_same_command_does_not_undo_what_the_organizer_has_changed(
     assert served.send(ours, submission(1)).ok
     served = serve(closes=at(NOW + 90), wall=[NOW + 120])
     assert served.send(ours, submission(2)).status_code == 403
+
+
+def test_what_cannot_start_changes_nothing(serve: Serve, folder: Path, token: Token) -> None:
+    token("us")
+    serve(closes=at(NOW + 60))
+    before = store_of(folder).state()
+    with pytest.raises(UserError, match="not before"):
+        make_server(ServeCommand(folder, port=0, opens="2037-01-01", closes="2036-01-01"))
+    assert store_of(folder).state() == before
+
+
+def test_a_second_server_of_a_competition_does_not_start(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with only_process(folder / "organizer" / ".serving.lock", "it"):
+        assert main(["serve", str(folder), "--metric", "mrr", "--closes", "2020-01-01"]) == 1
+    assert "another process works on" in capsys.readouterr().err
+    assert not (folder / "organizer" / "competition.sqlite").exists()
+
+
+def test_the_metric_is_remembered_and_another_one_scores_anew(
+    serve: Serve, token: Token, folder: Path
+) -> None:
+    ours = token("us")
+    assert serve(metric="mrr@2", k=10).send(ours, submission(100)).json()["accuracy"] <= 1
+    served = serve()
+    assert served.send(ours, submission(90)).json()["accuracy"] <= 1
+    served = serve(metric="score")
+    assert served.ranking()[0][1] == 1000
+    with pytest.raises(UserError, match=r"submission 1 does not fit .*--metric or --k"):
+        make_server(ServeCommand(folder, port=0, k=3))
+    assert serve().ranking()[0][1] == 1000, "and nothing was changed by that"
+
+
+def test_a_competition_that_closed_before_its_opening_can_be_started_again(
+    serve: Serve, token: Token
+) -> None:
+    token("us")
+    served = serve(opens=at(NOW + 3600))
+    served.act("close-now")
+    assert "Closed" in requests.get(serve(wall=[NOW + 60]).url, timeout=30).text
+
+
+def test_the_best_of_a_team_is_at_the_end_what_counts(serve: Serve, token: Token) -> None:
+    ours = token("us")
+    served, session = serve(), requests.Session()
+    served.post(session, "sign-in", token=ours)
+    for number in (41, 44, 42):
+        served.send(ours, submission(number))
+    served.act("close-now")
+    page = session.get(f"{served.url}team", timeout=30).text
+    row = next(row for row in page.split("<tr") if "<b>best</b>" in row)
+    final = served.ranking()[0][1]
+    assert f">{final:.1f}<" in row
+
+
+def test_ties_go_to_what_arrived_first_and_not_to_what_was_scored_first(folder: Path) -> None:
+    one, two = (Team(i, f"team {i}", None, 0.0, 0) for i in (1, 2))
+    late = Submission(1, 1, 20.0, "a", 500.0, 500.0, 500.0, 0)
+    early = Submission(2, 2, 10.0, "b", 500.0, 500.0, 500.0, 0)
+    assert [place.team for place in rank_teams([one, two], [late, early])] == ["team 2", "team 1"]
+
+
+def test_a_database_that_is_gone_is_not_begun_anew_beside_its_backups(
+    serve: Serve, token: Token, folder: Path
+) -> None:
+    token("us")
+    serve()
+    store = store_of(folder)
+    copy = back_up(store, NOW)
+    store.path.unlink()
+    with pytest.raises(UserError, match="backups of it are there"):
+        store_of(folder)
+    assert copy is not None
+    copy.rename(store.path)
+    assert [team.name for team in store_of(folder).teams()] == ["us"]
 
 
 def test_a_new_token_ends_the_old_one_and_its_sessions(serve: Serve, token: Token) -> None:
@@ -458,7 +539,7 @@ def test_cookies_are_no_ones_but_the_servers(serve: Serve, token: Token) -> None
     cookie: Any = next(iter(session.cookies))
     assert cookie.has_nonstandard_attr("HttpOnly") and not cookie.secure
     assert cookie.get_nonstandard_attr("SameSite") == "Lax"
-    assert "competition" not in requests.get(served.url, timeout=30).cookies, "none to read only"
+    assert not requests.get(served.url, timeout=30).cookies, "none to read only"
 
 
 # ---- what is kept -------------------------------------------------------------------------------
@@ -559,6 +640,8 @@ def test_teams_are_added_by_a_command_all_or_none(
     assert main(["teams", str(folder), "--add", "us", "they"]) == 0
     tokens = [line.split()[-1] for line in capsys.readouterr().out.splitlines()[2:]]
     assert len(set(tokens)) == 2 and all(len(token) == 32 for token in tokens)
+    assert main(["teams", str(folder), "--add", "the new team", "THE-NEW-TEAM"]) == 1
+    assert "looks like that" in capsys.readouterr().err
     assert main(["teams", str(folder), "--add", "new", "us"]) == 1
     assert "'us' already" in capsys.readouterr().err
     assert main(["teams", str(folder)]) == 0
@@ -575,6 +658,7 @@ def test_teams_are_added_by_a_command_all_or_none(
         (["serve", "friday", "--opens", "2026-01-02", "--closes", "2026-01-01"], "not before"),
         (["serve", "friday", "--metric", "magic"], "magic"),
         (["serve", "friday", "--host", "999.1.1.1"], "cannot listen"),
+        (["serve", "friday", "--proxy", "localhost"], "name its address"),
         (["results", "friday", "--out", "friday"], "is there already"),
     ],
 )

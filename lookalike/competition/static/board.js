@@ -9,14 +9,16 @@ function inWords(seconds) {
   return `${two(seconds / 3600)}:${two((seconds / 60) % 60)}:${two(seconds % 60)}`;
 }
 
-// The seconds come from the server: the clock of a participant may be wrong.
-const loaded = performance.now();
+// The seconds come from the server: the clock of a participant may be wrong. The page may get a new
+// clock, where the organizer has changed a time.
 function countDown() {
   const clock = document.getElementById("left");
-  if (!clock) return;
-  const left = Number(clock.dataset.seconds) - (performance.now() - loaded) / 1000;
-  if (left <= 0) return void setTimeout(() => location.replace(location.pathname), 1500);
-  clock.textContent = inWords(left);
+  if (clock) {
+    clock.dataset.end ??= performance.now() / 1000 + Number(clock.dataset.seconds);
+    const left = Number(clock.dataset.end) - performance.now() / 1000;
+    if (left <= 0) return void setTimeout(() => location.replace(location.pathname), 1500);
+    clock.textContent = inWords(left);
+  }
   setTimeout(countDown, 250);
 }
 countDown();
