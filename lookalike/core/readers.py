@@ -57,16 +57,25 @@ def read_text(path: Path) -> str:
     Raises:
         UserError: It is missing, no regular file, or not UTF-8.
     """
-    return read_text_and_hash(path)[0]
+    return _as_text(path, _read_raw(path))
 
 
 def read_text_and_hash(path: Path) -> tuple[str, str]:
     """Read a text file as `read_text` does; return the SHA-256 of the same bytes, too."""
+    raw = _read_raw(path)
+    return _as_text(path, raw), hashlib.sha256(raw).hexdigest()
+
+
+def _read_raw(path: Path) -> bytes:
     try:
-        raw = read_bytes(path)
-        return raw.decode("utf-8-sig"), hashlib.sha256(raw).hexdigest()
+        return read_bytes(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _as_text(path: Path, raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is not UTF-8 at byte {error.start}") from error
 

@@ -265,6 +265,8 @@ def bare_name(name: str) -> str:
     >>> bare_name("test/query/a.jpg"), bare_name(r"query\a.jpg")
     ('a.jpg', 'a.jpg')
     """
+    if "/" not in name and "\\" not in name:
+        return name
     return name.replace("\\", "/").rpartition("/")[2]
 
 

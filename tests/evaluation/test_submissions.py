@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lookalike.core.errors import UserError
+from lookalike.evaluation import submissions
 from lookalike.evaluation.matching import match
 from lookalike.evaluation.submissions import (
     Submission,
@@ -231,3 +232,52 @@ def test_damaged_trec_runs_are_refused(text: str, said: str, tmp_path: Path) -> 
         read_submission(path)
     with pytest.raises(UserError, match="a TREC run cannot hold a name with spaces"):
         write_submission({"q": ["a b"]}, tmp_path / "a.trec")
+
+
+PLAIN_OR_NOT = [
+    "{}",
+    '{"q": []}',
+    '{"q": ["a", "b"], "r": ["c"]}',
+    ' {\n"q" :\t["a"]} \r\n',
+    '{"é": ["日本.jpg"]}',
+    '{"q": ["a"], "q": ["b"]}',
+    '{"q": ["a"], "r": ["b"], "q": []}',
+    '{"q": ["[", "b"], "q": []}',
+    '{"q[": [], "q[": []}',
+    '{"q": ["\\u0061"]}',
+    '{"q": ["\\ud800"]}',
+    '{"q": ["\ud800"]}',
+    '{"q": ["a\nb"]}',
+    '{"q": ["a\x00b"]}',
+    '{"q": ["a",]}',
+    '{"q": ["a"]} x',
+    '{"q": [1]}',
+    '{"q": [NaN]}',
+    '{"q": [["a"]]}',
+    '{"q": null}',
+    '{"images": ["a"]}',
+    '{"images": {"q": ["a"]}}',
+    "\ufeff{}",
+    "[" * 100_000,
+    "",
+]
+
+
+@pytest.mark.parametrize("text", PLAIN_OR_NOT, ids=range(len(PLAIN_OR_NOT)))
+def test_the_fast_way_reads_what_the_strict_one_does(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read() -> object:
+        try:
+            return parse_submission(text, "s.json")
+        except UserError as error:
+            return str(error)
+
+    fast = read()
+    monkeypatch.setattr(submissions, "_plain_lists", lambda _: None)
+    assert read() == fast
+
+
+def test_plain_lists_are_read_the_fast_way() -> None:
+    assert submissions._plain_lists('{"q": ["a", "b"]}') == {"q": ["a", "b"]}
+    assert submissions._plain_lists('{"q": ["a"], "q": ["b"]}') is None
