@@ -112,8 +112,8 @@ def from_the_file(arguments: BenchmarkSettings) -> list[Row]:
     figures = in_turns([seconds(program) for program in programs.values()], arguments.repeats)
     what = f"scoring {QUERIES:,} × {LENGTH} from the file"
     remark = (
-        f"{agreement}; JSON read and brought into each program's form; warm; half of ours is JSON, "
-        "a third looking up every name, which the others take as it comes"
+        f"{agreement}; JSON read and brought into each program's form; warm; a third of ours is "
+        "looking up every name, which the others take as it comes, a quarter JSON"
     )
     return _rows("read_submission, find_hits, mean_measures", figures, what, 3, remark)
 
