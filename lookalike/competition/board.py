@@ -216,7 +216,7 @@ class Board:
         known, is_new = self.store.same_submission(team.id, digest), False
         if known is None:
             self._require_open(arrived)
-            quota = Quota() if team.token_hash is None else self.quota
+            quota = self._quota_of(team)
             self.store.require_quota(team.id, arrived, quota)  # before the work of scoring
             scores = self.judge.score(lists, self.secret)
             team = self._kept(team)
@@ -242,8 +242,11 @@ class Board:
 
     def left(self, team: Team) -> dict[str, int]:
         """Return how many submissions a team may still send, {"hour": number, "day": number}."""
-        quota = Quota() if team.token_hash is None else self.quota
-        return self.store.left(team.id, self.clock.now(), quota)
+        return self.store.left(team.id, self.clock.now(), self._quota_of(team))
+
+    def _quota_of(self, team: Team) -> Quota:
+        """Return a team's quota; in a name without a token, anybody could use it up."""
+        return Quota() if team.token_hash is None else self.quota
 
     def ranking(self) -> list[Place]:
         """Return the ranking as everybody may see it: public, frozen or final."""

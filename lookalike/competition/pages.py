@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from lookalike.competition.access import same
 from lookalike.competition.board import OPEN, SOON
 from lookalike.competition.sessions import sign_in
-from lookalike.competition.store import Submission, Team
+from lookalike.competition.store import SPANS, Submission, Team
 from lookalike.core.errors import UserError
 from lookalike.evaluation.submissions import Submission as Lists
 from lookalike.evaluation.submissions import parse_submission
@@ -46,6 +46,7 @@ def shared(site: "Site") -> dict[str, Any]:
         "open_to_all": board.is_open,
         "step": board.judge.step,
         "longest_name": MAX_NAME_LENGTH,
+        "spans": SPANS,
         "zone": time.strftime("%Z"),
     }
 

@@ -9,6 +9,7 @@ processes may use the file at once: the server, and the organizer's commands.
 """
 
 import json
+import math
 import sqlite3
 import zlib
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from lookalike.core.errors import UserError
 from lookalike.core.files import whole_file
 from lookalike.evaluation.submissions import Submission as Lists
 
+SPANS = {"hour": "an hour", "day": "a day"}
 PATIENCE = 10.0  # seconds that a locked file is waited for
 SCHEMA = """
 CREATE TABLE teams (
@@ -131,14 +133,13 @@ class QuotaUsed(Exception):
     """A team has used up its quota.
 
     Attributes:
-        span: `hour` or `day`.
-        number: How many it may send in that.
         wait: Seconds until it may send again.
     """
 
     def __init__(self, span: str, number: int, wait: float) -> None:
-        super().__init__(f"{number} submissions within the last {span}")
-        self.span, self.number, self.wait = span, number, wait
+        minutes = math.ceil(wait / 60)
+        super().__init__(f"{number} times within {SPANS[span]}; again in {minutes} minutes")
+        self.wait = wait
 
 
 SUBMISSION = ", ".join(Submission._fields)

@@ -159,11 +159,8 @@ class Site:
         except Closed as error:
             raise Forbidden(str(error)) from error
         except QuotaUsed as error:
-            minutes = -(-int(error.wait) // 60)
             raise TooManyRequests(
-                f"{team.name} has sent {error.number} times within a{'n' * (error.span == 'hour')} "
-                f"{error.span}; again in {minutes} minutes",
-                retry_after=int(error.wait) + 1,
+                f"{team.name} has sent {error}", retry_after=int(error.wait) + 1
             ) from error
         except UserError as error:
             raise UnprocessableEntity(str(error)) from error
