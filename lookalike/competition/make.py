@@ -17,7 +17,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from lookalike.competition.drawing import draw
-from lookalike.competition.leaks import Leak, baselines, near_copies, read_facts
+from lookalike.competition.leaks import Leak, baselines, near_copies, read_facts, read_thumbnails
 from lookalike.competition.package import write_package
 from lookalike.competition.settings import LeaksCommand, MakeCommand
 from lookalike.core.checks import check_bounds
@@ -99,7 +99,9 @@ def show_leaks(command: LeaksCommand) -> None:
     facts = read_facts(packages[0])
     if unknown := {*labels.query, *labels.gallery} - {Path(name).name for name in facts}:
         raise UserError(f"{packages[0]}: lacks {len(unknown)} pictures, such as {min(unknown)}")
-    report = leak_report(baselines(facts, labels, command.seed), near_copies(facts))
+    report = leak_report(
+        baselines(facts, labels, command.seed), near_copies(read_thumbnails(packages[0]))
+    )
     write_text(folder / "organizer" / "leaks.md", report)
     print(report)
 
@@ -217,16 +219,16 @@ def leak_report(leaks: list[Leak], copies: list[tuple[str, str]]) -> str:
 
     Args:
         leaks: What baselines score.
-        copies: Queries that are nearly the same as a gallery picture.
+        copies: Pictures of two parts that are nearly the same.
     """
-    lines = [f"- {query} and {gallery}" for query, gallery in copies] or ["None."]
+    lines = [f"- {one} and {other}" for one, other in copies] or ["None."]
     return "\n".join(
         [
             "# What the package gives away",
             "",
             leak_table(leaks),
             "",
-            "## Queries that are nearly the same as a gallery picture",
+            "## Pictures of two parts that are nearly the same",
             "",
             *lines,
             "",

@@ -12,7 +12,7 @@ from PIL import Image
 
 from lookalike.competition.competition import main
 from lookalike.competition.drawing import draw
-from lookalike.competition.leaks import baselines, near_copies, read_facts
+from lookalike.competition.leaks import baselines, near_copies, read_facts, read_thumbnails
 from lookalike.competition.package import neutral_jpeg, padded
 from lookalike.competition.settings import MakeCommand
 from lookalike.core.errors import UserError
@@ -282,9 +282,14 @@ def test_nearly_the_same_pictures_in_two_parts_are_found() -> None:
         "test/query/q2.jpg": noise(1),
         "test/gallery/g1.jpg": noise(2),
         "test/gallery/g2.jpg": neutral_jpeg(copy, 64),
+        "training/ada/1.jpg": noise(1),
+        "training/ada/2.jpg": noise(3),
+        "README.md": b"no picture",
     }
-    found = near_copies(read_facts(package_of(pictures)))
-    assert found == [("test/query/q1.jpg", "test/gallery/g2.jpg")]
+    assert near_copies(read_thumbnails(package_of(pictures))) == [
+        ("training/ada/1.jpg", "test/query/q2.jpg"),
+        ("test/query/q1.jpg", "test/gallery/g2.jpg"),
+    ]
 
 
 def test_the_report_is_kept_and_printed_again(
@@ -292,7 +297,7 @@ def test_the_report_is_kept_and_printed_again(
 ) -> None:
     assert make(source) == 0
     report = Path("friday/organizer/leaks.md").read_text()
-    assert "| by name " in report and "## Queries that are nearly the same" in report
+    assert "| by name " in report and "## Pictures of two parts that are nearly" in report
     capsys.readouterr()
     assert main(["leaks", "friday"]) == 0
     assert capsys.readouterr().out == report + "\n"
