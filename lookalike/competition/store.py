@@ -8,7 +8,6 @@ What was added is on the disk when a function returns, and survives a kill or a 
 processes may use the file at once: the server, and the organizer's commands.
 """
 
-import json
 import math
 import sqlite3
 import zlib
@@ -21,6 +20,7 @@ from filelock import FileLock
 
 from lookalike.core.errors import UserError
 from lookalike.core.files import whole_file
+from lookalike.core.readers import parse_json
 from lookalike.evaluation.submissions import Submission as Lists
 
 SPANS = {"hour": "an hour", "day": "a day"}
@@ -312,7 +312,9 @@ class Store:
         with self.opened() as database:
             sql = "SELECT body FROM submissions WHERE id = ?"
             (body,) = database.execute(sql, (submission,)).fetchone()
-        return dict(json.loads(zlib.decompress(body)))
+        text = zlib.decompress(body).decode()
+        lists: Lists = parse_json(text, f"submission {submission}", Lists)
+        return lists
 
     def set_scores(self, scores: list[tuple[float, float, float, int]], scored_by: str) -> None:
         """Replace the scores of submissions: (public, private, given, number) of each.

@@ -18,8 +18,8 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
-from lookalike.core.numeric import one_thread
 from lookalike.data.images import map_images, read_known_picture
 
 SIDE, CELLS = 64, 8  # pixels of the small picture, and cells of its mean colors
@@ -67,7 +67,7 @@ def fit_looks(looks: np.ndarray, kinds: np.ndarray) -> Pipeline:
         looks: (N, F), of `describe_looks`.
         kinds: (N,) their kinds, at least two.
     """
-    with one_thread():
+    with threadpool_limits(1):
         return _classifier().fit(looks, kinds)
 
 
@@ -91,7 +91,7 @@ def difference_of_looks(one: np.ndarray, other: np.ndarray) -> float:
         return 0.5
     kinds = np.repeat([1, 0], [len(one), len(other)])
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
-    with one_thread():
+    with threadpool_limits(1):
         judged = cross_val_predict(
             _classifier(), np.concatenate([one, other]), kinds, cv=folds, method="predict_proba"
         )

@@ -16,8 +16,8 @@ import pandas as pd
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from threadpoolctl import threadpool_limits
 
-from lookalike.core.numeric import one_thread
 from lookalike.core.runs import Run
 from lookalike.core.settings import EmbedSettings, RetrieveSettings
 from lookalike.data.appearance import sample_rows
@@ -169,7 +169,7 @@ def difference_of_domains(queries: np.ndarray, gallery: np.ndarray) -> float:
         return 0.5
     kinds = np.repeat([1, 0], [len(side) for side in sides])
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
-    with one_thread():
+    with threadpool_limits(1):
         judged = cross_val_predict(
             LogisticRegression(max_iter=200),
             np.concatenate(sides),
