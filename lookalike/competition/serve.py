@@ -5,6 +5,7 @@ lookalike competition serve friday --closes "2026-12-04 12:00" --host 0.0.0.0
 
 import ipaddress
 import secrets
+import signal
 import sqlite3
 import threading
 import time
@@ -185,7 +186,8 @@ def serve(command: ServeCommand) -> None:
     """
     solution_of(command.folder)
     lock = command.folder / "organizer" / ".serving.lock"
-    with only_process(lock, f"{command.folder}, a server of this competition,"):
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # how containers stop it
+    with only_process(lock, f"{command.folder} (a server of this competition)"):
         server, store = make_server(command), store_of(command.folder)
         stopped = threading.Event()
         threading.Thread(target=_keep_backing_up, args=(store, stopped), daemon=True).start()

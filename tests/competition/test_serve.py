@@ -3,7 +3,10 @@
 import csv
 import io
 import json
+import os
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -584,6 +587,19 @@ def test_backups_are_made_while_it_runs_and_the_oldest_go(
     kept = sorted((folder / "organizer" / "backups").iterdir())
     assert kept == made[2:]
     assert [one.team for one in Store(kept[-1]).submissions()] == [1]
+
+
+def test_a_server_that_is_told_to_stop_makes_a_last_backup(folder: Path) -> None:
+    words = [sys.executable, "-m", "lookalike", "competition", "serve", str(folder), "--port", "0"]
+    root = str(Path(serving.__file__).parents[2])
+    environment = os.environ | {"PYTHONPATH": root, PASSWORD: SECRET}
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stderr is not None
+        url = process.stderr.readline().removeprefix("ranking: ").strip()
+        assert requests.get(url, timeout=30).ok, "it runs"
+        process.terminate()
+        assert process.wait(30) == 0
+    assert len(list((folder / "organizer" / "backups").iterdir())) == 1
 
 
 def test_a_damaged_file_is_a_sentence(folder: Path, serve: Serve) -> None:
