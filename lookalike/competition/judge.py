@@ -26,7 +26,7 @@ from lookalike.leaderboard.rules import coarse, score_step
 
 # Only the public score is answered, as often as the quota allows. Of 54 public queries, a
 # regression over 50 random submissions finds a right picture for 2, over 200 for 5 and over 1,000
-# for 20; a guess for 1. The private part is never answered.
+# for 19; a guess for 1. The private part is never answered.
 QUERIES_OF_STEP = 2
 PUBLIC = "Public"
 ROOM_OF_NAME = 16  # bytes around a name: quotes, a comma, a line and its indent
