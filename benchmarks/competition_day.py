@@ -22,7 +22,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -244,7 +244,12 @@ def make_team(store_name: str, token: str, labels: Labels, number: int, seed: in
 def make_folder(folder: Path) -> Labels:
     """Write the solution of a competition, and return its labels."""
     labels = make_labels()
-    public = set(sorted(set(labels.query.values()))[:PUBLIC])
+    write_solution(folder, labels, set(sorted(set(labels.query.values()))[:PUBLIC]))
+    return labels
+
+
+def write_solution(folder: Path, labels: Labels, public: Collection[str]) -> None:
+    """Write the solution of a competition; the queries of some identities are public."""
     solution = folder / "organizer" / "solution.csv"
     solution.parent.mkdir(parents=True)
     with solution.open("w", newline="") as file:
@@ -253,7 +258,6 @@ def make_folder(folder: Path) -> Labels:
         for name, who in labels.query.items():
             writer.writerow([name, who, "query", "Public" if who in public else "Private"])
         writer.writerows([name, who, "gallery", ""] for name, who in labels.gallery.items())
-    return labels
 
 
 def scores_by_evaluate(folder: Path, submission: Submission) -> tuple[float, float]:

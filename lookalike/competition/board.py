@@ -97,6 +97,11 @@ def schedule_of(state: Mapping[str, str]) -> Schedule:
     return Schedule(*(None if text is None else float(text) for text in times))
 
 
+def final_is_shown(state: Mapping[str, str], now: float) -> bool:
+    """Return whether the state of a competition lets everybody see the private ranking."""
+    return schedule_of(state).phase(now) == CLOSED and "held" not in state
+
+
 class Closed(UserError):
     """The competition takes no submissions at this time."""
 
@@ -151,8 +156,7 @@ class Board:
 
     def is_final(self) -> bool:
         """Return whether the private ranking is shown: after the end, unless it is held back."""
-        closed = self.schedule.phase(self.clock.now()) == CLOSED
-        return closed and "held" not in self.store.state()
+        return final_is_shown(self.store.state(), self.clock.now())
 
     # ---- teams ----------------------------------------------------------------------------------
 
@@ -250,10 +254,10 @@ class Board:
 
     def ranking(self) -> list[Place]:
         """Return the ranking as everybody may see it: public, frozen or final."""
-        frozen = self.store.state().get("frozen")
-        if self.is_final():
+        state = self.store.state()
+        if final_is_shown(state, self.clock.now()):
             return final_ranking(self.store)
-        last = None if frozen is None else int(frozen)
+        last = int(state["frozen"]) if "frozen" in state else None
         submissions = self.store.submissions()  # first: whoever has sent is among the teams
         return rank_teams(self.store.teams(), submissions, last=last)
 

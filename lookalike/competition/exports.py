@@ -62,7 +62,7 @@ def team_rows(store: Store) -> Iterator[list[object]]:
 
 def audit_rows(store: Store) -> Iterator[list[object]]:
     """Yield a row for each line of the audit log."""
-    for entry in store.audit():
+    for entry in reversed(store.audit()):
         yield [show_time(entry.time), entry.address, entry.who, entry.what]
 
 

@@ -54,7 +54,7 @@ def _add_page(app: "Flask", site: "Site") -> None:
             names={team.id: team.name for team in teams},
             submissions=board.store.submissions()[::-1],
             final=final_ranking(board.store),
-            audit=board.store.audit()[:-51:-1],
+            audit=board.store.audit(last=50),
             opens=local_time(state.get("opens")),
             closes=local_time(state.get("closes")),
             held="held" in state,

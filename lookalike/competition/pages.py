@@ -4,7 +4,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from lookalike.competition.access import same
-from lookalike.competition.board import OPEN, SOON
+from lookalike.competition.board import OPEN, SOON, final_is_shown, schedule_of
 from lookalike.competition.sessions import sign_in
 from lookalike.competition.store import SPANS, Submission, Team
 from lookalike.core.errors import UserError
@@ -32,7 +32,8 @@ def add_pages(app: "Flask", site: "Site") -> None:
 def shared(site: "Site") -> dict[str, Any]:
     """Return what all pages show: the time that is left, and who has signed in."""
     board = site.board
-    schedule, now = board.schedule, board.clock.now()
+    state, now = board.store.state(), board.clock.now()
+    schedule = schedule_of(state)
     phase = schedule.phase(now)
     return {
         "title": site.title,
@@ -41,8 +42,8 @@ def shared(site: "Site") -> dict[str, Any]:
         "moment": schedule.opens if phase == SOON else schedule.closes,
         "seconds_left": schedule.seconds_left(now),
         "is_open": phase == OPEN,
-        "is_final": board.is_final(),
-        "is_frozen": "frozen" in board.store.state(),
+        "is_final": final_is_shown(state, now),
+        "is_frozen": "frozen" in state,
         "open_to_all": board.is_open,
         "step": board.judge.step,
         "longest_name": MAX_NAME_LENGTH,

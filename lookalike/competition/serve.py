@@ -120,8 +120,8 @@ def _times(store: Store, command: ServeCommand) -> dict[str, str]:
 
 def _warn_of_clock(board: Board) -> None:
     """Say that this machine's clock went back since the last entry, which moves the closing."""
-    audit = board.store.audit()
-    ahead = (audit[-1].time if audit else 0) - board.clock.now()
+    newest = board.store.audit(last=1)
+    ahead = (newest[0].time if newest else 0) - board.clock.now()
     if ahead > JUMP:
         log.warning(
             "warning: this machine's clock is %.0f s behind the last entry: set it right and start "

@@ -194,11 +194,7 @@ class Store:
         Raises:
             sqlite3.Error: The file is gone, locked or damaged, or the disk is full.
         """
-        # A file that was deleted meanwhile is not silently begun anew.
-        uri = f"{self.path.resolve().as_uri()}?mode=rw"
-        with closing(
-            sqlite3.connect(uri, timeout=PATIENCE, uri=True, isolation_level=None)
-        ) as database:
+        with closing(self._connect()) as database:
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA synchronous = FULL")
             database.execute("BEGIN IMMEDIATE" if write else "BEGIN")
@@ -208,6 +204,11 @@ class Store:
                 database.execute("ROLLBACK")
                 raise
             database.execute("COMMIT")
+
+    def _connect(self) -> sqlite3.Connection:
+        # A file that was deleted meanwhile is not silently begun anew.
+        uri = f"{self.path.resolve().as_uri()}?mode=rw"
+        return sqlite3.connect(uri, timeout=PATIENCE, uri=True, isolation_level=None)
 
     # ---- teams ----------------------------------------------------------------------------------
 
@@ -265,10 +266,8 @@ class Store:
             sqlite3.Error: It cannot be kept.
         """
         with self.opened(write=True) as database:
-            same = (new.team, new.digest)
-            sql = f"SELECT {SUBMISSION} FROM submissions WHERE team = ? AND digest = ?"
-            if row := database.execute(sql, same).fetchone():
-                return Submission._make(row), False
+            if (known := _same_submission(database, new.team, new.digest)) is not None:
+                return known, False
             _require_quota(database, new.team, new.time, quota)
             columns, marks = ", ".join(new._fields), ", ".join("?" * len(new))
             added = database.execute(
@@ -303,9 +302,7 @@ class Store:
     def same_submission(self, team: int, digest: str) -> Submission | None:
         """Return the submission of a team with this content; None where there is none."""
         with self.opened() as database:
-            sql = f"SELECT {SUBMISSION} FROM submissions WHERE team = ? AND digest = ?"
-            row = database.execute(sql, (team, digest)).fetchone()
-        return None if row is None else Submission._make(row)
+            return _same_submission(database, team, digest)
 
     def lists(self, submission: int) -> Lists:
         """Return the content of a submission, {query: [gallery names, best first]}."""
@@ -364,11 +361,11 @@ class Store:
         with self.opened(write=True) as database:
             _note(database, entry)
 
-    def audit(self) -> list[AuditEntry]:
-        """Return the audit log, oldest first."""
+    def audit(self, last: int = -1) -> list[AuditEntry]:
+        """Return the last lines of the audit log, or all of them, the newest first."""
         with self.opened() as database:
-            sql = "SELECT time, address, who, what FROM audit ORDER BY id"
-            return [*map(AuditEntry._make, database.execute(sql))]
+            sql = "SELECT time, address, who, what FROM audit ORDER BY id DESC LIMIT ?"
+            return [*map(AuditEntry._make, database.execute(sql, (last,)))]
 
     def back_up(self, path: Path) -> None:
         """Copy the file while it is used.
@@ -377,10 +374,15 @@ class Store:
             sqlite3.Error: It cannot be copied.
         """
         with whole_file(path) as beside, closing(sqlite3.connect(beside)) as copy:
-            uri = f"{self.path.resolve().as_uri()}?mode=rw"
-            with closing(sqlite3.connect(uri, timeout=PATIENCE, uri=True)) as database:
+            with closing(self._connect()) as database:
                 database.backup(copy)
             copy.execute("PRAGMA journal_mode = DELETE")  # one file, without others beside it
+
+
+def _same_submission(database: sqlite3.Connection, team: int, digest: str) -> Submission | None:
+    sql = f"SELECT {SUBMISSION} FROM submissions WHERE team = ? AND digest = ?"
+    row = database.execute(sql, (team, digest)).fetchone()
+    return None if row is None else Submission._make(row)
 
 
 def _set(database: sqlite3.Connection, name: str, value: str | None) -> None:

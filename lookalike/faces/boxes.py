@@ -154,18 +154,21 @@ def _numbers(rows: pd.DataFrame, table: Path) -> pd.DataFrame:
 
 def _look(path: Path) -> tuple[str, Image.Image] | str:
     """Return the content hash of a picture and its pixels, or why it cannot be read."""
-    checked = check_picture(path)
-    if checked.problem.startswith(UNREADABLE):
-        return checked.problem.removeprefix(UNREADABLE)
-    return checked.content, read_known_picture(path, checked.content, WHOLE)
+    content, problem = _checked(path)
+    return problem or (content, read_known_picture(path, content, WHOLE))
 
 
 def _size(path: Path) -> tuple[str, tuple[int, int]] | str:
     """Return the content hash of a picture and its size, or why it cannot be read."""
+    content, problem = _checked(path)
+    return problem or (content, upright_size(read_bytes(path)))
+
+
+def _checked(path: Path) -> tuple[str, str]:
+    """Return the content hash of a picture, and why it cannot be read; empty where it can."""
     checked = check_picture(path)
-    if checked.problem.startswith(UNREADABLE):
-        return checked.problem.removeprefix(UNREADABLE)
-    return checked.content, upright_size(read_bytes(path))
+    unreadable = checked.problem.startswith(UNREADABLE)
+    return checked.content, checked.problem.removeprefix(UNREADABLE) if unreadable else ""
 
 
 def _report(paths: Iterable[Path], found: Iterable[object]) -> None:

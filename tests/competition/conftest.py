@@ -1,6 +1,5 @@
 """A small competition without pictures, and servers for it whose clock the tests set."""
 
-import csv
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 import requests
 
+from benchmarks.competition_day import write_solution
 from lookalike.competition.access import PASSWORD, add_team
 from lookalike.competition.clock import Clock
 from lookalike.competition.serve import make_server, store_of
@@ -87,14 +87,8 @@ def form_secret(page: str) -> str:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """The folder of a competition: 100 queries, of which 30 are public."""
-    path = tmp_path / "friday" / "organizer" / "solution.csv"
-    path.parent.mkdir(parents=True)
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["image", "identity", "split", "Usage"])
-        for name, who in LABELS.query.items():
-            writer.writerow([name, who, "query", "Public" if name in PUBLIC else "Private"])
-        writer.writerows([name, who, "gallery", ""] for name, who in LABELS.gallery.items())
+    public = {LABELS.query[query] for query in PUBLIC}
+    write_solution(tmp_path / "friday", LABELS, public)
     return tmp_path / "friday"
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import requests
 
+from benchmarks.competition_day import scores_by_evaluate
 from lookalike.competition import serve as serving
 from lookalike.competition.access import PASSWORD
 from lookalike.competition.board import Board
@@ -29,7 +30,6 @@ from lookalike.competition.standings import rank_teams
 from lookalike.competition.store import Quota, Store, Submission, Team
 from lookalike.core.errors import UserError
 from lookalike.core.files import only_process
-from lookalike.evaluation.evaluate import main as evaluate
 from lookalike.leaderboard.submit import main as submit
 from tests.competition.conftest import (
     GALLERY,
@@ -46,16 +46,6 @@ Token = Callable[[str], str]
 
 def at(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat()
-
-
-def blocks(folder: Path, path: Path, lists: Any, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Return the public and the private score that evaluate.py prints."""
-    path.write_text(json.dumps(lists))
-    capsys.readouterr()
-    labels = folder / "organizer" / "solution.csv"
-    assert evaluate([str(path), "--labels", str(labels), "--json"]) == 0
-    usage = json.loads(capsys.readouterr().out)["usage"]
-    return usage["Public"]["score"], usage["Private"]["score"]
 
 
 # ---- sending ------------------------------------------------------------------------------------
@@ -215,15 +205,13 @@ def test_an_open_competition_takes_names_and_keeps_those_of_teams(
 # ---- what counts --------------------------------------------------------------------------------
 
 
-def test_the_private_ranking_is_that_of_evaluate(
-    serve: Serve, token: Token, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_private_ranking_is_that_of_evaluate(serve: Serve, token: Token, folder: Path) -> None:
     served, best = serve(), {}
     for team in range(4):
         secret, tries = token(f"team {team}"), []
         for number in (10 * team, 10 * team + 35, 60 - 15 * team):
             assert served.send(secret, submission(number, team)).ok
-            tries.append(blocks(folder, Path("s.json"), submission(number, team), capsys))
+            tries.append(scores_by_evaluate(folder, submission(number, team)))
         best[f"team {team}"] = max(tries, key=lambda scores: scores[0])[1]
     shown = [score for _, score, _ in served.ranking()]
     assert shown != sorted(best.values(), reverse=True), "the public ranking is another one"
@@ -237,7 +225,7 @@ def test_the_private_ranking_is_that_of_evaluate(
     assert {row["team"]: float(row["private"]) for row in rows} == pytest.approx(best)
     for row in rows:  # whoever doubts it scores the files again
         lists = json.loads(Path(f"results/submissions/{row['submission']}.json").read_text())
-        scores = blocks(folder, Path("s.json"), lists, capsys)
+        scores = scores_by_evaluate(folder, lists)
         assert scores == pytest.approx((float(row["public"]), float(row["private"])))
 
 
